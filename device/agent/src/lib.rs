@@ -1,0 +1,1 @@
+//! The device daemon: slots, store, display and link server.

@@ -1,0 +1,1 @@
+//! Loads a model with tract, preprocesses, runs and postprocesses.

@@ -1,0 +1,1 @@
+//! Addresses, transports and sessions with a device.

@@ -1,0 +1,1 @@
+//! Writes ONNX from zoo data and weights; quantization arithmetic; QDQ graphs.

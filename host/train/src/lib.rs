@@ -1,0 +1,1 @@
+//! Data sets, features, fine-tuning, calibration and evaluation.

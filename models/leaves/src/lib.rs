@@ -1,0 +1,1 @@
+//! Procedural pictures of healthy and diseased leaves, for the demo and for tests.

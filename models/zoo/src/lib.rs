@@ -1,0 +1,1 @@
+//! Architectures as data, the catalogue of pretrained weights, the preprocessing definition.
