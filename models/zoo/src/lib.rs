@@ -1,1 +1,17 @@
 //! Architectures as data, the catalogue of pretrained weights, the preprocessing definition.
+//!
+//! One description of a network drives both the training forward pass and the ONNX writer, so the two cannot
+//! drift. Knows nothing of candle, tract or files other than safetensors bytes.
+
+pub mod catalogue;
+mod mobilenet_v2;
+pub mod names;
+pub mod network;
+pub mod preprocessing;
+mod resnet;
+pub mod weights;
+
+pub use catalogue::{Catalogue, Entry};
+pub use network::{Activation, Architecture, Conv, Network, Node, Op, Padding};
+pub use preprocessing::Preprocessing;
+pub use weights::{Tensor, Weights, WeightsError};
