@@ -1,0 +1,301 @@
+//! Quantization arithmetic: scales, zero points, and the observers that find activation ranges.
+//!
+//! # Source
+//!
+//! ONNX operators QuantizeLinear and DequantizeLinear, opset 13; Nagel et al., arXiv:2106.08295.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Why numbers could not be quantized.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum QuantError {
+    /// The weights do not divide into output channels.
+    #[error("expected a multiple of {out} weights, found {len}")]
+    Shape {
+        /// Output channels.
+        out: usize,
+        /// Number of weights.
+        len: usize,
+    },
+    /// A value is NaN or infinite.
+    #[error("expected finite values, found one that is not in {0}")]
+    NotFinite(String),
+    /// Nothing was observed.
+    #[error("expected at least one calibration picture, found none")]
+    NoSamples,
+}
+
+/// `real = scale * (q - zero_point)` with `q` in 0..=255.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Affine {
+    /// Real units per integer step; positive.
+    pub scale: f32,
+    /// The integer that stands for zero, so that zero (padding, ReLU) is exact.
+    pub zero_point: u8,
+}
+
+impl Affine {
+    /// Returns the parameters of a range, widened to hold zero. An empty range gives scale 1.
+    pub fn from_range(low: f32, high: f32) -> Self {
+        let (low, high) = (low.min(0.0), high.max(0.0));
+        let scale = (high - low) / 255.0;
+        if scale < f32::MIN_POSITIVE * 256.0 {
+            return Self {
+                scale: 1.0,
+                zero_point: 0,
+            };
+        }
+        let zero_point = (-low / scale).round_ties_even().clamp(0.0, 255.0) as u8;
+        Self { scale, zero_point }
+    }
+
+    /// Quantizes as `QuantizeLinear` does: divides, rounds half to even, adds the zero point, saturates.
+    pub fn quantize(self, x: f32) -> u8 {
+        ((x / self.scale).round_ties_even() + f32::from(self.zero_point)).clamp(0.0, 255.0) as u8
+    }
+}
+
+/// Returns one symmetric int8 scale for each output channel of a weight tensor.
+///
+/// `weights` is row-major with the output channel first. The scale of channel `c` is `max |w_c| / 127`; its zero
+/// point is 0. A channel of zeros gets scale 1.0, so that dividing by a scale is always safe.
+///
+/// # Errors
+///
+/// [`QuantError::Shape`] if `weights.len()` is not a multiple of `out`, [`QuantError::NotFinite`] if any weight is
+/// NaN or infinite.
+pub fn weight_scales(weights: &[f32], out: usize) -> Result<Vec<f32>, QuantError> {
+    if out == 0 || !weights.len().is_multiple_of(out) {
+        return Err(QuantError::Shape {
+            out,
+            len: weights.len(),
+        });
+    }
+    if weights.iter().any(|w| !w.is_finite()) {
+        return Err(QuantError::NotFinite("the weights".into()));
+    }
+    let per = weights.len() / out;
+    Ok((0..out)
+        .map(|c| {
+            let max = weights[c * per..(c + 1) * per]
+                .iter()
+                .fold(0f32, |m, w| m.max(w.abs()));
+            if max < f32::MIN_POSITIVE * 128.0 {
+                1.0
+            } else {
+                max / 127.0
+            }
+        })
+        .collect())
+}
+
+/// Quantizes weights to int8 with one scale a channel.
+pub fn quantize_weights(weights: &[f32], scales: &[f32]) -> Vec<i8> {
+    let per = weights.len() / scales.len().max(1);
+    weights
+        .iter()
+        .enumerate()
+        .map(|(i, w)| (w / scales[i / per]).round_ties_even().clamp(-127.0, 127.0) as i8)
+        .collect()
+}
+
+/// Quantizes a bias to int32 in steps of `input_scale * weight_scale`.
+pub fn quantize_bias(bias: &[f32], input_scale: f32, scales: &[f32]) -> Vec<i32> {
+    bias.iter()
+        .zip(scales)
+        .map(|(b, s)| {
+            let q = (f64::from(*b) / (f64::from(input_scale) * f64::from(*s))).round_ties_even();
+            q.clamp(f64::from(i32::MIN), f64::from(i32::MAX)) as i32
+        })
+        .collect()
+}
+
+/// Raises the scale of channels whose bias would not fit 30 bits, which happens where all weights are tiny.
+pub fn fit_bias(scales: &mut [f32], bias: &[f32], input_scale: f32) {
+    for (s, b) in scales.iter_mut().zip(bias) {
+        *s = s.max(b.abs() / (input_scale * (1 << 30) as f32));
+    }
+}
+
+/// How a range is chosen from what was observed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RangeMethod {
+    /// The smallest and largest value seen.
+    MinMax,
+    /// The range that leaves out this share of the values, half of it at each end (0.0001 is the 99.99th percentile).
+    Percentile(f64),
+}
+
+const BINS: usize = 2048;
+
+/// Watches an activation: exact extremes and a histogram whose range doubles as values demand it.
+///
+/// Memory is `2 * BINS` counters whatever the number of samples; the result does not depend on how samples are
+/// cut into calls.
+#[derive(Debug, Clone)]
+pub struct Observer {
+    low: f32,
+    high: f32,
+    /// Upper edge of each half of the histogram; a power of two.
+    reach: f32,
+    negative: Vec<u64>,
+    positive: Vec<u64>,
+}
+
+impl Default for Observer {
+    fn default() -> Self {
+        let empty = || vec![0; BINS];
+        Self {
+            low: f32::INFINITY,
+            high: f32::NEG_INFINITY,
+            reach: 2f32.powi(-10),
+            negative: empty(),
+            positive: empty(),
+        }
+    }
+}
+
+impl Observer {
+    /// Takes in values.
+    ///
+    /// # Errors
+    ///
+    /// [`QuantError::NotFinite`] naming `what`.
+    pub fn observe(&mut self, what: &str, values: &[f32]) -> Result<(), QuantError> {
+        let (low, high) = values
+            .iter()
+            .fold((self.low, self.high), |(l, h), &v| (l.min(v), h.max(v)));
+        if values.iter().any(|v| !v.is_finite()) {
+            return Err(QuantError::NotFinite(what.to_owned()));
+        }
+        (self.low, self.high) = (low, high);
+        while low.abs().max(high.abs()) > self.reach && !values.is_empty() {
+            self.reach *= 2.0;
+            for half in [&mut self.negative, &mut self.positive] {
+                for i in 0..BINS / 2 {
+                    half[i] = half[2 * i] + half[2 * i + 1];
+                }
+                half[BINS / 2..].fill(0);
+            }
+        }
+        let per_unit = BINS as f32 / self.reach;
+        for &v in values {
+            let bin = ((v.abs() * per_unit) as usize).min(BINS - 1);
+            if v < 0.0 {
+                self.negative[bin] += 1
+            } else {
+                self.positive[bin] += 1
+            }
+        }
+        Ok(())
+    }
+
+    /// Chooses the range.
+    ///
+    /// # Errors
+    ///
+    /// [`QuantError::NoSamples`] if nothing was observed.
+    pub fn range(&self, method: RangeMethod) -> Result<(f32, f32), QuantError> {
+        if self.low > self.high {
+            return Err(QuantError::NoSamples);
+        }
+        let RangeMethod::Percentile(left_out) = method else {
+            return Ok((self.low, self.high));
+        };
+        let total: u64 = self.negative.iter().chain(&self.positive).sum();
+        let cut = (left_out / 2.0 * total as f64) as u64;
+        let width = self.reach / BINS as f32;
+        let edge = |half: &[u64]| {
+            let mut seen = 0;
+            for (i, n) in half.iter().enumerate().rev() {
+                seen += n;
+                if seen > cut {
+                    return (i + 1) as f32 * width;
+                }
+            }
+            0.0
+        };
+        Ok((
+            self.low.max(-edge(&self.negative)).min(0.0),
+            self.high.min(edge(&self.positive)).max(0.0),
+        ))
+    }
+}
+
+/// The quantization parameters of every activation of a network, by tensor name.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// Parameters by tensor name.
+    pub activations: BTreeMap<String, Affine>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_is_exact_and_rounding_is_half_to_even() {
+        let a = Affine::from_range(-1.0, 3.0);
+        assert_eq!(a.quantize(0.0), a.zero_point);
+        // onnx.reference 1.17, QuantizeLinear, scale 2, zero point 128 (the vector of ONNX's own test_quantizelinear).
+        let a = Affine {
+            scale: 2.0,
+            zero_point: 128,
+        };
+        let found: Vec<u8> = [0.0, 2.0, 3.0, 1000.0, -254.0, -1000.0, 5.0]
+            .iter()
+            .map(|&x| a.quantize(x))
+            .collect();
+        assert_eq!(found, [128, 129, 130, 255, 1, 0, 130]);
+        assert_eq!(Affine::from_range(0.5, 2.55).zero_point, 0);
+    }
+
+    #[test]
+    fn weights_keep_their_largest_value() {
+        let w = [0.5, -1.27, 0.01, 0.0, 0.0, 0.0];
+        let s = weight_scales(&w, 2).unwrap();
+        assert_eq!(s, [1.27 / 127.0, 1.0]);
+        assert_eq!(quantize_weights(&w, &s), [50, -127, 1, 0, 0, 0]);
+        assert!(matches!(
+            weight_scales(&w, 4),
+            Err(QuantError::Shape { .. })
+        ));
+        assert!(matches!(
+            weight_scales(&[f32::NAN], 1),
+            Err(QuantError::NotFinite(_))
+        ));
+    }
+
+    #[test]
+    fn a_bias_never_overflows() {
+        let mut s = [1e-12f32];
+        fit_bias(&mut s, &[3.0], 0.02);
+        let q = quantize_bias(&[3.0], 0.02, &s);
+        assert!((q[0] - (1 << 30)).abs() < 256, "{q:?}");
+    }
+
+    #[test]
+    fn the_percentile_drops_the_outlier_and_does_not_depend_on_the_cut_of_samples() {
+        let mut values: Vec<f32> = (0..10_000).map(|i| i as f32 / 10_000.0 - 0.25).collect();
+        values.push(50.0);
+        let mut whole = Observer::default();
+        whole.observe("x", &values).unwrap();
+        let mut parts = Observer::default();
+        for part in values.chunks(7) {
+            parts.observe("x", part).unwrap();
+        }
+        let p = RangeMethod::Percentile(0.001);
+        assert_eq!(whole.range(p).unwrap(), parts.range(p).unwrap());
+        assert_eq!(whole.range(RangeMethod::MinMax).unwrap(), (-0.25, 50.0));
+        let (low, high) = whole.range(p).unwrap();
+        assert!(
+            (-0.27..=-0.2).contains(&low) && (0.74..0.8).contains(&high),
+            "{low} {high}"
+        );
+        assert!(Observer::default().range(p).is_err());
+    }
+}
