@@ -2,8 +2,15 @@
 #![allow(dead_code)]
 
 mod camera;
+mod classes;
+mod clutter;
+mod disease;
 mod exact;
 mod ground;
+mod leaf;
+mod marks;
 mod noise;
 mod picture;
 mod rng;
+
+pub use classes::{LeafClass, leaf_picture};

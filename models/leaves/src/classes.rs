@@ -1,0 +1,188 @@
+//! The classes of the demo and the scene that each picture shows.
+
+use image::RgbImage;
+
+use crate::{
+    camera::develop,
+    clutter, disease,
+    ground::ground,
+    leaf::{Leaf, Outline, Pose},
+    picture::{Picture, hsv},
+    rng::Rng,
+};
+use std::f32::consts::TAU;
+
+/// What is wrong with a leaf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LeafClass {
+    /// Nothing but wear.
+    Healthy,
+    /// Small orange pustules with yellow halos.
+    Rust,
+    /// Large brown areas from the margin, with concentric rings.
+    Blight,
+    /// White powdery blotches.
+    Mildew,
+    /// Small round dark spots with a pale middle or a halo.
+    LeafSpot,
+    /// Yellow and green mottling.
+    Mosaic,
+}
+
+impl LeafClass {
+    /// Every class, in the order of the labels.
+    pub const ALL: [Self; 6] = [
+        Self::Healthy,
+        Self::Rust,
+        Self::Blight,
+        Self::Mildew,
+        Self::LeafSpot,
+        Self::Mosaic,
+    ];
+
+    /// The class's name, fit for a folder and a label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Rust => "rust",
+            Self::Blight => "blight",
+            Self::Mildew => "mildew",
+            Self::LeafSpot => "leaf_spot",
+            Self::Mosaic => "mosaic",
+        }
+    }
+
+    fn tag(self) -> u64 {
+        match self {
+            Self::Healthy => 0x1eaf_0001,
+            Self::Rust => 0x1eaf_0002,
+            Self::Blight => 0x1eaf_0003,
+            Self::Mildew => 0x1eaf_0004,
+            Self::LeafSpot => 0x1eaf_0005,
+            Self::Mosaic => 0x1eaf_0006,
+        }
+    }
+}
+
+impl std::fmt::Display for LeafClass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Makes a photograph of a leaf: a square of `size` pixels, the same for the same arguments on every machine.
+///
+/// `size` is cut to `1..=4096`.
+#[must_use]
+pub fn leaf_picture(class: LeafClass, seed: u64, size: u32) -> RgbImage {
+    let mut rng = Rng::new(class.tag(), seed);
+    let mut scene = ground(side(size), &mut rng);
+    let sun = (rng.range(-0.04, 0.04), rng.range(-0.04, 0.04));
+    let shadow = Shadow {
+        offset: sun,
+        depth: rng.range(0.15, 0.6),
+        soft: rng.range(0.01, 0.04),
+    };
+    let plant = Plant::draw(&mut rng);
+    let severity = severity(&mut rng);
+
+    if rng.chance(0.35) {
+        for _ in 0..rng.count(1, 3) {
+            let away = rng.range(0.35, 0.6);
+            let toward = crate::exact::direction(rng.range(0.0, TAU));
+            let pose = Pose {
+                centre: (0.5 + away * toward.0, 0.5 + away * toward.1),
+                angle: rng.range(0.0, TAU),
+                length: rng.range(0.5, 0.9),
+            };
+            // A sick plant has sound leaves too, so what lies at the side need not show the label.
+            let spread = if rng.chance(0.5) { severity * 0.7 } else { 0.0 };
+            add_leaf(&mut scene, &plant, pose, class, spread, &shadow, &mut rng);
+        }
+    }
+    let drift = if rng.chance(0.25) { 0.22 } else { 0.08 };
+    let pose = Pose {
+        centre: (
+            0.5 + rng.range(-drift, drift),
+            0.5 + rng.range(-drift, drift),
+        ),
+        angle: rng.range(0.0, TAU),
+        length: rng.range(0.7, 1.2),
+    };
+    add_leaf(&mut scene, &plant, pose, class, severity, &shadow, &mut rng);
+    develop(scene, &mut rng)
+}
+
+/// Cuts a requested side to what a picture can have.
+pub(crate) fn side(size: u32) -> usize {
+    size.clamp(1, 4096) as usize
+}
+
+/// What the leaves of one plant share.
+struct Plant {
+    outline: Outline,
+    hue: f32,
+    saturation: f32,
+    value: f32,
+}
+
+impl Plant {
+    fn draw(rng: &mut Rng) -> Self {
+        let outline = match rng.count(0, 9) {
+            0..=4 => Outline::Entire,
+            5..=7 => Outline::Serrate,
+            _ => Outline::Lobed,
+        };
+        Self {
+            outline,
+            hue: rng.range(76.0, 132.0),
+            saturation: rng.range(0.38, 0.75),
+            value: rng.range(0.26, 0.58),
+        }
+    }
+}
+
+struct Shadow {
+    offset: (f32, f32),
+    depth: f32,
+    soft: f32,
+}
+
+/// From barely begun to heavy, with more of the former: photographs taken to ask "what is this?".
+fn severity(rng: &mut Rng) -> f32 {
+    let unit = rng.unit();
+    0.06 + 0.94 * unit * (0.35 + 0.65 * unit)
+}
+
+fn add_leaf(
+    scene: &mut Picture,
+    plant: &Plant,
+    pose: Pose,
+    class: LeafClass,
+    severity: f32,
+    shadow: &Shadow,
+    rng: &mut Rng,
+) {
+    let flesh = hsv(
+        plant.hue + rng.range(-8.0, 8.0),
+        (plant.saturation + rng.range(-0.06, 0.06)).clamp(0.0, 1.0),
+        plant.value * rng.range(0.85, 1.15),
+    );
+    let leaf = Leaf::grow(plant.outline, pose, flesh, rng);
+    leaf.cast_shadow(scene, shadow.offset, shadow.depth, shadow.soft);
+    let beneath = scene.clone();
+    let tissue = leaf.paint(scene);
+    clutter::wear(scene, &beneath, &leaf, &tissue, rng);
+    if severity > 0.0 {
+        match class {
+            LeafClass::Healthy => {}
+            LeafClass::Rust => disease::rust(scene, &leaf, &tissue, severity, rng),
+            LeafClass::Blight => disease::blight(scene, &leaf, &tissue, severity, rng),
+            LeafClass::Mildew => disease::mildew(scene, &leaf, &tissue, severity, rng),
+            LeafClass::LeafSpot => disease::leaf_spot(scene, &leaf, &tissue, severity, rng),
+            LeafClass::Mosaic => disease::mosaic(scene, &leaf, &tissue, severity, rng),
+        }
+    }
+    clutter::visit(scene, &leaf, &tissue, rng);
+}
