@@ -1,1 +1,3 @@
 //! Loads a model with tract, preprocesses, runs and postprocesses.
+
+pub mod picture;
