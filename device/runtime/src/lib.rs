@@ -1,3 +1,26 @@
-//! Loads a model with tract, preprocesses, runs and postprocesses.
+//! Loads a model with tract, preprocesses, runs and postprocesses: the wall around the engine.
+//!
+//! The host measures with this crate and the device runs it, so the numbers in a report are those of the shipped
+//! engine. Nothing of tract shows outside. Bytes from outside are refused by typed errors: lengths are bounded
+//! before allocation, no file but the named one is read, and a panic of the engine is caught.
 
+mod bench;
+mod error;
+mod graph;
+mod model;
 pub mod picture;
+
+pub use bench::{Bench, bench, peak_rss_mb};
+pub use error::RuntimeError;
+pub use graph::MAX_MODEL_LEN;
+pub use model::{
+    LABELS, LOGITS, MAX_SIDE, Model, PREPROCESSING, PREPROCESSING_DIGEST, Prediction,
+    unsupported_operators,
+};
+
+/// Name and version of what runs the models.
+pub const ENGINE: &str = concat!(
+    "graft-runtime ",
+    env!("CARGO_PKG_VERSION"),
+    " (tract 0.23.9)"
+);

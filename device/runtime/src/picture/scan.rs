@@ -119,10 +119,8 @@ fn jpeg(bytes: &[u8]) -> Result<Facts, PictureError> {
         let segment = bytes
             .get(at + 2..at + len)
             .ok_or_else(|| truncated(format, bytes))?;
-        if is_frame_header(marker) {
-            if size.replace(frame(segment)?).is_some() {
-                return Err(corrupt(format, "two frame headers".to_owned()));
-            }
+        if is_frame_header(marker) && size.replace(frame(segment)?).is_some() {
+            return Err(corrupt(format, "two frame headers".to_owned()));
         }
         in_scan = marker == SCAN;
         at += len;

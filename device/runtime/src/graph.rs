@@ -1,0 +1,213 @@
+//! What is read from an ONNX file before the engine sees it.
+//!
+//! tract indexes by names it has not looked up and reads external files when told where; a graph is therefore
+//! checked here first, so that a damaged one is refused with its reason and not with a panic.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::Message;
+use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
+use tract_onnx::pb::tensor_shape_proto::dimension;
+use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, type_proto};
+
+use crate::RuntimeError;
+
+/// Longest model that is read, in bytes.
+pub const MAX_MODEL_LEN: u64 = 512 << 20;
+
+/// Decodes an ONNX file and checks that its names hang together and its data is inside.
+pub(crate) fn read(bytes: &[u8]) -> Result<(ModelProto, GraphProto), RuntimeError> {
+    let found = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    if found > MAX_MODEL_LEN {
+        return Err(RuntimeError::TooLong { found });
+    }
+    if bytes.is_empty() {
+        return Err(RuntimeError::NotOnnx {
+            reason: "the file is empty".to_owned(),
+        });
+    }
+    let mut model = ModelProto::decode(bytes).map_err(|e| RuntimeError::NotOnnx {
+        reason: e.to_string(),
+    })?;
+    let graph = model
+        .graph
+        .take()
+        .ok_or_else(|| mismatch("a graph in the model", "none"))?;
+    check_tensors(&graph)?;
+    check_names(&graph)?;
+    Ok((model, graph))
+}
+
+/// Returns the metadata of a model.
+pub(crate) fn metadata(model: &ModelProto) -> BTreeMap<String, String> {
+    model
+        .metadata_props
+        .iter()
+        .map(|p| (p.key.clone(), p.value.clone()))
+        .collect()
+}
+
+/// Returns the inputs that are not initializers.
+pub(crate) fn inputs(graph: &GraphProto) -> Vec<&ValueInfoProto> {
+    let initial: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+    graph
+        .input
+        .iter()
+        .filter(|i| !initial.contains(i.name.as_str()))
+        .collect()
+}
+
+/// Checks that the graph takes one picture, `u8 [n, side, side, 3]`.
+pub(crate) fn check_input(graph: &GraphProto, side: u32) -> Result<(), RuntimeError> {
+    let inputs = inputs(graph);
+    let found: Vec<String> = inputs.iter().map(|i| describe(i)).collect();
+    let sound = match inputs[..] {
+        [input] => tensor_type(input).is_some_and(|t| {
+            let dims = t
+                .shape
+                .iter()
+                .flat_map(|s| &s.dim)
+                .map(|d| d.value.as_ref());
+            let wanted = [None, Some(side), Some(side), Some(3)].map(|d| d.map(i64::from));
+            let fits = dims
+                .clone()
+                .zip(wanted)
+                .all(|(found, wanted)| match (found, wanted) {
+                    (Some(dimension::Value::DimValue(v)), Some(w)) => *v == w,
+                    // The batch is symbolic or one.
+                    (Some(dimension::Value::DimValue(v)), None) => *v == 1,
+                    (_, None) => true,
+                    // An open height or width is closed at load.
+                    (_, Some(_)) => true,
+                });
+            t.elem_type == DataType::Uint8 as i32 && dims.count() == wanted.len() && fits
+        }),
+        _ => false,
+    };
+    if sound {
+        return Ok(());
+    }
+    let expected = format!("u8 [n, {side}, {side}, 3]");
+    Err(RuntimeError::Input {
+        expected,
+        found: found.join(" and "),
+    })
+}
+
+/// Calls `each` with every node, those of nested graphs included.
+pub(crate) fn walk<'a>(graph: &'a GraphProto, each: &mut dyn FnMut(&'a NodeProto)) {
+    // As deep as the decoder let it be nested, which is a hundred at most.
+    for node in &graph.node {
+        each(node);
+        for attribute in &node.attribute {
+            attribute
+                .g
+                .iter()
+                .chain(&attribute.graphs)
+                .for_each(|inner| walk(inner, each));
+        }
+    }
+}
+
+fn check_tensors(graph: &GraphProto) -> Result<(), RuntimeError> {
+    let mut outside = None;
+    let mut check = |tensor: &TensorProto| {
+        if tensor.data_location == Some(DataLocation::External as i32)
+            || !tensor.external_data.is_empty()
+        {
+            outside = Some(tensor.name.clone());
+        }
+    };
+    graph.initializer.iter().for_each(&mut check);
+    walk(graph, &mut |node| {
+        for attribute in &node.attribute {
+            attribute
+                .t
+                .iter()
+                .chain(&attribute.tensors)
+                .for_each(&mut check);
+            let inner = attribute.g.iter().chain(&attribute.graphs);
+            inner.flat_map(|g| &g.initializer).for_each(&mut check);
+        }
+    });
+    match outside {
+        Some(tensor) => Err(RuntimeError::ExternalData { tensor }),
+        None => Ok(()),
+    }
+}
+
+/// Checks that every name is given once, and before it is used.
+fn check_names(graph: &GraphProto) -> Result<(), RuntimeError> {
+    let mut known: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+    // An input may repeat an initializer's name: that is its default.
+    known.extend(graph.input.iter().map(|i| i.name.as_str()));
+    for node in &graph.node {
+        for input in node.input.iter().filter(|n| !n.is_empty()) {
+            if !known.contains(input.as_str()) {
+                let expected = format!("a value named {input} before {} reads it", label(node));
+                return Err(mismatch(&expected, "none"));
+            }
+        }
+        for output in node.output.iter().filter(|n| !n.is_empty()) {
+            if !known.insert(output) {
+                let expected = format!("one value named {output}");
+                return Err(mismatch(
+                    &expected,
+                    &format!("a second one made by {}", label(node)),
+                ));
+            }
+        }
+    }
+    if graph.output.is_empty() {
+        return Err(mismatch("an output of the graph", "none"));
+    }
+    match graph
+        .output
+        .iter()
+        .find(|o| !known.contains(o.name.as_str()))
+    {
+        Some(output) => Err(mismatch(
+            &format!("a value named {} as the graph's output", output.name),
+            "none",
+        )),
+        None => Ok(()),
+    }
+}
+
+fn label(node: &NodeProto) -> String {
+    format!("{} ({})", node.name, node.op_type)
+}
+
+fn tensor_type(info: &ValueInfoProto) -> Option<&type_proto::Tensor> {
+    let type_proto::Value::TensorType(tensor) = info.r#type.as_ref()?.value.as_ref()?;
+    Some(tensor)
+}
+
+/// Returns an input as text, such as `image f32 [n, 3, 224, 224]`.
+fn describe(info: &ValueInfoProto) -> String {
+    let Some(tensor) = tensor_type(info) else {
+        return format!("{} of no tensor type", info.name);
+    };
+    let kind = DataType::try_from(tensor.elem_type).map_or_else(
+        |_| tensor.elem_type.to_string(),
+        |t| t.as_str_name().to_lowercase(),
+    );
+    let dims: Vec<String> = tensor
+        .shape
+        .iter()
+        .flat_map(|s| &s.dim)
+        .map(|d| match &d.value {
+            Some(dimension::Value::DimValue(v)) => v.to_string(),
+            Some(dimension::Value::DimParam(n)) => n.clone(),
+            None => "?".to_owned(),
+        })
+        .collect();
+    format!("{} {kind} [{}]", info.name, dims.join(", "))
+}
+
+fn mismatch(expected: &str, found: &str) -> RuntimeError {
+    RuntimeError::Graph {
+        expected: expected.to_owned(),
+        found: found.to_owned(),
+    }
+}
