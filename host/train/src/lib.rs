@@ -1,1 +1,9 @@
-//! Data sets, features, fine-tuning, calibration and evaluation.
+//! Transfer learning: data sets, features of a frozen backbone, heads, calibration, evaluation.
+//!
+//! The only crate with candle. Pictures are decoded and models are run by `graft-runtime`, so that what is trained on
+//! and what is reported come from the engine that ships.
+
+pub mod dataset;
+pub mod head;
+pub mod metrics;
+pub mod rng;
