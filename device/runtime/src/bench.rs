@@ -99,3 +99,24 @@ fn peak_of(status: &str) -> Option<f64> {
 const MIN_RUNS: usize = 3;
 const MAX_THREADS: usize = 256;
 const MAX_LENGTH: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_is_read_in_millions_of_bytes() {
+        assert_eq!(
+            peak_of("VmPeak:\t 9 kB\nVmHWM:\t   2000 kB\nVmRSS:\t1 kB\n"),
+            Some(2.048)
+        );
+        assert_eq!(peak_of("VmHWM: lots"), None);
+        assert_eq!(peak_of(""), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_process_has_a_peak() {
+        assert!(peak_rss_mb().is_some_and(|mb| mb > 0.1));
+    }
+}

@@ -35,6 +35,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<(ModelProto, GraphProto), RuntimeErro
         .ok_or_else(|| mismatch("a graph in the model", "none"))?;
     check_tensors(&graph)?;
     check_names(&graph)?;
+    check_attributes(&graph)?;
     Ok((model, graph))
 }
 
@@ -174,6 +175,43 @@ fn check_names(graph: &GraphProto) -> Result<(), RuntimeError> {
     }
 }
 
+/// Checks the attributes that the engine takes on trust.
+///
+/// tract 0.23.9 does not end on a `perm` that is no permutation, and sizes buffers by whatever a window says.
+fn check_attributes(graph: &GraphProto) -> Result<(), RuntimeError> {
+    let mut wrong = None;
+    walk(graph, &mut |node| {
+        for attribute in &node.attribute {
+            let values = &attribute.ints;
+            let expected = match attribute.name.as_str() {
+                "perm" => {
+                    let mut sorted = values.clone();
+                    sorted.sort_unstable();
+                    let permutes = sorted
+                        .iter()
+                        .zip(0..)
+                        .all(|(&found, wanted)| found == wanted);
+                    (!permutes).then_some("every axis once")
+                }
+                "kernel_shape" | "strides" | "dilations" => {
+                    let sound = values.iter().all(|v| (1..=MAX_WINDOW).contains(v));
+                    (!sound).then_some("values of 1 to 4096")
+                }
+                "pads" => {
+                    let sound = values.iter().all(|v| (0..=MAX_WINDOW).contains(v));
+                    (!sound).then_some("values of 0 to 4096")
+                }
+                _ => None,
+            };
+            if let Some(expected) = expected {
+                let expected = format!("{expected} in {} of {}", attribute.name, label(node));
+                wrong.get_or_insert_with(|| mismatch(&expected, &format!("{values:?}")));
+            }
+        }
+    });
+    wrong.map_or(Ok(()), Err)
+}
+
 fn label(node: &NodeProto) -> String {
     format!("{} ({})", node.name, node.op_type)
 }
@@ -211,3 +249,6 @@ fn mismatch(expected: &str, found: &str) -> RuntimeError {
         found: found.to_owned(),
     }
 }
+
+/// Largest window, stride or border of a convolution or pooling, in pixels.
+const MAX_WINDOW: i64 = 4096;
