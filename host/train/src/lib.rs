@@ -3,7 +3,14 @@
 //! The only crate with candle. Pictures are decoded and models are run by `graft-runtime`, so that what is trained on
 //! and what is reported come from the engine that ships.
 
+pub mod calibrate;
 pub mod dataset;
+pub mod evaluate;
+pub mod features;
 pub mod head;
 pub mod metrics;
+pub mod pictures;
+pub mod pretrained;
 pub mod rng;
+pub mod run;
+pub mod transfer;

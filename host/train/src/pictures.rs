@@ -1,0 +1,61 @@
+//! Reads a data set's pictures through the device's own decoder and preprocessing, counting those it cannot use.
+
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+use graft_runtime::picture::{self, decode, preprocess};
+use graft_zoo::Preprocessing;
+
+use crate::dataset::{Ignored, Sample};
+
+/// What to do with a picture that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnBad {
+    /// Leave it out and list it.
+    Skip,
+    /// Stop with its error.
+    Fail,
+}
+
+/// A picture as the network takes it.
+#[derive(Debug, Clone)]
+pub struct Pixels {
+    /// `u8 [crop, crop, 3]`.
+    pub data: Vec<u8>,
+    /// BLAKE3 of the file.
+    pub digest: [u8; 32],
+}
+
+/// Reads one picture; `Ok(Err(_))` is a picture to leave out.
+pub(crate) fn read(sample: &Sample, preprocessing: &Preprocessing, on_bad: OnBad) -> Result<Result<Pixels, Ignored>> {
+    match load(sample) {
+        Ok((bytes, rgb)) => Ok(Ok(Pixels { data: preprocess(&rgb, preprocessing), digest: *blake3::hash(&bytes).as_bytes() })),
+        Err(reason) if on_bad == OnBad::Fail => bail!("{}: {reason}", sample.path.display()),
+        Err(reason) => Ok(Err(Ignored { path: sample.path.clone(), reason })),
+    }
+}
+
+/// Reads one picture's bytes, bounded.
+pub(crate) fn bytes(sample: &Sample) -> Result<Vec<u8>> {
+    let doing = || format!("reading {}", sample.path.display());
+    let len = fs::metadata(&sample.path).with_context(doing)?.len();
+    if len > picture::MAX_FILE_LEN as u64 {
+        bail!("expected a picture of at most {} bytes, found {len}", picture::MAX_FILE_LEN);
+    }
+    fs::read(&sample.path).with_context(doing)
+}
+
+/// Says what is wrong with a picture, if anything.
+///
+/// # Errors
+///
+/// The reason, as a sentence.
+pub fn check(sample: &Sample) -> Result<(u32, u32), String> {
+    load(sample).map(|(_, rgb)| rgb.dimensions())
+}
+
+fn load(sample: &Sample) -> Result<(Vec<u8>, image::RgbImage), String> {
+    let bytes = bytes(sample).map_err(|e| format!("{e:#}"))?;
+    let rgb = decode(&bytes).map_err(|e| e.to_string())?;
+    Ok((bytes, rgb))
+}

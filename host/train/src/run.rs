@@ -1,0 +1,188 @@
+//! A training run on disk: what was done, the weights, and the graph they make.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use graft_onnx::{Calibration, Export, Head, Metadata, Outputs};
+use graft_runtime::{LABELS, PREPROCESSING, PREPROCESSING_DIGEST};
+use graft_zoo::weights::{Precision, Tensors, read_safetensors, write_safetensors};
+use graft_zoo::{Network, Preprocessing, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::pretrained::{Facts, Pretrained, network};
+
+/// Everything needed to repeat a run; the text of `run.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Version of this record's layout.
+    pub format: u32,
+    /// Version of graft that wrote it.
+    pub graft: String,
+    /// The data set's path as given.
+    pub data: PathBuf,
+    /// BLAKE3 over the pictures used, in hex.
+    pub data_digest: String,
+    /// Pictures used.
+    pub pictures: usize,
+    /// Pictures left out.
+    pub skipped: usize,
+    /// Class names, in the order of the logits.
+    pub labels: Vec<String>,
+    /// Seed of split and folds.
+    pub seed: u64,
+    /// The pretrained weights.
+    pub weights: Facts,
+    /// What is done to a picture.
+    pub preprocessing: Preprocessing,
+    /// The chosen strength `C` of the head's penalty.
+    pub strength: f64,
+    /// `(C, cross-validated share of right answers)`.
+    pub cross_validation: Vec<(f64, f64)>,
+    /// Seconds spent on features.
+    pub features_seconds: f64,
+    /// Seconds spent on the head.
+    pub head_seconds: f64,
+}
+
+/// Layout version of `run.json`.
+pub const FORMAT: u32 = 1;
+const RECORD: &str = "run.json";
+const WEIGHTS: &str = "weights.safetensors";
+const METRICS: &str = "metrics.jsonl";
+
+/// A run read back.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// What was done.
+    pub record: Record,
+    /// The backbone's parameters.
+    pub backbone: Tensors,
+    /// The fitted head.
+    pub head: Head,
+    network: Network,
+}
+
+impl Run {
+    /// Puts a run together.
+    pub fn new(record: Record, pretrained: &Pretrained, head: Head) -> Self {
+        Self { record, backbone: pretrained.backbone.clone(), head, network: pretrained.network.clone() }
+    }
+
+    /// Writes the run into `folder`, `run.json` last: a folder with it is complete.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        let mut tensors = self.backbone.clone();
+        let name = self.record.weights.architecture.head_name();
+        tensors.insert(format!("{name}.weight"), self.head.weight.clone());
+        let bias = Tensor { shape: vec![self.head.bias.len()], data: self.head.bias.clone() };
+        tensors.insert(format!("{name}.bias"), bias);
+        let weights = write_safetensors(&tensors, &BTreeMap::new(), Precision::F32);
+        write_atomic(&folder.join(WEIGHTS), &weights)?;
+        let lines: String = self.record.cross_validation.iter().fold(String::new(), |text, (c, share)| {
+            text + &serde_json::json!({ "step": "cross_validation", "c": c, "top1": share }).to_string() + "\n"
+        });
+        write_atomic(&folder.join(METRICS), lines.as_bytes())?;
+        write_atomic(&folder.join(RECORD), serde_json::to_string_pretty(&self.record)?.as_bytes())
+    }
+
+    /// Reads a run.
+    ///
+    /// # Errors
+    ///
+    /// If the folder is not a complete run of this layout.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join(RECORD);
+        let text = fs::read_to_string(&path)
+            .with_context(|| format!("expected a finished run in {}, found no readable {RECORD}", folder.display()))?;
+        let record: Record = serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
+        ensure!(record.format == FORMAT, "expected a run of format {FORMAT}, found {} in {}", record.format, path.display());
+        let path = folder.join(WEIGHTS);
+        let doing = || format!("reading {}", path.display());
+        let (tensors, _) = read_safetensors(&fs::read(&path).with_context(doing)?).with_context(doing)?;
+        let network = network(&record.weights);
+        let weights = graft_zoo::Weights::from_tensors(record.weights.architecture, &network, tensors).with_context(doing)?;
+        let (weight, bias) = weights.head.with_context(|| format!("expected a head in {}, found none", path.display()))?;
+        ensure!(
+            bias.data.len() == record.labels.len(),
+            "expected {} classes in {}, found {}",
+            record.labels.len(),
+            path.display(),
+            bias.data.len()
+        );
+        Ok(Self { record, backbone: weights.backbone, head: Head { weight, bias: bias.data }, network })
+    }
+
+    /// Returns what the ONNX writer needs.
+    pub fn export(&self) -> Export<'_> {
+        Export {
+            network: &self.network,
+            weights: &self.backbone,
+            head: Some(&self.head),
+            preprocessing: &self.record.preprocessing,
+        }
+    }
+
+    /// Returns the metadata that travels in the ONNX file.
+    pub fn metadata(&self) -> Metadata {
+        let r = &self.record;
+        let mut metadata = Metadata::from([
+            (LABELS.to_owned(), serde_json::json!(r.labels).to_string()),
+            (PREPROCESSING.to_owned(), r.preprocessing.to_json()),
+            (PREPROCESSING_DIGEST.to_owned(), r.preprocessing.digest()),
+            ("graft.version".into(), env!("CARGO_PKG_VERSION").into()),
+            ("graft.data_digest".into(), r.data_digest.clone()),
+            ("graft.architecture".into(), r.weights.architecture.to_string()),
+            ("graft.weights_sha256".into(), r.weights.sha256.clone()),
+        ]);
+        if let Some(licence) = &r.weights.licence {
+            metadata.insert("graft.weights_licence".into(), licence.clone());
+        }
+        metadata
+    }
+
+    /// Writes the run as an f32 graph.
+    ///
+    /// # Errors
+    ///
+    /// If the weights do not make a graph.
+    pub fn float(&self) -> Result<Vec<u8>> {
+        Ok(self.export().float(Outputs::Last, &self.metadata())?)
+    }
+
+    /// Writes the run as an int8 graph.
+    ///
+    /// # Errors
+    ///
+    /// If the calibration is not of this network.
+    pub fn int8(&self, calibration: &Calibration, method: &str) -> Result<Vec<u8>> {
+        let mut metadata = self.metadata();
+        metadata.insert("graft.calibration".into(), method.into());
+        Ok(self.export().int8(calibration, &metadata)?)
+    }
+}
+
+/// Writes a file so that it is there whole or not at all.
+///
+/// # Errors
+///
+/// If the folder cannot be written.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let doing = || format!("writing {}", path.display());
+    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(doing)?;
+    file.write_all(bytes).with_context(doing)?;
+    file.as_file().sync_all().with_context(doing)?;
+    file.persist(path).with_context(doing)?;
+    if let Ok(folder) = File::open(folder) {
+        // Not every file system can sync a folder; the file itself is safe either way.
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
