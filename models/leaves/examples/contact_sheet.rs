@@ -4,7 +4,7 @@
 
 use std::{env, error::Error, time::Instant};
 
-use graft_leaves::{LeafClass, leaf_picture};
+use graft_leaves::{LeafClass, PRETRAIN_CLASSES, leaf_picture, pretrain_picture};
 use image::{RgbImage, imageops};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let rows = if kind == "leaves" {
         LeafClass::ALL.len()
     } else {
-        1
+        PRETRAIN_CLASSES.len()
     };
     let mut sheet = RgbImage::new(columns * (size + 2), u32::try_from(rows)? * (size + 2));
     let start = Instant::now();
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let seed = u64::from(seed + column);
             let picture = match kind.as_str() {
                 "leaves" => leaf_picture(LeafClass::ALL[row], seed, size),
-                _ => leaf_picture(LeafClass::ALL[row], seed, size),
+                _ => pretrain_picture(row, seed, size),
             };
             let (x, y) = (column * (size + 2), u32::try_from(row)? * (size + 2));
             imageops::replace(&mut sheet, &picture, x.into(), y.into());

@@ -10,7 +10,7 @@ use crate::{
 
 /// Develops a scene as a cheap camera in uncontrolled light would.
 pub(crate) fn develop(mut scene: Picture, rng: &mut Rng) -> RgbImage {
-    let exposure = exp2(rng.range(-0.55, 0.5));
+    let exposure = exp2(rng.range(-0.35, 0.55));
     let warmth = rng.range(-0.13, 0.13);
     let tint = rng.range(-0.05, 0.05);
     let gains = [

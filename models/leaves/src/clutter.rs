@@ -167,21 +167,32 @@ fn scar(picture: &mut Picture, leaf: &Leaf, tissue: &Tissue, rng: &mut Rng) {
     }
 }
 
-/// Drops of water, each bright where it faces the light and dark opposite.
 fn dew(picture: &mut Picture, leaf: &Leaf, tissue: &Tissue, rng: &mut Rng) {
-    let (lx, ly) = direction(rng.range(0.0, TAU));
+    let light = direction(rng.range(0.0, TAU));
     for _ in 0..rng.count(3, 24) {
         let (u, v) = leaf.somewhere(rng);
-        let (centre, radius) = (leaf.place(u, v), leaf.length * rng.range(0.008, 0.03));
-        Ellipse::disc(centre, radius).fill(picture, |index, r, inside, (x, y), out| {
-            let facing = x * lx + y * ly;
-            let tone = 1.0 - 0.28 * facing - 0.15 * step(0.7, 1.0, r);
-            *out = mixed(*out, scaled(*out, tone), inside * tissue.cover(index));
+        let radius = leaf.length * rng.range(0.008, 0.03);
+        drop(picture, leaf.place(u, v), radius, light, |index| {
+            tissue.cover(index)
         });
-        let glint = (centre.0 + 0.4 * radius * lx, centre.1 + 0.4 * radius * ly);
-        Ellipse::disc(glint, 0.3 * radius)
-            .tint(picture, [1.0; 3], 0.9, |index| tissue.cover(index));
     }
+}
+
+/// A drop of water: dark where it faces the light, bright opposite, with a glint.
+pub(crate) fn drop(
+    picture: &mut Picture,
+    centre: (f32, f32),
+    radius: f32,
+    (lx, ly): (f32, f32),
+    cover: impl Fn(usize) -> f32,
+) {
+    Ellipse::disc(centre, radius).fill(picture, |index, r, inside, (x, y), out| {
+        let facing = x * lx + y * ly;
+        let tone = 1.0 - 0.28 * facing - 0.15 * step(0.7, 1.0, r);
+        *out = mixed(*out, scaled(*out, tone), inside * cover(index));
+    });
+    let glint = (centre.0 + 0.4 * radius * lx, centre.1 + 0.4 * radius * ly);
+    Ellipse::disc(glint, 0.3 * radius).tint(picture, [1.0; 3], 0.9, cover);
 }
 
 /// A small animal of three body parts and six legs.
@@ -231,7 +242,7 @@ pub(crate) fn insect(picture: &mut Picture, centre: (f32, f32), size: f32, rng: 
 }
 
 /// Overexposed flecks of sun through leaves above.
-fn sun_flecks(picture: &mut Picture, rng: &mut Rng) {
+pub(crate) fn sun_flecks(picture: &mut Picture, rng: &mut Rng) {
     let gain = rng.range(1.35, 2.1);
     for _ in 0..rng.count(1, 5) {
         let centre = (rng.unit(), rng.unit());
@@ -251,7 +262,7 @@ fn sun_flecks(picture: &mut Picture, rng: &mut Rng) {
 }
 
 /// Shadow of something out of sight.
-fn shade(picture: &mut Picture, rng: &mut Rng) {
+pub(crate) fn shade(picture: &mut Picture, rng: &mut Rng) {
     let (seed, scale) = (rng.seed(), rng.range(1.5, 5.0));
     let (depth, cut) = (rng.range(0.25, 0.6), rng.range(0.45, 0.65));
     let side = picture.size;

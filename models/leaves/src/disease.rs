@@ -1,7 +1,7 @@
 //! The visible signs of each disease, painted on the tissue of a leaf.
 
 use crate::{
-    exact::length,
+    exact::{floor, length},
     leaf::{Leaf, Tissue},
     marks::{Ellipse, blot},
     noise::{octaves, step, value},
@@ -109,7 +109,7 @@ pub(crate) fn blight(
                     return;
                 }
                 let wave = depth * rings;
-                let ring = (2.0 * (wave - wave.floor()) - 1.0).abs();
+                let ring = (2.0 * (wave - floor(wave)) - 1.0).abs();
                 let rough = value(index as f32 * 0.37, depth * 30.0, grain);
                 let inside = mixed(dead, pale, ring_depth * ring + 0.2 * (rough - 0.5));
                 let yellow = front_opacity * step(-0.38, 0.02, depth);

@@ -5,10 +5,16 @@
 
 use std::f32::consts::{FRAC_PI_2, PI, TAU};
 
+/// The largest whole number not above `x`, for `x` within the range of `i32`.
+pub(crate) fn floor(x: f32) -> f32 {
+    let whole = (x as i32) as f32;
+    if x < whole { whole - 1.0 } else { whole }
+}
+
 /// Sine of an angle in radians.
 pub(crate) fn sin(x: f32) -> f32 {
     let turns = x / TAU;
-    let t = turns - (turns + 0.5).floor();
+    let t = turns - floor(turns + 0.5);
     let folded = if t > 0.25 {
         0.5 - t
     } else if t < -0.25 {
@@ -34,7 +40,7 @@ pub(crate) fn direction(angle: f32) -> (f32, f32) {
 /// Two to the power `x`, between the smallest and largest normal numbers.
 pub(crate) fn exp2(x: f32) -> f32 {
     let x = x.clamp(-126.0, 126.0);
-    let whole = x.floor();
+    let whole = floor(x);
     let t = (x - whole) * std::f32::consts::LN_2;
     let part = 1.0
         + t * (1.0

@@ -1,7 +1,7 @@
 //! What lies behind a leaf: soil, grass, boards, a plain sheet.
 
 use crate::{
-    exact::direction,
+    exact::{direction, floor},
     noise::{cells, fraction, octaves, step, value},
     picture::{Colour, Picture, hsv, mixed, scaled},
     rng::Rng,
@@ -18,7 +18,7 @@ pub(crate) fn ground(size: usize, rng: &mut Rng) -> Picture {
     }
 }
 
-fn soil(size: usize, rng: &mut Rng) -> Picture {
+pub(crate) fn soil(size: usize, rng: &mut Rng) -> Picture {
     let hue = rng.range(14.0, 42.0);
     let dark = hsv(hue, rng.range(0.25, 0.6), rng.range(0.10, 0.25));
     let light = hsv(
@@ -30,7 +30,7 @@ fn soil(size: usize, rng: &mut Rng) -> Picture {
     let (scale, stone_scale) = (rng.range(5.0, 12.0), rng.range(8.0, 22.0));
     let stone_share = rng.range(0.0, 0.5);
     Picture::paint(size, |x, y| {
-        let clods = octaves(x * scale, y * scale, seed, 5);
+        let clods = octaves(x * scale, y * scale, seed, 4);
         let mut colour = mixed(dark, light, step(0.25, 0.8, clods));
         let stone = cells(x * stone_scale, y * stone_scale, stones);
         if fraction(stone.id, 0) < stone_share {
@@ -42,7 +42,7 @@ fn soil(size: usize, rng: &mut Rng) -> Picture {
     })
 }
 
-fn grass(size: usize, rng: &mut Rng) -> Picture {
+pub(crate) fn grass(size: usize, rng: &mut Rng) -> Picture {
     let hue = rng.range(65.0, 120.0);
     let deep = hsv(hue + 10.0, rng.range(0.4, 0.7), rng.range(0.08, 0.2));
     let blade = hsv(hue, rng.range(0.3, 0.65), rng.range(0.3, 0.6));
@@ -67,19 +67,22 @@ fn grass(size: usize, rng: &mut Rng) -> Picture {
             let along = (x * c + y * s) * 3.0;
             let across = (y * c - x * s + bend) * scale;
             let tuft = value(across, along, seed);
-            let tone = 0.45 + 0.2 * depth as f32;
-            let tip = mixed(
-                blade,
-                straw,
-                dry * 2.0 * value(across * 0.9, along * 0.5, seed ^ 7),
-            );
-            colour = mixed(colour, scaled(tip, tone), step(0.55, 0.72, tuft));
+            let blades = step(0.55, 0.72, tuft);
+            if blades > 0.0 {
+                let tone = 0.45 + 0.2 * depth as f32;
+                let tip = mixed(
+                    blade,
+                    straw,
+                    dry * 2.0 * value(across * 0.9, along * 0.5, seed ^ 7),
+                );
+                colour = mixed(colour, scaled(tip, tone), blades);
+            }
         }
         colour
     })
 }
 
-fn boards(size: usize, rng: &mut Rng) -> Picture {
+pub(crate) fn boards(size: usize, rng: &mut Rng) -> Picture {
     let hue = rng.range(18.0, 40.0);
     let base = hsv(hue, rng.range(0.15, 0.55), rng.range(0.3, 0.7));
     let (c, s) = direction(rng.range(0.0, std::f32::consts::TAU));
@@ -88,7 +91,7 @@ fn boards(size: usize, rng: &mut Rng) -> Picture {
         let (along, across) = (x * c + y * s, y * c - x * s);
         let grain = octaves(along * 2.5, across * 28.0, seed, 3);
         let board = across * width;
-        let gap = (board - board.round()).abs() * 2.0;
+        let gap = (board - floor(board + 0.5)).abs() * 2.0;
         let tone = 0.65 + 0.6 * grain;
         scaled(base, tone * step(0.0, 0.06, gap).max(0.3))
     })

@@ -1,7 +1,7 @@
 //! A leaf: outline, veins, colour and pose; knows nothing of disease.
 
 use crate::{
-    exact::{cos, direction, length, pow, sin},
+    exact::{cos, direction, floor, length, pow, sin},
     noise::{cells, fraction, lerp, octaves, step},
     picture::{Colour, Picture, hsv, mixed, scaled},
     rng::Rng,
@@ -331,7 +331,7 @@ impl Veins {
         let rib = self.width * (1.6 - 1.1 * u);
         let midrib = step(rib * 1.5, rib * 0.4, v.abs());
         let phase = self.phase(u, v);
-        let away = (phase - (phase + 0.5).floor()).abs() / (self.pairs * length(1.0, self.slope));
+        let away = (phase - floor(phase + 0.5)).abs() / (self.pairs * length(1.0, self.slope));
         let thin = self.width * (1.0 - 1.2 * v.abs()).max(0.3);
         let side = step(thin * 1.5, thin * 0.3, away);
         midrib.max(0.8 * side)

@@ -1,5 +1,4 @@
 //! Procedural pictures of healthy and diseased leaves, for the demo and for tests.
-#![allow(dead_code)]
 
 mod camera;
 mod classes;
@@ -11,6 +10,10 @@ mod leaf;
 mod marks;
 mod noise;
 mod picture;
+mod pretrain;
 mod rng;
+mod set;
 
 pub use classes::{LeafClass, leaf_picture};
+pub use pretrain::{PRETRAIN_CLASSES, pretrain_picture};
+pub use set::write_leaf_set;
