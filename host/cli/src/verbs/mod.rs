@@ -1,0 +1,41 @@
+//! The verbs: each file parses its arguments, calls a library and reports.
+
+use anyhow::Result;
+
+use crate::ui::Ui;
+
+mod bench;
+mod data;
+mod evaluate;
+mod export;
+mod model;
+mod predict;
+mod train;
+
+/// What `graft` can do.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Verb {
+    /// List, show and fetch pretrained weights
+    #[command(subcommand)]
+    Model(model::Command),
+    /// Look at a data set before training on it
+    #[command(subcommand)]
+    Data(data::Command),
+    Train(train::Args),
+    Evaluate(evaluate::Args),
+    Export(export::Args),
+    Predict(predict::Args),
+    Bench(bench::Args),
+}
+
+pub(crate) fn run(verb: &Verb, ui: &mut Ui) -> Result<()> {
+    match verb {
+        Verb::Model(command) => model::run(command, ui),
+        Verb::Data(command) => data::run(command, ui),
+        Verb::Train(args) => train::run(args, ui),
+        Verb::Evaluate(args) => evaluate::run(args, ui),
+        Verb::Export(args) => export::run(args, ui),
+        Verb::Predict(args) => predict::run(args, ui),
+        Verb::Bench(args) => bench::run(args, ui),
+    }
+}
