@@ -1,0 +1,438 @@
+//! The daemon's configuration: a TOML file, read once and resolved at the edge.
+//!
+//! An unknown key is an error: a misspelt setting that is silently ignored leaves a device that does something
+//! else than its owner wrote. Every error names the file's line. Paths are relative to the file's folder.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+/// Resolved settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Name of the device, told to every host.
+    pub name: String,
+    /// Folder for slots and predictions.
+    pub root: PathBuf,
+    /// Where hosts may connect.
+    pub listen: Vec<Listen>,
+    /// Public keys whose bundles are taken, as text.
+    pub trusted_keys: Vec<String>,
+    /// Whether bundles without a signature are taken.
+    pub unsigned: Unsigned,
+    /// What is shown where, as text: `none`, `png:PATH` or `fb:PATH`.
+    pub display: String,
+    /// When a bundle on trial becomes permanent.
+    pub commit: Commit,
+    /// Answers with a probability below this are shown as unsure, 0 to 1.
+    pub unsure_below: f32,
+    /// Largest bundle taken, in bytes on disk.
+    pub max_bundle_bytes: u64,
+    /// Most bytes kept for predictions and their pictures.
+    pub max_store_bytes: u64,
+    /// Whether classified pictures are kept with their predictions.
+    pub pictures: Pictures,
+}
+
+/// Whether bundles without a signature are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsigned {
+    /// They are refused.
+    Refuse,
+    /// They are taken, for a bench.
+    Allow,
+}
+
+/// When a bundle on trial becomes permanent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Commit {
+    /// As soon as its self-test has passed.
+    Auto,
+    /// When a host says so.
+    Manual,
+}
+
+/// Whether classified pictures are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pictures {
+    /// Only the prediction is kept.
+    Drop,
+    /// The picture is kept as it came.
+    Keep,
+}
+
+/// One place where hosts may connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// A serial port.
+    Serial {
+        /// The port.
+        path: PathBuf,
+        /// Bits a second.
+        baud: u32,
+    },
+    /// A TCP address such as `0.0.0.0:7878`.
+    Tcp(String),
+    /// A new pseudo-terminal with a link to it at this path, for tests and demonstrations.
+    Pty(PathBuf),
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}; name another one with --config", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The text is no TOML, or a key is unknown, missing or of another type.
+    #[error("cannot use the configuration {}, line {line}: {message}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What was expected and found.
+        message: String,
+    },
+    /// A value is out of its range.
+    #[error("cannot use the configuration {}, line {line}: expected {expected} for {key}, found {found}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// The key.
+        key: &'static str,
+        /// What is allowed.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    name: Spanned<String>,
+    root: PathBuf,
+    #[serde(default)]
+    listen: Vec<Spanned<String>>,
+    #[serde(default)]
+    trusted_keys: Vec<Spanned<String>>,
+    #[serde(default)]
+    allow_unsigned: bool,
+    display: Option<Spanned<String>>,
+    commit: Option<Commit>,
+    unsure_below: Option<Spanned<f32>>,
+    max_bundle_mb: Option<Spanned<u64>>,
+    max_store_mb: Option<Spanned<u64>>,
+    pictures: Option<Pictures>,
+}
+
+impl Config {
+    /// Reads a configuration file of at most [`MAX_CONFIG_LEN`] bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the line.
+    pub fn open(path: &Path) -> Result<Self, ConfigError> {
+        let io = |source| ConfigError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let len = std::fs::metadata(path).map_err(io)?.len();
+        if len > MAX_CONFIG_LEN {
+            let message = format!("expected at most {MAX_CONFIG_LEN} bytes, found {len}");
+            return Err(ConfigError::Parse {
+                path: path.to_owned(),
+                line: 1,
+                message,
+            });
+        }
+        Self::parse(&std::fs::read_to_string(path).map_err(io)?, path)
+    }
+
+    /// Reads a configuration from its text; `path` is for messages and relative paths.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Parse`] or [`ConfigError::Value`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let raw: Raw = toml::from_str(text).map_err(|e| ConfigError::Parse {
+            path: path.to_owned(),
+            line: line_of(text, e.span().map_or(0, |s| s.start)),
+            message: e.message().to_owned(),
+        })?;
+        let value = |at: usize, key, expected, found: String| ConfigError::Value {
+            path: path.to_owned(),
+            line: line_of(text, at),
+            key,
+            expected,
+            found,
+        };
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let name = raw.name.get_ref();
+        if name.is_empty() || name.chars().count() > 64 || name.chars().any(char::is_control) {
+            let expected = "1 to 64 printable characters";
+            return Err(value(
+                raw.name.span().start,
+                "name",
+                expected,
+                format!("{name:?}"),
+            ));
+        }
+        let mut listen = Vec::new();
+        for address in &raw.listen {
+            let parsed: Listen = address.get_ref().parse().map_err(|()| {
+                value(
+                    address.span().start,
+                    "listen",
+                    LISTEN_FORMS,
+                    format!("{:?}", address.get_ref()),
+                )
+            })?;
+            listen.push(parsed.below(folder));
+        }
+        let megabytes = |entry: Option<Spanned<u64>>, key, default: u64| match entry {
+            None => Ok(default * MEGABYTE),
+            Some(v) => match v.get_ref() {
+                mb @ 1..=1_000_000 => Ok(mb * MEGABYTE),
+                other => Err(value(
+                    v.span().start,
+                    key,
+                    "1 to 1000000",
+                    other.to_string(),
+                )),
+            },
+        };
+        let unsure_below = match raw.unsure_below {
+            None => DEFAULT_UNSURE_BELOW,
+            Some(v) if (0.0..=1.0).contains(v.get_ref()) => *v.get_ref(),
+            Some(v) => {
+                let found = v.get_ref().to_string();
+                return Err(value(v.span().start, "unsure_below", "0 to 1", found));
+            }
+        };
+        Ok(Self {
+            name: name.clone(),
+            root: folder.join(raw.root),
+            listen,
+            trusted_keys: raw
+                .trusted_keys
+                .into_iter()
+                .map(Spanned::into_inner)
+                .collect(),
+            unsigned: if raw.allow_unsigned {
+                Unsigned::Allow
+            } else {
+                Unsigned::Refuse
+            },
+            display: raw
+                .display
+                .map_or_else(|| "none".to_owned(), Spanned::into_inner),
+            commit: raw.commit.unwrap_or(Commit::Auto),
+            unsure_below,
+            max_bundle_bytes: megabytes(raw.max_bundle_mb, "max_bundle_mb", DEFAULT_BUNDLE_MB)?,
+            max_store_bytes: megabytes(raw.max_store_mb, "max_store_mb", DEFAULT_STORE_MB)?,
+            pictures: raw.pictures.unwrap_or(Pictures::Drop),
+        })
+    }
+}
+
+impl FromStr for Listen {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        if let Some(address) = text.strip_prefix("tcp://") {
+            let (host, port) = address.rsplit_once(':').ok_or(())?;
+            port.parse::<u16>().map_err(|_| ())?;
+            return if host.is_empty() {
+                Err(())
+            } else {
+                Ok(Self::Tcp(address.to_owned()))
+            };
+        }
+        if let Some(path) = text.strip_prefix("pty:") {
+            return if path.is_empty() {
+                Err(())
+            } else {
+                Ok(Self::Pty(path.into()))
+            };
+        }
+        let (path, baud) = match text.split_once('?') {
+            None => (text, DEFAULT_BAUD),
+            Some((path, query)) => {
+                let baud = query
+                    .strip_prefix("baud=")
+                    .ok_or(())?
+                    .parse()
+                    .map_err(|_| ())?;
+                (path, baud)
+            }
+        };
+        if !path.starts_with('/') || baud < 300 {
+            return Err(());
+        }
+        Ok(Self::Serial {
+            path: path.into(),
+            baud,
+        })
+    }
+}
+
+impl std::fmt::Display for Listen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Serial { path, baud } => write!(f, "{}?baud={baud}", path.display()),
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Pty(path) => write!(f, "pty:{}", path.display()),
+        }
+    }
+}
+
+impl Listen {
+    fn below(self, folder: &Path) -> Self {
+        match self {
+            Self::Pty(path) => Self::Pty(folder.join(path)),
+            other => other,
+        }
+    }
+}
+
+/// Returns the line, from 1, of a byte offset.
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|&b| b == b'\n').count() + 1
+}
+
+/// Longest configuration file, in bytes.
+pub const MAX_CONFIG_LEN: u64 = 64 << 10;
+const MEGABYTE: u64 = 1_000_000;
+const DEFAULT_BUNDLE_MB: u64 = 256;
+const DEFAULT_STORE_MB: u64 = 200;
+const DEFAULT_UNSURE_BELOW: f32 = 0.5;
+const DEFAULT_BAUD: u32 = 115_200;
+const LISTEN_FORMS: &str = "/dev/NAME, /dev/NAME?baud=N, tcp://HOST:PORT or pty:PATH";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new("/etc/graft/graftd.toml"))
+    }
+
+    #[test]
+    fn two_keys_are_enough_and_the_rest_is_safe() {
+        let found = parse("name = \"bench\"\nroot = \"data\"\n").unwrap();
+        assert_eq!(found.root, Path::new("/etc/graft/data"));
+        assert_eq!(
+            (found.unsigned, found.commit),
+            (Unsigned::Refuse, Commit::Auto)
+        );
+        assert!(found.listen.is_empty() && found.trusted_keys.is_empty());
+        assert_eq!(
+            (found.display.as_str(), found.pictures),
+            ("none", Pictures::Drop)
+        );
+        assert_eq!(found.max_bundle_bytes, 256_000_000);
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let text = r#"
+            name = "greenhouse 3"
+            root = "/var/lib/graft"
+            listen = ["/dev/ttyS0?baud=57600", "/dev/ttyUSB0", "tcp://[::]:7878", "pty:port"]
+            trusted_keys = ["graft-ed25519:00"]
+            allow_unsigned = true
+            display = "png:screen.png"
+            commit = "manual"
+            unsure_below = 0.25
+            max_bundle_mb = 3
+            max_store_mb = 4
+            pictures = "keep"
+        "#;
+        let found = parse(text).unwrap();
+        let listen: Vec<String> = found.listen.iter().map(ToString::to_string).collect();
+        let expected = [
+            "/dev/ttyS0?baud=57600",
+            "/dev/ttyUSB0?baud=115200",
+            "tcp://[::]:7878",
+            "pty:/etc/graft/port",
+        ];
+        assert_eq!(listen, expected);
+        assert_eq!(found.root, Path::new("/var/lib/graft"));
+        assert_eq!(found.trusted_keys, ["graft-ed25519:00"]);
+        assert_eq!(
+            (found.unsigned, found.commit),
+            (Unsigned::Allow, Commit::Manual)
+        );
+        assert_eq!((found.unsure_below, found.pictures), (0.25, Pictures::Keep));
+        assert_eq!(
+            (found.max_bundle_bytes, found.max_store_bytes),
+            (3_000_000, 4_000_000)
+        );
+    }
+
+    #[test]
+    fn every_mistake_is_named_with_its_line() {
+        let base = "name = \"x\"\nroot = \"r\"\n";
+        let cases = [
+            ("", "line 1", "name"),
+            ("name = 3\nroot = \"r\"", "line 1", "string"),
+            ("name = \"\"\nroot = \"r\"", "line 1", "1 to 64"),
+            ("lisen = []", "line 3", "lisen"),
+            ("commit = \"never\"", "line 3", "never"),
+            ("\nlisten = [\n\"tcp://:1\"]", "line 5", "tcp://HOST:PORT"),
+            ("listen = [\"tcp://h:99999\"]", "line 3", "h:99999"),
+            ("listen = [\"/dev/x?speed=3\"]", "line 3", "baud=N"),
+            ("listen = [\"COM1\"]", "line 3", "COM1"),
+            ("unsure_below = 1.5", "line 3", "1.5"),
+            ("unsure_below = nan", "line 3", "NaN"),
+            ("max_store_mb = 0", "line 3", "max_store_mb"),
+            ("max_store_mb = -1", "line 3", "-1"),
+            ("name =", "line 3", ""),
+        ];
+        for (text, line, word) in cases {
+            let whole = if text.is_empty() || text.contains("root") {
+                text.to_owned()
+            } else {
+                format!("{base}{text}")
+            };
+            let error = parse(&whole).unwrap_err().to_string();
+            assert!(
+                error.contains(line) && error.contains(word),
+                "{whole}: {error}"
+            );
+            assert!(error.contains("graftd.toml"), "{error}");
+        }
+    }
+
+    #[test]
+    fn open_names_a_missing_file_and_refuses_a_long_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("graftd.toml");
+        assert!(
+            Config::open(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("--config")
+        );
+        std::fs::write(&path, " ".repeat(70_000)).unwrap();
+        assert!(
+            Config::open(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("found 70000")
+        );
+    }
+}

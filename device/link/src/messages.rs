@@ -1,0 +1,484 @@
+//! Messages: what host and device say to each other, and how that becomes bytes.
+//!
+//! Knows nothing of frames, time or ports. A variant's number is its place in the enum, so new ones are
+//! appended, never inserted. Spec: `docs/formats/link.md`.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use thiserror::Error;
+
+/// Version of the messages, carried in `Hello`. A device answers another one with `Refused(Version)`.
+pub const PROTOCOL_VERSION: u16 = 1;
+/// Largest message, in bytes, encoded.
+pub const MAX_MESSAGE: usize = 1 << 20;
+
+/// What the host asks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Request {
+    /// Begins a conversation.
+    Hello {
+        /// The host's [`PROTOCOL_VERSION`].
+        protocol: u16,
+        /// The host's program and version, for the device's log.
+        client: String,
+    },
+    /// Asks what the device is.
+    Info,
+    /// Asks what is in the slots.
+    Slots,
+    /// Begins (or goes on with) the transfer of a bundle into the slot that is not running.
+    Begin {
+        /// The head of the bundle: manifest, golden samples and signature, as in the file.
+        #[serde(with = "bytes")]
+        head: Vec<u8>,
+    },
+    /// Asks which chunks of the begun bundle are still missing.
+    Missing,
+    /// Delivers one chunk of the begun bundle.
+    Chunk {
+        /// Its place in the manifest.
+        index: u32,
+        /// Its bytes as stored in the file.
+        #[serde(with = "bytes")]
+        stored: Vec<u8>,
+    },
+    /// Has the device verify the bundle, run its self-test and start it on trial.
+    Finish,
+    /// Makes the bundle on trial permanent.
+    Commit,
+    /// Goes back to the other slot.
+    Rollback,
+    /// Has the device classify one picture.
+    Classify {
+        /// A name for the device's log and screen.
+        name: String,
+        /// A JPEG or PNG file.
+        #[serde(with = "bytes")]
+        image: Vec<u8>,
+    },
+    /// Asks for a picture of the display.
+    Screen,
+    /// Asks for the newest predictions.
+    Recent {
+        /// At most this many.
+        count: u32,
+    },
+}
+
+/// What the device answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Response {
+    /// Answers `Hello`.
+    Hello {
+        /// The device's [`PROTOCOL_VERSION`].
+        protocol: u16,
+        /// The device's name.
+        device: String,
+        /// Version of the daemon.
+        version: String,
+    },
+    /// Answers `Info`.
+    Info(DeviceInfo),
+    /// Answers `Slots`.
+    Slots(Vec<SlotInfo>),
+    /// Answers `Begin` and `Missing`.
+    Begun {
+        /// The chunks that the device does not have.
+        missing: ChunkRanges,
+        /// The slot that is being written.
+        slot: String,
+    },
+    /// Answers `Chunk`: it is on disk and its digest is right.
+    ChunkStored {
+        /// Its place in the manifest.
+        index: u32,
+    },
+    /// Answers `Finish`: the bundle is on trial.
+    Finished {
+        /// The slot that runs now.
+        slot: String,
+        /// What the self-test measured.
+        self_test: SelfTest,
+    },
+    /// Answers `Commit` and `Rollback`.
+    Done,
+    /// Answers `Classify`.
+    Classified(Classified),
+    /// Answers `Screen`.
+    Screen {
+        /// A PNG file.
+        #[serde(with = "bytes")]
+        png: Vec<u8>,
+    },
+    /// Answers `Recent`, newest first.
+    Recent(Vec<Prediction>),
+    /// Answers anything: the device will not, and why.
+    Refused {
+        /// The kind of reason.
+        code: RefusalCode,
+        /// The reason in words, with the values found and expected.
+        message: String,
+    },
+    /// Comes any number of times before the answer.
+    Progress(Progress),
+}
+
+/// How far a long request has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What is being done.
+    pub text: String,
+    /// Steps done.
+    pub done: u32,
+    /// Steps in all; 0 when not known.
+    pub total: u32,
+}
+
+/// What a device is.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct DeviceInfo {
+    /// Its name, from its configuration.
+    pub name: String,
+    /// Version of the daemon.
+    pub version: String,
+    /// Processor architecture, as Rust names it.
+    pub arch: String,
+    /// The engine that runs networks, and its version.
+    pub engine: String,
+    /// Time since the daemon started.
+    pub uptime_ms: u64,
+    /// The slot that runs, if one does.
+    pub slot: Option<String>,
+    /// The bundle that runs, if one does.
+    pub bundle_name: Option<String>,
+    /// Pictures classified since the daemon started.
+    pub predictions: u64,
+    /// Space left for bundles.
+    pub free_bytes: u64,
+}
+
+/// What is in one slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotInfo {
+    /// `A` or `B`.
+    pub name: String,
+    /// How far its bundle has come.
+    pub state: SlotState,
+    /// Name of the bundle; empty when there is none.
+    pub bundle_name: String,
+    /// Digest of the bundle; zeros when there is none.
+    pub bundle_digest: [u8; 32],
+    /// Whether it is the one that runs.
+    pub current: bool,
+}
+
+/// How far the bundle in a slot has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum SlotState {
+    /// Nothing is there.
+    Empty,
+    /// A transfer has begun and not ended.
+    Partial,
+    /// Whole and verified, not running and not condemned.
+    Ready,
+    /// Running, and left again unless it is committed.
+    Trial,
+    /// Running, or ready to run, for good.
+    Committed,
+    /// Its self-test or its trial went wrong.
+    Failed,
+}
+
+/// What a device's self-test measured on the golden samples.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct SelfTest {
+    /// Whether every sample was within tolerance.
+    pub passed: bool,
+    /// Samples run.
+    pub samples: u32,
+    /// Samples out of tolerance.
+    pub failed: u32,
+    /// Largest difference to the host's expected outputs.
+    pub max_abs_diff: f32,
+    /// Median time for one sample.
+    pub latency_ms: f32,
+}
+
+/// What a picture shows.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Classified {
+    /// The best label.
+    pub label: String,
+    /// Its probability, 0 to 1.
+    pub probability: f32,
+    /// Time for preprocessing and the network.
+    pub latency_ms: f32,
+    /// The best labels with their probabilities, best first.
+    pub top: Vec<(String, f32)>,
+}
+
+/// One prediction that the device remembers.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Prediction {
+    /// Counts up by one with each prediction of this device.
+    pub id: u64,
+    /// The device's clock, milliseconds since 1970.
+    pub unix_ms: u64,
+    /// Name of the picture, or of the camera.
+    pub source: String,
+    /// The best label.
+    pub label: String,
+    /// Its probability, 0 to 1.
+    pub probability: f32,
+    /// Time for preprocessing and the network.
+    pub latency_ms: f32,
+}
+
+/// Why a device refuses. Travels as a number; a number that this version does not know stays readable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "u16", into = "u16")]
+#[non_exhaustive]
+pub enum RefusalCode {
+    /// Bytes do not match their digest.
+    Digest,
+    /// The signature is missing, wrong or by a key that the device does not trust.
+    Signature,
+    /// The self-test did not pass.
+    Gate,
+    /// Not enough room.
+    Space,
+    /// Something else is going on; try again.
+    Busy,
+    /// The other side is too old or too new.
+    Version,
+    /// The picture cannot be read.
+    Image,
+    /// No bundle is running.
+    NoModel,
+    /// The request cannot be understood.
+    Malformed,
+    /// The request does not fit the present state, as a chunk before `Begin`.
+    State,
+    /// The bundle cannot run on this device.
+    Unsupported,
+    /// The device has a fault of its own.
+    Internal,
+    /// A reason newer than this version.
+    Other(u16),
+}
+
+impl From<u16> for RefusalCode {
+    fn from(number: u16) -> Self {
+        KNOWN_CODES.iter().find(|(_, known)| *known == number).map_or(Self::Other(number), |(code, _)| *code)
+    }
+}
+
+impl From<RefusalCode> for u16 {
+    fn from(code: RefusalCode) -> Self {
+        match code {
+            RefusalCode::Other(number) => number,
+            known => KNOWN_CODES.iter().find(|(other, _)| *other == known).map_or(0, |(_, number)| *number),
+        }
+    }
+}
+
+/// The numbers of `docs/formats/link.md`.
+const KNOWN_CODES: [(RefusalCode, u16); 12] = [
+    (RefusalCode::Digest, 1),
+    (RefusalCode::Signature, 2),
+    (RefusalCode::Gate, 3),
+    (RefusalCode::Space, 4),
+    (RefusalCode::Busy, 5),
+    (RefusalCode::Version, 6),
+    (RefusalCode::Image, 7),
+    (RefusalCode::NoModel, 8),
+    (RefusalCode::Malformed, 9),
+    (RefusalCode::State, 10),
+    (RefusalCode::Unsupported, 11),
+    (RefusalCode::Internal, 12),
+];
+
+/// A set of chunk numbers as ascending runs `(first, count)`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ChunkRanges(Vec<(u32, u32)>);
+
+impl ChunkRanges {
+    /// Returns whether the set is empty.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|(_, count)| *count == 0)
+    }
+
+    /// Returns the numbers below `limit`, so that a run from outside cannot make the caller count for ever.
+    pub fn below(&self, limit: u32) -> impl Iterator<Item = u32> + '_ {
+        self.0.iter().flat_map(move |&(first, count)| first..first.saturating_add(count).min(limit))
+    }
+}
+
+impl FromIterator<u32> for ChunkRanges {
+    /// Takes ascending numbers; others are kept, only less compactly.
+    fn from_iter<I: IntoIterator<Item = u32>>(numbers: I) -> Self {
+        let mut runs: Vec<(u32, u32)> = Vec::new();
+        for number in numbers {
+            match runs.last_mut() {
+                Some((first, count)) if first.checked_add(*count) == Some(number) => *count += 1,
+                _ => runs.push((number, 1)),
+            }
+        }
+        Self(runs)
+    }
+}
+
+/// Why a message could not be made or understood.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// The bytes are no message of this version.
+    #[error("message of {len} bytes is not one of protocol version {PROTOCOL_VERSION} ({source}); update the older side")]
+    Decode {
+        /// Length of the message.
+        len: usize,
+        /// What the decoder said.
+        source: postcard::Error,
+    },
+    /// The message cannot be encoded.
+    #[error("message cannot be encoded")]
+    Encode(#[source] postcard::Error),
+    /// The message is over the limit.
+    #[error("message is {found} bytes, at most {limit} are allowed; use a smaller picture or smaller chunks")]
+    TooLarge {
+        /// Its length.
+        found: usize,
+        /// [`MAX_MESSAGE`].
+        limit: usize,
+    },
+}
+
+/// Returns the bytes of a request or response with the number that ties the two together.
+///
+/// # Errors
+///
+/// [`MessageError::TooLarge`] if it is over [`MAX_MESSAGE`].
+pub fn encode<M: Serialize>(id: u32, message: &M) -> Result<Vec<u8>, MessageError> {
+    let bytes = postcard::to_stdvec(&(id, message)).map_err(MessageError::Encode)?;
+    if bytes.len() > MAX_MESSAGE {
+        return Err(MessageError::TooLarge { found: bytes.len(), limit: MAX_MESSAGE });
+    }
+    Ok(bytes)
+}
+
+/// Returns the number at the front of a message, and the rest.
+///
+/// # Errors
+///
+/// [`MessageError::Decode`] if there is none.
+pub fn decode_id(bytes: &[u8]) -> Result<(u32, &[u8]), MessageError> {
+    postcard::take_from_bytes(bytes).map_err(|source| MessageError::Decode { len: bytes.len(), source })
+}
+
+/// Returns the request or response after the number. Bytes beyond it are ignored: later versions may append.
+///
+/// # Errors
+///
+/// [`MessageError::Decode`] if it is none of this version.
+pub fn decode_body<M: DeserializeOwned>(body: &[u8]) -> Result<M, MessageError> {
+    postcard::from_bytes(body).map_err(|source| MessageError::Decode { len: body.len(), source })
+}
+
+/// Byte strings as one block; serde would otherwise take them byte by byte. The encoding is the same.
+mod bytes {
+    use serde::{Deserializer, Serializer, de};
+    use std::fmt;
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        struct Block;
+        impl de::Visitor<'_> for Block {
+            type Value = Vec<u8>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a byte string")
+            }
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+            fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+                Ok(bytes)
+            }
+        }
+        deserializer.deserialize_bytes(Block)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn bytes_of_a_chunk_are_as_documented() {
+        let bytes = encode(300, &Request::Chunk { index: 1, stored: vec![9, 8, 7] }).unwrap();
+        assert_eq!(bytes, [0xAC, 0x02, 5, 1, 3, 9, 8, 7]);
+        let (id, body) = decode_id(&bytes).unwrap();
+        let back: Request = decode_body(body).unwrap();
+        assert_eq!((id, back), (300, Request::Chunk { index: 1, stored: vec![9, 8, 7] }));
+    }
+
+    #[test]
+    fn the_numbers_of_requests_and_responses_stay() {
+        let last = encode(0, &Request::Recent { count: 1 }).unwrap();
+        assert_eq!(last, [0, 11, 1]);
+        let refused = Response::Refused { code: RefusalCode::Gate, message: "no".into() };
+        assert_eq!(encode(0, &refused).unwrap(), [0, 10, 3, 2, b'n', b'o']);
+    }
+
+    #[test]
+    fn an_unknown_variant_is_an_error_and_an_unknown_refusal_is_not() {
+        assert!(decode_body::<Request>(&[99]).is_err());
+        let refused: Response = decode_body(&[10, 77, 0]).unwrap();
+        assert_eq!(refused, Response::Refused { code: RefusalCode::Other(77), message: String::new() });
+    }
+
+    #[test]
+    fn a_length_beyond_the_message_is_refused() {
+        // A chunk that claims four billion bytes and has one.
+        assert!(decode_body::<Request>(&[5, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F, 1]).is_err());
+        assert!(decode_body::<Response>(&[2, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F, 1]).is_err());
+    }
+
+    #[test]
+    fn encode_refuses_a_message_over_the_limit() {
+        let image = vec![0; MAX_MESSAGE];
+        let error = encode(0, &Request::Classify { name: "x".into(), image }).unwrap_err();
+        assert!(matches!(error, MessageError::TooLarge { found, .. } if found > MAX_MESSAGE), "{error}");
+    }
+
+    #[test]
+    fn ranges_are_compact_and_bounded() {
+        let ranges: ChunkRanges = [0, 1, 2, 7, 9, 10].into_iter().collect();
+        assert_eq!(ranges.0, [(0, 3), (7, 1), (9, 2)]);
+        assert_eq!(ranges.below(10).collect::<Vec<_>>(), [0, 1, 2, 7, 9]);
+        assert!(!ranges.is_empty() && ChunkRanges::default().is_empty());
+        assert_eq!(ChunkRanges(vec![(5, u32::MAX)]).below(8).collect::<Vec<_>>(), [5, 6, 7]);
+    }
+
+    #[test]
+    fn every_refusal_code_survives_the_wire() {
+        for (code, number) in KNOWN_CODES {
+            assert_eq!((u16::from(code), RefusalCode::from(number)), (number, code));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_any_bytes_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok((_, body)) = decode_id(&bytes) {
+                let _ = decode_body::<Request>(body);
+                let _ = decode_body::<Response>(body);
+            }
+        }
+    }
+}
