@@ -186,3 +186,127 @@ fn add_leaf(
     }
     clutter::visit(scene, &leaf, &tissue, rng);
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// FNV-1a over the bytes of a picture.
+    pub(crate) fn digest(picture: &RgbImage) -> u64 {
+        picture
+            .as_raw()
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325, |h, &b| {
+                (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+            })
+    }
+
+    /// Mean share of pixels that `is_sign` holds for, over the same number of pictures of a class.
+    fn share(class: LeafClass, is_sign: impl Fn([f32; 3]) -> bool) -> f32 {
+        let mut hits = 0usize;
+        for seed in 0..40 {
+            let picture = leaf_picture(class, seed, 48);
+            hits += picture
+                .pixels()
+                .filter(|p| is_sign(p.0.map(f32::from)))
+                .count();
+        }
+        hits as f32 / (40.0 * 48.0 * 48.0)
+    }
+
+    #[test]
+    fn a_picture_is_the_same_for_ever() {
+        let digests: Vec<u64> = LeafClass::ALL
+            .iter()
+            .map(|&class| digest(&leaf_picture(class, 1, 64)))
+            .collect();
+        assert_eq!(
+            digests, PINNED,
+            "found {digests:#x?}; a new generator makes a new data set"
+        );
+    }
+
+    const PINNED: [u64; 6] = [0, 0, 0, 0, 0, 0];
+
+    #[test]
+    fn any_size_gives_a_square_of_it() {
+        for size in [1, 2, 3, 5, 17, 33, 96, 128, 255, 512] {
+            for class in LeafClass::ALL {
+                let seed = u64::from(size);
+                let picture = leaf_picture(class, seed, size);
+                assert_eq!(picture.dimensions(), (size, size));
+            }
+        }
+        assert_eq!(leaf_picture(LeafClass::Rust, 0, 0).dimensions(), (1, 1));
+    }
+
+    #[test]
+    fn every_small_size_works() {
+        for size in 1..=40 {
+            for class in LeafClass::ALL {
+                assert_eq!(leaf_picture(class, 9, size).dimensions(), (size, size));
+            }
+        }
+    }
+
+    #[test]
+    fn extreme_seeds_give_different_pictures() {
+        let seeds = [0, 1, u64::from(u32::MAX), 1 << 63, u64::MAX - 1, u64::MAX];
+        for class in LeafClass::ALL {
+            let mut digests: Vec<u64> = seeds
+                .iter()
+                .map(|&s| digest(&leaf_picture(class, s, 24)))
+                .collect();
+            digests.sort_unstable();
+            digests.dedup();
+            assert_eq!(digests.len(), seeds.len());
+        }
+    }
+
+    #[test]
+    fn rust_is_more_orange_than_health() {
+        let is_orange = |[r, g, b]: [f32; 3]| r > 1.35 * g && g > 1.3 * b && r > 90.0;
+        let (sick, sound) = (
+            share(LeafClass::Rust, is_orange),
+            share(LeafClass::Healthy, is_orange),
+        );
+        assert!(
+            sick > 1.5 * sound && sick > 0.01,
+            "rust {sick}, healthy {sound}"
+        );
+    }
+
+    #[test]
+    fn mildew_is_whiter_on_the_leaf_than_health() {
+        // A leaf's green is what powder takes away; the ground of both classes is of the same kinds.
+        let is_green = |[r, g, b]: [f32; 3]| g > 1.15 * r && g > 1.15 * b;
+        let (sick, sound) = (
+            share(LeafClass::Mildew, is_green),
+            share(LeafClass::Healthy, is_green),
+        );
+        assert!(sick < 0.85 * sound, "mildew {sick}, healthy {sound}");
+    }
+
+    #[test]
+    fn mosaic_is_yellower_than_health() {
+        let is_yellow = |[r, g, b]: [f32; 3]| r > 0.85 * g && g > 1.35 * b && g > 80.0;
+        let (sick, sound) = (
+            share(LeafClass::Mosaic, is_yellow),
+            share(LeafClass::Healthy, is_yellow),
+        );
+        assert!(sick > 1.2 * sound, "mosaic {sick}, healthy {sound}");
+    }
+
+    #[test]
+    fn the_names_are_those_of_folders_and_all_different() {
+        let mut names: Vec<&str> = LeafClass::ALL.iter().map(|class| class.name()).collect();
+        assert!(
+            names
+                .iter()
+                .all(|n| n.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+        );
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), LeafClass::ALL.len());
+    }
+}

@@ -79,7 +79,7 @@ pub(crate) fn blight(
         let u = rng.range(0.1, 1.0);
         let side = if rng.chance(0.5) { 1.0 } else { -1.0 };
         let v = side * leaf.half_width(u, side) * rng.range(0.75, 1.0);
-        let radius = leaf.length * (0.055 + 0.22 * severity) * rng.range(0.75, 1.35);
+        let radius = leaf.length * (0.075 + 0.2 * severity) * rng.range(0.75, 1.35);
         let dead = hsv(
             rng.range(20.0, 38.0),
             rng.range(0.35, 0.6),

@@ -237,3 +237,64 @@ fn strew(scene: &mut Picture, rng: &mut Rng) {
         clutter::sun_flecks(scene, rng);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::classes::tests::digest;
+
+    #[test]
+    fn a_picture_is_the_same_for_ever() {
+        let mix = (0..PRETRAIN_CLASSES.len()).fold(0u64, |sum, class| {
+            sum.rotate_left(1) ^ digest(&pretrain_picture(class, 1, 32))
+        });
+        assert_eq!(
+            mix, PINNED,
+            "found {mix:#x}; new pictures mean a new backbone"
+        );
+    }
+
+    const PINNED: u64 = 0;
+
+    #[test]
+    fn every_class_gives_every_size_at_any_seed() {
+        for class in 0..PRETRAIN_CLASSES.len() {
+            for size in [0, 1, 2, 7, 31, 65] {
+                for seed in [0, u64::MAX] {
+                    let side = size.max(1);
+                    assert_eq!(
+                        pretrain_picture(class, seed, size).dimensions(),
+                        (side, side)
+                    );
+                }
+            }
+        }
+        assert_eq!(pretrain_picture(usize::MAX, 3, 8).dimensions(), (8, 8));
+    }
+
+    #[test]
+    fn the_forms_have_no_colour_of_their_own() {
+        // Mean colours of a class over its pictures must lie within the spread that single pictures have.
+        let mut means = Vec::new();
+        for class in 0..12 {
+            let mut sum = [0.0f32; 3];
+            for seed in 0..30 {
+                let picture = pretrain_picture(class, seed, 16);
+                for p in picture.pixels() {
+                    for (s, &b) in sum.iter_mut().zip(&p.0) {
+                        *s += f32::from(b) / (30.0 * 256.0);
+                    }
+                }
+            }
+            means.push(sum);
+        }
+        for channel in 0..3 {
+            let values = means.iter().map(|m| m[channel]);
+            let (low, high) = (
+                values.clone().fold(255.0, f32::min),
+                values.fold(0.0, f32::max),
+            );
+            assert!(high - low < 60.0, "channel {channel}: {low} to {high}");
+        }
+    }
+}
