@@ -9,6 +9,7 @@ pub mod evaluate;
 pub mod features;
 pub mod head;
 pub mod metrics;
+pub mod net;
 pub mod pictures;
 pub mod pretrained;
 pub mod rng;
