@@ -3,13 +3,16 @@
 //! The only crate with candle. Pictures are decoded and models are run by `graft-runtime`, so that what is trained on
 //! and what is reported come from the engine that ships.
 
+pub mod augment;
 pub mod calibrate;
 pub mod dataset;
 pub mod evaluate;
 pub mod features;
+pub mod fit;
 pub mod head;
 pub mod metrics;
 pub mod net;
+mod optimiser;
 pub mod pictures;
 pub mod pretrained;
 pub mod rng;

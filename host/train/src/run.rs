@@ -12,7 +12,8 @@ use graft_zoo::weights::{Precision, Tensors, read_safetensors, write_safetensors
 use graft_zoo::{Network, Preprocessing, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::pretrained::{Facts, Pretrained, network};
+use crate::fit::{Epoch, Schedule};
+use crate::pretrained::{Facts, network};
 
 /// Everything needed to repeat a run; the text of `run.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +46,26 @@ pub struct Record {
     pub features_seconds: f64,
     /// Seconds spent on the head.
     pub head_seconds: f64,
+    /// What was done after the head, where stages were fine-tuned.
+    #[serde(default)]
+    pub fine_tuned: Option<FineTuned>,
+}
+
+/// How stages were fine-tuned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FineTuned {
+    /// How many of the last stages.
+    pub unfrozen: usize,
+    /// Share of the pictures that chose the best epoch; 0 where the last one was taken.
+    pub validation: f64,
+    /// How.
+    pub schedule: Schedule,
+    /// Every epoch.
+    pub epochs: Vec<Epoch>,
+    /// The epoch whose weights were kept, from 1.
+    pub best: usize,
+    /// Seconds.
+    pub seconds: f64,
 }
 
 /// Layout version of `run.json`.
@@ -52,6 +73,21 @@ pub const FORMAT: u32 = 1;
 const RECORD: &str = "run.json";
 const WEIGHTS: &str = "weights.safetensors";
 const METRICS: &str = "metrics.jsonl";
+
+impl Record {
+    /// Returns every figure of the way as one JSON object a line.
+    fn metrics(&self) -> String {
+        let tried = self.cross_validation.iter();
+        let tried = tried.map(|(c, share)| serde_json::json!({ "step": "cross_validation", "c": c, "top1": share }));
+        let epochs = self.fine_tuned.iter().flat_map(|f| &f.epochs);
+        let epochs = epochs.map(|e| {
+            serde_json::json!({
+                "step": "epoch", "epoch": e.epoch, "loss": e.loss, "validation_top1": e.top1, "validation_loss": e.validation_loss,
+            })
+        });
+        tried.chain(epochs).fold(String::new(), |text, line| text + &line.to_string() + "\n")
+    }
+}
 
 /// A run read back.
 #[derive(Debug, Clone)]
@@ -67,8 +103,8 @@ pub struct Run {
 
 impl Run {
     /// Puts a run together.
-    pub fn new(record: Record, pretrained: &Pretrained, head: Head) -> Self {
-        Self { record, backbone: pretrained.backbone.clone(), head, network: pretrained.network.clone() }
+    pub fn new(record: Record, network: &Network, backbone: Tensors, head: Head) -> Self {
+        Self { record, backbone, head, network: network.clone() }
     }
 
     /// Writes the run into `folder`, `run.json` last: a folder with it is complete.
@@ -85,10 +121,7 @@ impl Run {
         tensors.insert(format!("{name}.bias"), bias);
         let weights = write_safetensors(&tensors, &BTreeMap::new(), Precision::F32);
         write_atomic(&folder.join(WEIGHTS), &weights)?;
-        let lines: String = self.record.cross_validation.iter().fold(String::new(), |text, (c, share)| {
-            text + &serde_json::json!({ "step": "cross_validation", "c": c, "top1": share }).to_string() + "\n"
-        });
-        write_atomic(&folder.join(METRICS), lines.as_bytes())?;
+        write_atomic(&folder.join(METRICS), self.record.metrics().as_bytes())?;
         write_atomic(&folder.join(RECORD), serde_json::to_string_pretty(&self.record)?.as_bytes())
     }
 

@@ -1,17 +1,26 @@
-//! The frozen-backbone recipe: features once, then a head.
+//! The recipes: a head on frozen features, then, if asked for, the last stages along with it.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+pub use candle_core::Device;
+use graft_onnx::Head;
+use graft_runtime::picture::{decode, preprocess};
+use graft_zoo::Preprocessing;
+use graft_zoo::weights::Tensors;
 
-use crate::dataset::{Dataset, Ignored};
+use crate::augment;
+use crate::dataset::{Dataset, Ignored, Sample};
 use crate::features::features;
-use crate::head::{Samples, fit};
-use crate::pictures::OnBad;
+use crate::fit::{Checkpoint, Schedule, Source, fit};
+use crate::head::{Samples, fit as fit_head};
+use crate::net::{Net, Norm};
+use crate::pictures::{OnBad, bytes};
 use crate::pretrained::Pretrained;
-use crate::run::{FORMAT, Record, Run};
+use crate::rng::Rng;
+use crate::run::{FORMAT, FineTuned, Record, Run};
 
 /// What to train.
 #[derive(Debug)]
@@ -24,10 +33,27 @@ pub struct Plan<'a> {
     pub pretrained: &'a Pretrained,
     /// Where features are kept.
     pub cache: &'a Path,
-    /// Seed of the folds.
+    /// Seed of folds, splits, order and views.
     pub seed: u64,
     /// What to do with a picture that cannot be read.
     pub on_bad: OnBad,
+    /// What to do after the head, if anything.
+    pub fine_tune: Option<FineTune<'a>>,
+}
+
+/// How to fine-tune.
+#[derive(Debug)]
+pub struct FineTune<'a> {
+    /// How many of the last stages.
+    pub unfrozen: usize,
+    /// How to descend.
+    pub schedule: Schedule,
+    /// Share of the pictures that chooses the best epoch; 0 takes the last one.
+    pub validation: f64,
+    /// What computes.
+    pub device: Device,
+    /// Where to keep the state.
+    pub checkpoint: Option<Checkpoint<'a>>,
 }
 
 /// Which part of the work is going on.
@@ -37,6 +63,8 @@ pub enum Stage {
     Features,
     /// Fits of the head.
     Head,
+    /// Pictures through the unfrozen stages and back.
+    FineTuning,
 }
 
 /// A run and what was noticed on the way.
@@ -52,7 +80,7 @@ pub struct Trained {
     pub loss: f64,
 }
 
-/// Trains a head on the frozen backbone.
+/// Trains a head on the frozen backbone, then fine-tunes where the plan says so.
 ///
 /// # Errors
 ///
@@ -70,7 +98,19 @@ pub fn transfer(plan: &Plan<'_>, stop: &AtomicBool, mut progress: impl FnMut(Sta
     }
     let start = Instant::now();
     let problem = Samples { features: found.data, width: found.width, classes, count: labels.len() };
-    let fitted = fit(&problem, plan.seed, |done, of| progress(Stage::Head, done, of)).context("fitting the head")?;
+    // What chooses the best epoch must be new to the head as well.
+    let share = plan.fine_tune.as_ref().map_or(0.0, |f| f.validation);
+    let (kept, held_out) = parts(plan.dataset, &found.rows, share, plan.seed);
+    let fitted = fit_head(&problem.pick(&kept), plan.seed, |done, of| progress(Stage::Head, done, of)).context("fitting the head")?;
+    let head_seconds = start.elapsed().as_secs_f64();
+    let (mut backbone, mut head, mut fine_tuned) = (plan.pretrained.backbone.clone(), fitted.head, None);
+    if let Some(tune) = &plan.fine_tune {
+        let pick = |rows: &[usize]| rows.iter().map(|&r| &samples[found.rows[r]]).collect::<Vec<_>>();
+        let (train, validation) = (pick(&kept), pick(&held_out));
+        let bar = |done, of| progress(Stage::FineTuning, done, of);
+        let (b, h, record) = fine_tune(plan, tune, head, &train, &validation, stop, bar)?;
+        (backbone, head, fine_tuned) = (b, h, Some(record));
+    }
     let record = Record {
         format: FORMAT,
         graft: env!("CARGO_PKG_VERSION").into(),
@@ -85,8 +125,77 @@ pub fn transfer(plan: &Plan<'_>, stop: &AtomicBool, mut progress: impl FnMut(Sta
         strength: fitted.strength,
         cross_validation: fitted.tried,
         features_seconds,
-        head_seconds: start.elapsed().as_secs_f64(),
+        head_seconds,
+        fine_tuned,
     };
-    let run = Run::new(record, plan.pretrained, fitted.head);
+    let run = Run::new(record, &plan.pretrained.network, backbone, head);
     Ok(Trained { run, skipped: found.skipped, cached: found.cached, loss: fitted.loss })
+}
+
+/// Splits `rows` (indices into the samples) by the data set's own split; returns places in `rows`.
+fn parts(dataset: &Dataset, rows: &[usize], share: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
+    if share <= 0.0 {
+        return ((0..rows.len()).collect(), vec![]);
+    }
+    let (_, off) = dataset.split(share, seed);
+    (0..rows.len()).partition(|&place| off.binary_search(&rows[place]).is_err())
+}
+
+fn fine_tune(
+    plan: &Plan<'_>,
+    tune: &FineTune<'_>,
+    head: Head,
+    train: &[&Sample],
+    validation: &[&Sample],
+    stop: &AtomicBool,
+    progress: impl FnMut(usize, usize),
+) -> Result<(Tensors, Head, FineTuned)> {
+    let start = Instant::now();
+    let p = plan.pretrained;
+    // The statistics of a few pictures are worse than those of the many that the backbone has seen.
+    let mut net = Net::new(&p.network, &p.backbone, &head, &p.preprocessing, tune.unfrozen, Norm::Frozen, &tune.device)?;
+    let train = Photos::new(train, &p.preprocessing);
+    let validation = Photos::new(validation, &p.preprocessing);
+    let held_out: Option<&dyn Source> = if validation.classes.is_empty() { None } else { Some(&validation) };
+    let done = fit(&mut net, &train, held_out, &tune.schedule, tune.checkpoint, stop, progress).context("fine-tuning")?;
+    let (backbone, head) = net.finish()?;
+    let record = FineTuned {
+        unfrozen: tune.unfrozen,
+        validation: tune.validation,
+        schedule: tune.schedule.clone(),
+        epochs: done.epochs,
+        best: done.best,
+        seconds: start.elapsed().as_secs_f64(),
+    };
+    Ok((backbone, head, record))
+}
+
+/// Pictures on disk, varied for training.
+#[derive(Debug)]
+pub struct Photos<'a> {
+    samples: Vec<&'a Sample>,
+    classes: Vec<usize>,
+    preprocessing: &'a Preprocessing,
+}
+
+impl<'a> Photos<'a> {
+    /// Takes samples that are known to be readable.
+    pub fn new(samples: &[&'a Sample], preprocessing: &'a Preprocessing) -> Self {
+        Self { samples: samples.to_vec(), classes: samples.iter().map(|s| s.class).collect(), preprocessing }
+    }
+}
+
+impl Source for Photos<'_> {
+    fn classes(&self) -> &[usize] {
+        &self.classes
+    }
+
+    fn pixels(&self, index: usize, rng: Option<&mut Rng>) -> Result<Vec<u8>> {
+        let sample = self.samples[index];
+        let picture = decode(&bytes(sample)?).with_context(|| format!("reading {}", sample.path.display()))?;
+        Ok(match rng {
+            None => preprocess(&picture, self.preprocessing),
+            Some(rng) => augment::view(&picture, self.preprocessing, rng),
+        })
+    }
 }

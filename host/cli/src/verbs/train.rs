@@ -1,13 +1,14 @@
 //! `graft train`: fits a new head on a pretrained backbone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use graft_train::dataset::Dataset;
+use graft_train::fit::{Checkpoint, Resume, Schedule};
 use graft_train::pictures::OnBad;
 use graft_train::pretrained::Pretrained;
-use graft_train::transfer::{Plan, Stage, transfer};
+use graft_train::transfer::{Device, FineTune, Plan, transfer};
 use graft_zoo::{Architecture, Catalogue};
 use serde_json::json;
 
@@ -17,11 +18,15 @@ use crate::ui::Ui;
 /// Train a classifier on pictures, by grafting a new head on a pretrained backbone
 ///
 /// The backbone stays frozen: each picture goes through it once, the features are kept on disk by content, and a
-/// multinomial head is fitted on them with its penalty chosen by cross-validation. The result is a folder that
+/// multinomial head is fitted on them with its penalty chosen by cross-validation. With --unfreeze the last stages of
+/// the backbone are then trained along with the head, on varied views of the pictures. The result is a folder that
 /// `graft evaluate`, `graft predict` and `graft export` take.
+///
+/// Ctrl-C is safe: features stay in the cache, and fine-tuning goes on with --resume.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   graft train photos/ --model mobilenet_v2 --weights mobilenet_v2.safetensors --out runs/leaves
+  graft train photos/ --model mobilenet_v2 --weights w.safetensors --unfreeze 3 --epochs 10 --out runs/tuned
   graft train labels.csv --split train --model mobilenet_v2 --width 0.35 --weights w.safetensors --out runs/small")]
 pub(crate) struct Args {
     /// A folder with one folder for each class, or a CSV manifest (columns file, label; optional group, split)
@@ -41,12 +46,33 @@ pub(crate) struct Args {
     /// Of a manifest with a column `split`, only these rows
     #[arg(long)]
     split: Option<String>,
+    /// Fine-tune this many of the last stages along with the head (MobileNetV2 has 9, a ResNet 5)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    unfreeze: usize,
+    /// Passes over the pictures while fine-tuning
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    epochs: usize,
+    /// Pictures a step while fine-tuning
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    batch: usize,
+    /// Peak learning rate while fine-tuning (AdamW, cosine)
+    #[arg(long, default_value_t = 3e-4)]
+    rate: f64,
+    /// Share of the pictures that chooses the best epoch; 0 trains on all and takes the last
+    #[arg(long, default_value_t = 0.1)]
+    validation: f64,
+    /// Stop after this many epochs without a better one; 0 never stops early
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    patience: usize,
+    /// Go on with fine-tuning that was stopped; the rest of the command must be the same
+    #[arg(long)]
+    resume: bool,
     /// Seed of everything random
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Where to compute
-    #[arg(long, value_enum, default_value_t = Device::Cpu)]
-    device: Device,
+    #[arg(long, value_enum, default_value_t = Place::Cpu)]
+    device: Place,
     /// Stop at the first picture that cannot be read, instead of leaving it out
     #[arg(long)]
     strict: bool,
@@ -59,19 +85,22 @@ pub(crate) struct Args {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Device {
+enum Place {
     Cpu,
     Cuda,
 }
 
 pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
-    if args.device == Device::Cuda {
-        bail!("expected a recipe that uses a GPU, found the frozen backbone, which runs on the CPU; leave out --device cuda");
-    }
+    check(args, ui)?;
+    let device = device(args.device)?;
     let (architecture, weights) = resolve(args)?;
     let pretrained = Pretrained::read(&weights, architecture, args.input)?;
     let dataset = Dataset::open(&args.dir, args.split.as_deref())?;
     let cache = cache_folder()?;
+    let checkpoint = args.out.join(CHECKPOINT);
+    if args.unfreeze > 0 {
+        std::fs::create_dir_all(&args.out).with_context(|| format!("making {}", args.out.display()))?;
+    }
     let plan = Plan {
         data: args.dir.clone(),
         dataset: &dataset,
@@ -79,17 +108,20 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
         cache: &cache,
         seed: args.seed,
         on_bad: if args.strict { OnBad::Fail } else { OnBad::Skip },
+        fine_tune: (args.unfreeze > 0).then(|| fine_tune(args, device, &checkpoint)),
     };
     let start = Instant::now();
-    let bars = [ui.bar("features"), ui.bar("head")];
+    let bars = [ui.bar("features"), ui.bar("head"), ui.bar("fine-tuning")];
     let trained = transfer(&plan, &ui.stop, |stage, done, of| {
-        let bar = &bars[usize::from(stage == Stage::Head)];
+        let bar = &bars[stage as usize];
         bar.set_length(of as u64);
         bar.set_position(done as u64);
     })?;
     bars.iter().for_each(indicatif::ProgressBar::finish_and_clear);
     ui.skipped(trained.skipped.iter().map(|i| (i.path.as_path(), i.reason.as_str())));
     trained.run.save(&args.out)?;
+    // The run holds all that is of use now.
+    let _ = std::fs::remove_file(&checkpoint);
     let r = &trained.run.record;
     let best = r.cross_validation.iter().map(|t| t.1).fold(0.0, f64::max);
     if args.json {
@@ -97,13 +129,61 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
             "run": args.out, "n": r.pictures, "skipped": r.skipped, "classes": r.labels.len(), "features_seconds": r.features_seconds,
             "features_cached": trained.cached, "head_seconds": r.head_seconds, "seconds": start.elapsed().as_secs_f64(),
             "strength": r.strength, "cross_validated_top1": best, "train_loss": trained.loss,
+            "fine_tuned": r.fine_tuned,
         }));
     }
     ui.line(&format!("{} pictures of {} classes, {} left out", r.pictures, r.labels.len(), r.skipped))?;
     ui.line(&format!("features  {:.1} s ({} from the cache)", r.features_seconds, trained.cached))?;
     ui.line(&format!("head      {:.1} s, C = {}, cross-validated top-1 {:.1} %", r.head_seconds, r.strength, 100.0 * best))?;
+    if let Some(f) = &r.fine_tuned {
+        let chosen = f.epochs.get(f.best.saturating_sub(1));
+        let top1 = chosen.and_then(|e| e.top1).map_or(String::new(), |t| format!(", validation top-1 {:.1} %", 100.0 * t));
+        ui.line(&format!("tuning    {:.1} s, epoch {} of {}{top1}", f.seconds, f.best, f.epochs.len()))?;
+    }
     ui.line(&format!("run       {}", args.out.display()))
 }
+
+fn check(args: &Args, ui: &Ui) -> Result<()> {
+    ensure!(args.batch > 0, "expected --batch of at least 1, found 0");
+    ensure!(args.rate > 0.0 && args.rate < 1.0, "expected --rate between 0 and 1, found {}", args.rate);
+    ensure!((0.0..0.9).contains(&args.validation), "expected --validation of 0 to 0.9, found {}", args.validation);
+    if args.unfreeze == 0 && args.device == Place::Cuda {
+        ui.note("the frozen backbone runs on the CPU; --device cuda takes effect with --unfreeze");
+    }
+    Ok(())
+}
+
+/// Opens the device, so that a missing GPU is told before any work.
+fn device(place: Place) -> Result<Device> {
+    match place {
+        Place::Cpu => Ok(Device::Cpu),
+        Place::Cuda => Device::new_cuda(0).map_err(|e| {
+            anyhow!("expected a CUDA GPU and a graft built with `--features cuda`, found {e}; use --device cpu")
+        }),
+    }
+}
+
+fn fine_tune<'a>(args: &Args, device: Device, checkpoint: &'a Path) -> FineTune<'a> {
+    FineTune {
+        unfrozen: args.unfreeze,
+        schedule: Schedule {
+            epochs: args.epochs,
+            batch: args.batch,
+            rate: args.rate,
+            decay: DECAY,
+            smoothing: SMOOTHING,
+            patience: args.patience,
+            seed: args.seed,
+        },
+        validation: args.validation,
+        device,
+        checkpoint: Some(Checkpoint { path: checkpoint, resume: if args.resume { Resume::Yes } else { Resume::No } }),
+    }
+}
+
+const CHECKPOINT: &str = "checkpoint.safetensors";
+const DECAY: f64 = 0.01;
+const SMOOTHING: f32 = 0.1;
 
 /// Finds architecture and weights file from `--model`, `--width` and `--weights`.
 fn resolve(args: &Args) -> Result<(Architecture, PathBuf)> {

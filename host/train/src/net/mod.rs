@@ -12,7 +12,7 @@ use candle_core::{D, DType, Device, Tensor as Array, Var};
 use graft_onnx::Head;
 use graft_zoo::network::{Activation, Conv, Op};
 use graft_zoo::weights::Tensors;
-use graft_zoo::{Network, Padding, Preprocessing, Tensor};
+use graft_zoo::{Network, Preprocessing, Tensor};
 
 use crate::rng::Rng;
 
@@ -113,11 +113,6 @@ impl Net {
     /// Returns what is trained, by name.
     pub(crate) fn vars(&self) -> &BTreeMap<String, Var> {
         &self.vars
-    }
-
-    /// Returns the device that computes.
-    pub(crate) fn device(&self) -> &Device {
-        &self.device
     }
 
     /// Returns everything that training changes: trained parameters and running statistics.

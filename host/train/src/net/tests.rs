@@ -1,7 +1,7 @@
 //! The channel-last operations against candle's own: the same logits, gradients and statistics.
 
 use candle_core::backprop::GradStore;
-use graft_zoo::Architecture;
+use graft_zoo::{Architecture, Padding};
 
 use super::*;
 
