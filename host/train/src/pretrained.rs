@@ -40,15 +40,17 @@ pub struct Facts {
     pub bn_eps: f32,
 }
 
+/// Made by `cargo xtask pretrain`.
+const EMBEDDED: &[u8] = include_bytes!("../../../models/weights/mobilenet_v2_0.35_96.safetensors");
+const EMBEDDED_ARCHITECTURE: Architecture = Architecture::MobileNetV2 { width: 0.35 };
 /// Files longer than this are refused.
 const MAX_FILE_LEN: u64 = 2 << 30;
 
 impl Pretrained {
     /// Reads `.safetensors`, or a PyTorch `.pth`/`.pt`/`.bin` of the zip format, as the weights of `architecture`.
     ///
-    /// Padding, epsilon and normalisation come from the catalogue where it knows the file's digest, else from the
-    /// file's metadata (`padding`, `bn_eps`, `normalisation`), else they are torchvision's. `input` overrides the side of
-    /// the input in pixels.
+    /// Padding, epsilon, normalisation and input side come from the catalogue where it knows the file's digest, else
+    /// from the file's metadata ([`Conventions`]), else they are torchvision's. `input` overrides the side in pixels.
     ///
     /// # Errors
     ///
@@ -59,8 +61,8 @@ impl Pretrained {
         let len = fs::metadata(path).with_context(doing)?.len();
         ensure!(len <= MAX_FILE_LEN, "expected weights of at most {MAX_FILE_LEN} bytes, found {len} in {}", path.display());
         let bytes = fs::read(path).with_context(doing)?;
-        let sha256: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-        let (tensors, metadata) = match path.extension().and_then(|e| e.to_str()) {
+        let extension = path.extension().and_then(|e| e.to_str());
+        let (tensors, metadata) = match extension {
             Some("safetensors") => read_safetensors(&bytes).with_context(doing)?,
             Some("pth" | "pt" | "bin") => (read_pickle(path).with_context(doing)?, BTreeMap::new()),
             other => bail!(
@@ -69,6 +71,27 @@ impl Pretrained {
                 path.display()
             ),
         };
+        Self::new(&bytes, tensors, &metadata, architecture, input).with_context(doing)
+    }
+
+    /// Takes the backbone that comes with graft: MobileNetV2 of width 0.35 at 96 pixels, trained on generated pictures.
+    ///
+    /// # Errors
+    ///
+    /// If `input` is out of range.
+    pub fn embedded(input: Option<u32>) -> Result<Self> {
+        let (tensors, metadata) = read_safetensors(EMBEDDED)?;
+        Self::new(EMBEDDED, tensors, &metadata, EMBEDDED_ARCHITECTURE, input)
+    }
+
+    fn new(
+        bytes: &[u8],
+        tensors: Tensors,
+        metadata: &BTreeMap<String, String>,
+        architecture: Architecture,
+        input: Option<u32>,
+    ) -> Result<Self> {
+        let sha256: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
         let entry = Catalogue::by_sha256(&sha256);
         if let Some(entry) = entry {
             ensure!(
@@ -79,14 +102,15 @@ impl Pretrained {
                 entry.architecture
             );
         }
-        let (padding, bn_eps, normalisation) = match entry {
-            Some(e) => (e.padding, e.bn_eps, e.normalisation),
-            None => told(&metadata)?,
+        let told = match entry {
+            Some(e) => Conventions { padding: e.padding, bn_eps: e.bn_eps, mean: e.normalisation.0, std: e.normalisation.1, input: e.input },
+            None => Conventions::of(metadata)?,
         };
-        let crop = input.unwrap_or(entry.map_or(224, |e| e.input));
+        let crop = input.unwrap_or(told.input);
         ensure!((32..=1024).contains(&crop), "expected an input side of 32 to 1024 pixels, found {crop}");
+        let (padding, bn_eps) = (told.padding, told.bn_eps);
         let network = architecture.backbone(padding, bn_eps);
-        let weights = Weights::from_tensors(architecture, &network, tensors).with_context(doing)?;
+        let weights = Weights::from_tensors(architecture, &network, tensors)?;
         let facts = Facts {
             architecture,
             sha256,
@@ -95,7 +119,8 @@ impl Pretrained {
             padding: if padding == Padding::TfSame { "tf_same" } else { "symmetric" }.into(),
             bn_eps,
         };
-        Ok(Self { network, backbone: weights.backbone, preprocessing: Preprocessing::centre_crop(crop, normalisation), facts })
+        let preprocessing = Preprocessing::centre_crop(crop, (told.mean, told.std));
+        Ok(Self { network, backbone: weights.backbone, preprocessing, facts })
     }
 }
 
@@ -105,24 +130,41 @@ pub(crate) fn network(facts: &Facts) -> Network {
     facts.architecture.backbone(padding, facts.bn_eps)
 }
 
-type Told = (Padding, f32, ([f32; 3], [f32; 3]));
+/// What weights take for granted and tensors do not tell; JSON under the key `graft` of a safetensors file's metadata.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Conventions {
+    /// Padding of strided convolutions.
+    pub padding: Padding,
+    /// Epsilon of the batch normalisations.
+    pub bn_eps: f32,
+    /// Subtracted from each channel, on the 0..255 scale.
+    pub mean: [f32; 3],
+    /// Each channel is divided by this afterwards.
+    pub std: [f32; 3],
+    /// Side of the input in pixels.
+    pub input: u32,
+}
 
-fn told(metadata: &BTreeMap<String, String>) -> Result<Told> {
-    let padding = match metadata.get("padding").map(String::as_str) {
-        None | Some("symmetric") => Padding::Symmetric,
-        Some("tf_same") => Padding::TfSame,
-        Some(other) => bail!("expected padding symmetric or tf_same in the weights' metadata, found {other:?}"),
-    };
-    let eps = match metadata.get("bn_eps") {
-        None => 1e-5,
-        Some(text) => text.parse().with_context(|| format!("expected a number as bn_eps, found {text:?}"))?,
-    };
-    let normalisation = match metadata.get("normalisation").map(String::as_str) {
-        None | Some("imagenet") => Preprocessing::IMAGENET,
-        Some("unit") => Preprocessing::UNIT,
-        Some(other) => bail!("expected normalisation imagenet or unit in the weights' metadata, found {other:?}"),
-    };
-    Ok((padding, eps, normalisation))
+impl Default for Conventions {
+    /// torchvision's.
+    fn default() -> Self {
+        let (mean, std) = Preprocessing::IMAGENET;
+        Self { padding: Padding::Symmetric, bn_eps: 1e-5, mean, std, input: 224 }
+    }
+}
+
+impl Conventions {
+    /// The key in a file's metadata.
+    pub const KEY: &str = "graft";
+
+    fn of(metadata: &BTreeMap<String, String>) -> Result<Self> {
+        let Some(text) = metadata.get(Self::KEY) else { return Ok(Self::default()) };
+        let found: Self = serde_json::from_str(text).with_context(|| format!("reading the weights' metadata {text:?}"))?;
+        let positive = [found.bn_eps, found.std[0], found.std[1], found.std[2]].iter().all(|v| v.is_finite() && *v > 0.0);
+        ensure!(positive, "expected positive std and bn_eps in the weights' metadata, found {text}");
+        Ok(found)
+    }
 }
 
 fn read_pickle(path: &Path) -> Result<Tensors> {
@@ -162,13 +204,17 @@ mod tests {
     fn metadata_decides_where_the_catalogue_is_silent() {
         let dir = tempfile::tempdir().unwrap();
         let architecture = Architecture::MobileNetV2 { width: 0.35 };
-        let path = write(dir.path(), "a.safetensors", &[("padding", "tf_same"), ("bn_eps", "1e-3"), ("normalisation", "unit")]);
+        let told = r#"{"padding":"tf_same","bn_eps":0.001,"mean":[127.5,127.5,127.5],"std":[127.5,127.5,127.5]}"#;
+        let path = write(dir.path(), "a.safetensors", &[("graft", told)]);
         let p = Pretrained::read(&path, architecture, Some(96)).unwrap();
         assert_eq!((p.network.padding, p.network.bn_eps), (Padding::TfSame, 1e-3));
         assert_eq!(p.preprocessing, Preprocessing::centre_crop(96, Preprocessing::UNIT));
         assert_eq!(network(&p.facts), p.network);
-        let path = write(dir.path(), "b.safetensors", &[("padding", "valid")]);
-        assert!(Pretrained::read(&path, architecture, None).unwrap_err().to_string().contains("\"valid\""));
+        for (text, word) in [(r#"{"padding":"valid"}"#, "valid"), (r#"{"bn_eps":0}"#, "positive"), (r#"{"eps":1}"#, "eps")] {
+            let path = write(dir.path(), "b.safetensors", &[("graft", text)]);
+            let error = format!("{:#}", Pretrained::read(&path, architecture, None).unwrap_err());
+            assert!(error.contains(word), "{error}");
+        }
     }
 
     #[test]
