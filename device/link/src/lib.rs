@@ -1,5 +1,13 @@
-//! The link protocol: frames, messages and state machines that do no I/O of their own.
+//! The link protocol: frames, a reliable channel, messages, conversations. Spec: `docs/formats/link.md`.
+//!
+//! Frames, channel and messages do no I/O; [`connection`] drives them over a [`transport`]. Knows nothing of bundles
+//! and models: what it carries are bytes.
 
 pub mod channel;
+pub mod connection;
 pub mod frame;
 pub mod messages;
+pub mod transport;
+
+pub use connection::{Client, Greeting, LinkError, Service, serve};
+pub use transport::Transport;
