@@ -1,7 +1,12 @@
-//! The device daemon: slots, store, display and link server.
+//! The device daemon: slots, store, display and link server. Links no candle, no training code.
 
+pub mod agent;
+pub mod canvas;
 pub mod config;
 pub mod disk;
+pub mod display;
+pub mod ports;
+pub mod screen;
 pub mod selftest;
 pub mod slots;
 pub mod store;

@@ -1,0 +1,150 @@
+//! Whole stories of a device with the smallest model.
+
+use std::path::Path;
+
+use graft_bundle::{Bundle, BundleWriter, SecretKey};
+
+use super::*;
+use crate::tiny;
+
+const RED: [f32; 3] = [9.0, 1.0, 2.0];
+
+fn key(seed: u8) -> SecretKey {
+    SecretKey::from_seed(&[seed; 32])
+}
+
+fn config(root: &Path, more: &str) -> Config {
+    let text = format!("name = \"bench\"\nroot = \"root\"\ntrusted_keys = [\"{}\"]\n{more}", key(1).public());
+    Config::parse(&text, &root.join("graftd.toml")).unwrap()
+}
+
+fn bundle(name: &str, logits: [f32; 3], signed_by: Option<u8>) -> Bundle {
+    let labels = ["red", "green", "blue"];
+    let mut w = BundleWriter::new(name, "test");
+    w.labels(&labels.map(str::to_owned));
+    w.add_file(MODEL_FILE, &tiny::mean_colour(labels), &[]).unwrap();
+    w.add_file("golden/00.png", &tiny::png([9, 1, 2]), &[]).unwrap();
+    // A chunk of its own, so that no bundle is whole before it is sent.
+    w.add_file("name.txt", name.as_bytes(), &[]).unwrap();
+    w.golden("golden/00.png", "red", &logits).tolerance(0.01);
+    Bundle::from_bytes(&w.to_bytes(signed_by.map(key).as_ref()).unwrap()).unwrap()
+}
+
+fn flash(agent: &mut Agent, bundle: &Bundle) -> Response {
+    let head = bundle.head().bytes().to_vec();
+    let missing = match agent.answer(Request::Begin { head }, &mut |_| ()) {
+        Response::Begun { missing, .. } => missing,
+        other => return other,
+    };
+    for index in missing.below(u32::MAX) {
+        let stored = bundle.stored_chunk(index as usize).to_vec();
+        assert_eq!(agent.answer(Request::Chunk { index, stored }, &mut |_| ()), Response::ChunkStored { index });
+    }
+    agent.answer(Request::Finish, &mut |_| ())
+}
+
+fn best(agent: &mut Agent, rgb: [u8; 3]) -> String {
+    agent.classify("x.png", &tiny::png(rgb)).unwrap().label
+}
+
+fn code(response: &Response) -> RefusalCode {
+    match response {
+        Response::Refused { code, .. } => *code,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_bundle_is_flashed_tested_run_and_survives_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::open(config(dir.path(), "display = \"png:screen.png\""), Start::Counts).unwrap();
+    assert_eq!(agent.classify("x", &tiny::png([1, 2, 3])).unwrap_err().0, RefusalCode::NoModel);
+    match flash(&mut agent, &bundle("first", RED, Some(1))) {
+        Response::Finished { slot, self_test } => assert_eq!((slot.as_str(), self_test.samples), ("A", 1)),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(best(&mut agent, [0, 200, 3]), "green");
+    assert!(dir.path().join("root/screen.png").exists());
+    drop(agent);
+    let mut agent = Agent::open(config(dir.path(), ""), Start::Counts).unwrap();
+    assert_eq!(best(&mut agent, [0, 0, 200]), "blue");
+    let Response::Recent(seen) = agent.answer(Request::Recent { count: 9 }, &mut |_| ()) else { panic!() };
+    let labels: Vec<&str> = seen.iter().map(|p| p.label.as_str()).collect();
+    assert_eq!(labels, ["blue", "green"]);
+}
+
+#[test]
+fn what_is_refused_leaves_the_running_slot_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::open(config(dir.path(), ""), Start::Counts).unwrap();
+    flash(&mut agent, &bundle("good", RED, Some(1)));
+    let before = agent.slot_info(Slot::A);
+    assert_eq!((before.state, before.current), (SlotState::Committed, true));
+    assert_eq!(code(&flash(&mut agent, &bundle("foreign", RED, Some(2)))), RefusalCode::Signature);
+    assert_eq!(code(&flash(&mut agent, &bundle("unsigned", RED, None))), RefusalCode::Signature);
+    let wrong = flash(&mut agent, &bundle("wrong", [9.0, 1.0, 3.0], Some(1)));
+    assert_eq!(code(&wrong), RefusalCode::Gate);
+    let mut altered = bundle("altered", RED, Some(1)).head().bytes().to_vec();
+    altered[40] ^= 1;
+    assert_eq!(code(&agent.answer(Request::Begin { head: altered }, &mut |_| ())), RefusalCode::Signature);
+    let head = bundle("cut", RED, Some(1)).head().bytes().to_vec();
+    agent.answer(Request::Begin { head }, &mut |_| ());
+    assert_eq!(code(&agent.answer(Request::Finish, &mut |_| ())), RefusalCode::State);
+    assert_eq!(agent.slot_info(Slot::A), before);
+    assert_eq!(best(&mut agent, [200, 0, 3]), "red");
+    let other = agent.slot_info(Slot::B);
+    assert!(!other.current && other.state == SlotState::Failed);
+}
+
+#[test]
+fn unsigned_bundles_are_taken_where_the_owner_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::open(config(dir.path(), "allow_unsigned = true"), Start::Counts).unwrap();
+    assert!(matches!(flash(&mut agent, &bundle("bench", RED, None)), Response::Finished { .. }));
+}
+
+#[test]
+fn a_trial_is_committed_or_left_by_hand() {
+    let dir = tempfile::tempdir().unwrap();
+    let manual = || config(dir.path(), "commit = \"manual\"");
+    let mut agent = Agent::open(manual(), Start::Counts).unwrap();
+    flash(&mut agent, &bundle("one", RED, Some(1)));
+    assert_eq!(agent.slot_info(Slot::A).state, SlotState::Trial);
+    assert_eq!(agent.answer(Request::Commit, &mut |_| ()), Response::Done);
+    flash(&mut agent, &bundle("two", RED, Some(1)));
+    assert_eq!(agent.answer(Request::Rollback, &mut |_| ()), Response::Done);
+    assert_eq!(agent.summary(), "slot A: one");
+    assert_eq!(code(&agent.answer(Request::Rollback, &mut |_| ())), RefusalCode::State);
+    flash(&mut agent, &bundle("three", RED, Some(1)));
+    drop(agent);
+    for _ in 0..2 {
+        assert_eq!(Agent::open(manual(), Start::Counts).unwrap().summary(), "slot B: three");
+        assert_eq!(Agent::open(manual(), Start::Looks).unwrap().summary(), "slot B: three");
+    }
+    assert_eq!(Agent::open(manual(), Start::Counts).unwrap().summary(), "slot A: one");
+}
+
+#[test]
+fn a_damaged_slot_is_left_for_the_other_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::open(config(dir.path(), ""), Start::Counts).unwrap();
+    flash(&mut agent, &bundle("one", RED, Some(1)));
+    flash(&mut agent, &bundle("two", RED, Some(1)));
+    assert_eq!(agent.summary(), "slot B: two");
+    drop(agent);
+    let model = dir.path().join("root/slots/b/files/model.onnx");
+    let mut bytes = std::fs::read(&model).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&model, bytes).unwrap();
+    assert_eq!(Agent::open(config(dir.path(), ""), Start::Counts).unwrap().summary(), "slot A: one");
+}
+
+#[test]
+fn pictures_that_are_none_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::open(config(dir.path(), ""), Start::Counts).unwrap();
+    flash(&mut agent, &bundle("one", RED, Some(1)));
+    let (code, message) = agent.classify("notes.txt", b"hello").unwrap_err();
+    assert_eq!(code, RefusalCode::Image);
+    assert!(message.contains("notes.txt"), "{message}");
+}

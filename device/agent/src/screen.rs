@@ -1,0 +1,336 @@
+//! What the screen shows, and how it is laid out: 320×240 in colour, 128×64 in one.
+//!
+//! Draws on any target of embedded-graphics; knows no device.
+
+use embedded_graphics::draw_target::DrawTarget;
+use embedded_graphics::geometry::{Point, Size};
+use embedded_graphics::mono_font::ascii::{FONT_6X10, FONT_9X15, FONT_9X15_BOLD, FONT_10X20};
+use embedded_graphics::mono_font::{MonoFont, MonoTextStyle};
+use embedded_graphics::pixelcolor::{BinaryColor, PixelColor, Rgb888, WebColors};
+use embedded_graphics::primitives::{Primitive, PrimitiveStyle, Rectangle};
+use embedded_graphics::text::{Alignment, Baseline, Text, TextStyleBuilder};
+use embedded_graphics::{Drawable, Pixel};
+use image::RgbImage;
+
+use crate::canvas::Doubled;
+
+/// Everything that a screen can show.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Content {
+    /// The best label.
+    pub label: Option<String>,
+    /// Its probability, 0 to 1.
+    pub probability: f32,
+    /// Whether the probability is too low to be relied on.
+    pub unsure: bool,
+    /// The classified picture.
+    pub thumbnail: Option<RgbImage>,
+    /// The slot that runs and what it has come to, such as `slot A committed`.
+    pub slot: String,
+    /// Name of the bundle that runs.
+    pub model: String,
+    /// The link.
+    pub link: Link,
+    /// Time for preprocessing and network.
+    pub latency_ms: f32,
+    /// A message in place of a prediction.
+    pub message: Option<String>,
+}
+
+/// What the link is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Link {
+    /// No host is connected.
+    #[default]
+    Waiting,
+    /// A host is connected.
+    Connected,
+    /// A bundle is coming in.
+    Receiving {
+        /// Chunks received.
+        done: u32,
+        /// Chunks in all.
+        total: u32,
+    },
+}
+
+impl Link {
+    fn text(self) -> String {
+        match self {
+            Self::Waiting => "no host".into(),
+            Self::Connected => "host connected".into(),
+            Self::Receiving { done, total } => format!("receiving {} %", u64::from(done) * 100 / u64::from(total.max(1))),
+        }
+    }
+}
+
+/// Draws the layout for 320×240 (and larger) in colour.
+///
+/// # Errors
+///
+/// The target's.
+pub fn draw_colour<D: DrawTarget<Color = Rgb888>>(content: &Content, target: &mut D) -> Result<(), D::Error> {
+    let size = target.bounding_box().size;
+    let (width, height) = (size.width as i32, size.height as i32);
+    target.clear(Rgb888::new(16, 20, 24))?;
+    let grey = Rgb888::new(170, 178, 186);
+    Rectangle::new(Point::zero(), Size::new(size.width, 24)).into_styled(PrimitiveStyle::with_fill(Rgb888::new(36, 46, 54))).draw(target)?;
+    line(target, &fit(&content.model, 18), Point::new(6, 5), &FONT_9X15_BOLD, Rgb888::CSS_WHITE, Alignment::Left)?;
+    let link_colour = if content.link == Link::Waiting { grey } else { Rgb888::CSS_LIGHT_GREEN };
+    line(target, &content.link.text(), Point::new(width - 6, 5), &FONT_9X15, link_colour, Alignment::Right)?;
+    let accent = if content.unsure { Rgb888::new(255, 190, 60) } else { Rgb888::new(110, 210, 120) };
+    let mut text_left = 10;
+    if let Some(picture) = &content.thumbnail {
+        thumbnail(target, picture, Rectangle::new(Point::new(8, 32), Size::new(104, 104)))?;
+        text_left = 122;
+    }
+    let room = usize::try_from((width - text_left) / 18).unwrap_or(1);
+    let (text, colour) = match (&content.message, &content.label) {
+        (Some(message), _) => (message.clone(), Rgb888::CSS_WHITE),
+        (None, Some(label)) if content.unsure => (format!("unsure: {label}?"), accent),
+        (None, Some(label)) => (label.clone(), accent),
+        (None, None) => ("ready".into(), grey),
+    };
+    for (i, row) in wrap(&text, room, 3).iter().enumerate() {
+        let at = Point::new(text_left, 36 + 34 * i as i32);
+        line(&mut Doubled { inner: target, at }, row, Point::zero(), &FONT_9X15_BOLD, colour, Alignment::Left)?;
+    }
+    if content.label.is_some() && content.message.is_none() {
+        let bar = Rectangle::new(Point::new(8, 148), Size::new(size.width.saturating_sub(16), 34));
+        probability_bar(target, bar, content.probability, accent, grey)?;
+        let percent = percent(content.probability);
+        let middle = Point::new(width / 2, 155);
+        line(target, &percent, middle + Point::new(1, 1), &FONT_10X20, Rgb888::CSS_BLACK, Alignment::Center)?;
+        line(target, &percent, middle, &FONT_10X20, Rgb888::CSS_WHITE, Alignment::Center)?;
+        let time = format!("{:.0} ms", content.latency_ms);
+        line(target, &time, Point::new(width - 8, 192), &FONT_9X15, grey, Alignment::Right)?;
+    }
+    line(target, &fit(&content.slot, 34), Point::new(8, height - 22), &FONT_9X15, grey, Alignment::Left)
+}
+
+/// Draws the layout for 128×64 in one colour.
+///
+/// # Errors
+///
+/// The target's.
+pub fn draw_mono<D: DrawTarget<Color = BinaryColor>>(content: &Content, target: &mut D) -> Result<(), D::Error> {
+    let (on, width) = (BinaryColor::On, target.bounding_box().size.width);
+    let right = width as i32;
+    target.clear(BinaryColor::Off)?;
+    let text = match (&content.message, &content.label) {
+        (Some(message), _) => message.clone(),
+        (None, Some(label)) if content.unsure => format!("{label}?"),
+        (None, Some(label)) => label.clone(),
+        (None, None) => "ready".into(),
+    };
+    if text.chars().count() <= 14 {
+        line(target, &fit(&text, 14), Point::new(0, 1), &FONT_9X15_BOLD, on, Alignment::Left)?;
+    } else {
+        // Two small rows say more than half a word in large ones.
+        for (i, row) in wrap(&text, 21, 2).iter().enumerate() {
+            line(target, row, Point::new(0, 9 * i as i32), &FONT_6X10, on, Alignment::Left)?;
+        }
+    }
+    if content.label.is_some() && content.message.is_none() {
+        let bar = Rectangle::new(Point::new(0, 21), Size::new(width.saturating_sub(34), 12));
+        probability_bar(target, bar, content.probability, on, on)?;
+        line(target, &percent(content.probability), Point::new(right, 22), &FONT_6X10, on, Alignment::Right)?;
+        let time = format!("{:.0} ms", content.latency_ms);
+        line(target, &time, Point::new(right, 41), &FONT_6X10, on, Alignment::Right)?;
+    }
+    line(target, &fit(&content.model, 13), Point::new(0, 41), &FONT_6X10, on, Alignment::Left)?;
+    let state = if content.link == Link::Waiting { content.slot.clone() } else { content.link.text() };
+    line(target, &fit(&state, 21), Point::new(0, 53), &FONT_6X10, on, Alignment::Left)
+}
+
+fn line<D: DrawTarget>(
+    target: &mut D,
+    text: &str,
+    at: Point,
+    font: &MonoFont<'_>,
+    colour: D::Color,
+    alignment: Alignment,
+) -> Result<(), D::Error> {
+    let style = TextStyleBuilder::new().alignment(alignment).baseline(Baseline::Top).build();
+    Text::with_text_style(&ascii(text), at, MonoTextStyle::new(font, colour), style).draw(target)?;
+    Ok(())
+}
+
+fn probability_bar<D: DrawTarget>(target: &mut D, bar: Rectangle, share: f32, fill: D::Color, frame: D::Color) -> Result<(), D::Error>
+where
+    D::Color: PixelColor,
+{
+    bar.into_styled(PrimitiveStyle::with_stroke(frame, 1)).draw(target)?;
+    let inside = Size::new(bar.size.width.saturating_sub(4), bar.size.height.saturating_sub(4));
+    // A probability that is no number shows as none.
+    let filled = (inside.width as f32 * share.clamp(0.0, 1.0)).round() as u32;
+    Rectangle::new(bar.top_left + Point::new(2, 2), Size::new(filled, inside.height))
+        .into_styled(PrimitiveStyle::with_fill(fill))
+        .draw(target)
+}
+
+fn thumbnail<D: DrawTarget<Color = Rgb888>>(target: &mut D, picture: &RgbImage, place: Rectangle) -> Result<(), D::Error> {
+    let side = picture.width().min(picture.height()).max(1);
+    let (left, top) = ((picture.width() - side.min(picture.width())) / 2, (picture.height() - side.min(picture.height())) / 2);
+    let pixels = place.points_of(side).filter_map(|(at, x, y)| {
+        let p = picture.get_pixel_checked(left + x, top + y)?;
+        Some(Pixel(at, Rgb888::new(p[0], p[1], p[2])))
+    });
+    target.draw_iter(pixels)
+}
+
+trait PointsOf {
+    /// Returns each point of a rectangle with the place in a square of `side` that lies under it.
+    fn points_of(&self, side: u32) -> impl Iterator<Item = (Point, u32, u32)>;
+}
+
+impl PointsOf for Rectangle {
+    fn points_of(&self, side: u32) -> impl Iterator<Item = (Point, u32, u32)> {
+        let Rectangle { top_left, size } = *self;
+        (0..size.height).flat_map(move |y| {
+            (0..size.width).map(move |x| {
+                let at = top_left + Point::new(x as i32, y as i32);
+                (at, x * side / size.width, y * side / size.height)
+            })
+        })
+    }
+}
+
+fn percent(share: f32) -> String {
+    format!("{:.0} %", 100.0 * share.clamp(0.0, 1.0))
+}
+
+/// Replaces what the fonts have not: accents go, the rest becomes `?`.
+fn ascii(text: &str) -> String {
+    let plain = |c: char| match c {
+        ' '..='~' => c,
+        'à'..='å' => 'a',
+        'À'..='Å' => 'A',
+        'è'..='ë' => 'e',
+        'È'..='Ë' => 'E',
+        'ì'..='ï' => 'i',
+        'ò'..='ö' | 'ø' => 'o',
+        'Ò'..='Ö' | 'Ø' => 'O',
+        'ù'..='ü' => 'u',
+        'Ù'..='Ü' => 'U',
+        'ñ' => 'n',
+        'ç' => 'c',
+        c if c.is_whitespace() => ' ',
+        _ => '?',
+    };
+    text.chars().map(plain).collect()
+}
+
+/// Cuts a text to `room` characters, with dots where something is lost.
+fn fit(text: &str, room: usize) -> String {
+    if text.chars().count() <= room {
+        return text.to_owned();
+    }
+    text.chars().take(room.saturating_sub(2)).chain("..".chars()).collect()
+}
+
+/// Breaks a text at spaces and underscores into at most `rows` rows of `room` characters.
+fn wrap(text: &str, room: usize, rows: usize) -> Vec<String> {
+    let room = room.max(3);
+    let mut lines: Vec<String> = vec![String::new()];
+    for word in text.split([' ', '_']).filter(|w| !w.is_empty()) {
+        let Some(last) = lines.last_mut() else { break };
+        if last.is_empty() {
+            last.push_str(word);
+        } else if last.chars().count() + 1 + word.chars().count() <= room {
+            last.push(' ');
+            last.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    let lost = lines.len() > rows;
+    lines.truncate(rows);
+    if let Some(last) = lines.last_mut().filter(|_| lost) {
+        last.push_str(" ..");
+    }
+    lines.iter().map(|l| fit(l, room)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::canvas::Canvas;
+    use embedded_graphics::draw_target::DrawTargetExt;
+
+    fn content() -> Content {
+        Content {
+            label: Some("leaf_spot".into()),
+            probability: 0.75,
+            thumbnail: Some(RgbImage::from_pixel(40, 30, image::Rgb([200, 10, 20]))),
+            slot: "slot A committed".into(),
+            model: "leaves".into(),
+            link: Link::Connected,
+            latency_ms: 23.4,
+            ..Content::default()
+        }
+    }
+
+    fn colour(content: &Content) -> RgbImage {
+        let mut canvas = Canvas::new(320, 240);
+        let Ok(()) = draw_colour(content, &mut canvas);
+        canvas.picture().clone()
+    }
+
+    fn mono(content: &Content) -> RgbImage {
+        let mut canvas = Canvas::new(128, 64);
+        let Ok(()) = draw_mono(content, &mut canvas.color_converted());
+        canvas.picture().clone()
+    }
+
+    #[test]
+    fn the_bar_is_as_long_as_the_probability() {
+        for share in [0.0, 0.25, 0.5, 1.0] {
+            let shown = colour(&Content { probability: share, ..content() });
+            let filled = (10..310).filter(|&x| shown.get_pixel(x, 151).0 == [110, 210, 120]).count();
+            assert_eq!(filled, (300.0 * share) as usize, "{share}");
+            let shown = mono(&Content { probability: share, ..content() });
+            let filled = (2..92).filter(|&x| shown.get_pixel(x, 24).0 == [255; 3]).count();
+            assert_eq!(filled, (90.0 * share).round() as usize, "{share}");
+        }
+    }
+
+    #[test]
+    fn the_thumbnail_shows_the_picture() {
+        let shown = colour(&content());
+        assert_eq!(shown.get_pixel(8, 32).0, [200, 10, 20]);
+        assert_eq!(shown.get_pixel(111, 135).0, [200, 10, 20]);
+        assert_ne!(shown.get_pixel(113, 80).0, [200, 10, 20]);
+    }
+
+    #[test]
+    fn doubt_is_shown() {
+        let unsure = Content { unsure: true, ..content() };
+        assert_ne!(colour(&unsure), colour(&content()));
+        assert_ne!(mono(&unsure), mono(&content()));
+    }
+
+    #[test]
+    fn no_content_breaks_the_layout() {
+        let long = "a very_long label that nobody would write ".repeat(5);
+        for label in ["", "x", "ä", "日本語", "Supercalifragilistic", &long] {
+            for (thumbnail, message) in [(None, None), (content().thumbnail, Some(label.to_owned()))] {
+                for probability in [f32::NAN, -1.0, 2.0] {
+                    let c = Content { label: Some(label.into()), probability, thumbnail: thumbnail.clone(), message: message.clone(), ..content() };
+                    colour(&c);
+                    mono(&c);
+                }
+            }
+        }
+        let tiny = Content { thumbnail: Some(RgbImage::new(1, 1)), ..content() };
+        let Ok(()) = draw_colour(&tiny, &mut Canvas::new(5, 5));
+    }
+
+    #[test]
+    fn long_texts_are_wrapped_and_cut() {
+        assert_eq!(wrap("Corn_(maize)___Northern Leaf Blight", 11, 3), ["Corn", "(maize)", "Northern .."]);
+        assert_eq!(wrap("late_blight", 11, 3), ["late blight"]);
+        assert_eq!(fit("abcdef", 4), "ab..");
+        assert_eq!(ascii("Früh äpfel €"), "Fruh apfel ?");
+    }
+}
