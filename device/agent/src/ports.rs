@@ -113,9 +113,9 @@ fn tcp(address: &str, agent: &Mutex<Agent>, stop: &AtomicBool) -> io::Result<()>
 
 /// Makes a pseudo-terminal and a link to it at `path`.
 fn pty(path: &Path, agent: &Mutex<Agent>, stop: &AtomicBool) -> io::Result<()> {
-    let (master, mut far) = TTYPort::pair()?;
-    // The far end stays open here too, so that a host that leaves is not the end of the line.
-    far.set_exclusive(false)?;
+    // The far end stays open here too, so that a host that leaves is not the end of the line. It must not be touched
+    // further: any lock on it would keep the host out.
+    let (master, far) = TTYPort::pair()?;
     let name = far.name().ok_or_else(|| io::Error::other("the pseudo-terminal has no name"))?;
     let fresh = path.with_extension("new");
     let _ = fs::remove_file(&fresh);

@@ -16,6 +16,9 @@ pub enum RuntimeError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The bundle is not one.
+    #[error(transparent)]
+    Bundle(#[from] graft_bundle::BundleError),
     /// The model is longer than [`MAX_MODEL_LEN`].
     #[error(
         "expected a model of at most {MAX_MODEL_LEN} bytes, found {found}; use a smaller network"

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use graft_bundle::{Bundle, MODEL_FILE};
 use graft_zoo::Preprocessing;
 use image::RgbImage;
 use tract_onnx::pb::{GraphProto, ModelProto};
@@ -65,12 +66,16 @@ pub struct Prediction {
 }
 
 impl Model {
-    /// Loads an ONNX file.
+    /// Loads an ONNX file, or the model of a bundle (`.graft`), whose digests and signature are checked but not whether
+    /// its key is trusted.
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::Io`], [`RuntimeError::TooLong`] and those of [`Model::from_onnx`].
+    /// [`RuntimeError::Io`], [`RuntimeError::TooLong`], [`RuntimeError::Bundle`] and those of [`Model::from_onnx`].
     pub fn open(path: &Path) -> Result<Self, RuntimeError> {
+        if path.extension().is_some_and(|e| e == "graft") {
+            return Self::from_onnx(&Bundle::open(path)?.file(MODEL_FILE)?);
+        }
         Self::from_onnx(&read(path)?)
     }
 
