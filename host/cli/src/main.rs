@@ -3,8 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use graft_bundle::BundleError;
+use graft_deploy::DeployError;
 
 mod model_file;
+mod packing;
 mod ui;
 mod verbs;
 
@@ -23,7 +26,9 @@ const EXAMPLES: &str = "Examples:
   graft train photos/ --model mobilenet_v2 --weights mobilenet_v2.safetensors --out runs/leaves
   graft evaluate runs/leaves --data test-photos/
   graft export runs/leaves --int8 --calibrate photos/ --out leaves.onnx
-  graft predict leaves.onnx leaf.jpg";
+  graft key new --out field.key
+  graft pack leaves.onnx --key field.key --golden test-photos/ --out leaves.graft
+  graft flash leaves.graft --device /dev/ttyUSB0";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -38,10 +43,25 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             ui.error(&error);
-            ExitCode::FAILURE
+            exit_code(&error)
         }
     }
 }
+
+/// The only place that looks inside an error.
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let deploy = error.chain().find_map(|e| e.downcast_ref::<DeployError>());
+    let is_bundle = error.chain().any(|e| e.is::<BundleError>());
+    match deploy {
+        Some(e) if e.is_refusal() => ExitCode::from(REFUSED),
+        Some(e) if e.is_unreachable() => ExitCode::from(UNREACHABLE),
+        None if is_bundle => ExitCode::from(REFUSED),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+const UNREACHABLE: u8 = 3;
+const REFUSED: u8 = 4;
 
 #[cfg(test)]
 mod tests {

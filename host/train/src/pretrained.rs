@@ -158,6 +158,17 @@ impl Conventions {
     /// The key in a file's metadata.
     pub const KEY: &str = "graft";
 
+    pub(crate) fn of_run(facts: &Facts, preprocessing: &Preprocessing) -> Self {
+        let network = network(facts);
+        Self {
+            padding: network.padding,
+            bn_eps: network.bn_eps,
+            mean: preprocessing.mean,
+            std: preprocessing.std,
+            input: preprocessing.crop,
+        }
+    }
+
     fn of(metadata: &BTreeMap<String, String>) -> Result<Self> {
         let Some(text) = metadata.get(Self::KEY) else { return Ok(Self::default()) };
         let found: Self = serde_json::from_str(text).with_context(|| format!("reading the weights' metadata {text:?}"))?;

@@ -13,7 +13,7 @@ use graft_zoo::{Network, Preprocessing, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::fit::{Epoch, Schedule};
-use crate::pretrained::{Facts, network};
+use crate::pretrained::{Conventions, Facts, network};
 
 /// Everything needed to repeat a run; the text of `run.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -119,7 +119,10 @@ impl Run {
         tensors.insert(format!("{name}.weight"), self.head.weight.clone());
         let bias = Tensor { shape: vec![self.head.bias.len()], data: self.head.bias.clone() };
         tensors.insert(format!("{name}.bias"), bias);
-        let weights = write_safetensors(&tensors, &BTreeMap::new(), Precision::F32);
+        // With their conventions, so that a run can be the pretrained weights of the next.
+        let told = serde_json::to_string(&Conventions::of_run(&self.record.weights, &self.record.preprocessing))?;
+        let metadata = BTreeMap::from([(Conventions::KEY.to_owned(), told)]);
+        let weights = write_safetensors(&tensors, &metadata, Precision::F32);
         write_atomic(&folder.join(WEIGHTS), &weights)?;
         write_atomic(&folder.join(METRICS), self.record.metrics().as_bytes())?;
         write_atomic(&folder.join(RECORD), serde_json::to_string_pretty(&self.record)?.as_bytes())

@@ -8,9 +8,16 @@ mod bench;
 mod data;
 mod evaluate;
 mod export;
+mod flash;
+mod key;
 mod model;
+mod monitor;
+mod pack;
+mod ports;
 mod predict;
+mod slot;
 mod train;
+mod verify;
 
 /// What `graft` can do.
 #[derive(Debug, clap::Subcommand)]
@@ -26,6 +33,17 @@ pub(crate) enum Verb {
     Export(export::Args),
     Predict(predict::Args),
     Bench(bench::Args),
+    /// Make and show the keys that sign bundles
+    #[command(subcommand)]
+    Key(key::Command),
+    Pack(pack::Args),
+    Verify(verify::Args),
+    Ports(ports::Args),
+    Flash(flash::Args),
+    /// List a device's slots, commit or roll back
+    #[command(subcommand)]
+    Slot(slot::Command),
+    Monitor(monitor::Args),
 }
 
 pub(crate) fn run(verb: &Verb, ui: &mut Ui) -> Result<()> {
@@ -37,5 +55,12 @@ pub(crate) fn run(verb: &Verb, ui: &mut Ui) -> Result<()> {
         Verb::Export(args) => export::run(args, ui),
         Verb::Predict(args) => predict::run(args, ui),
         Verb::Bench(args) => bench::run(args, ui),
+        Verb::Key(command) => key::run(command, ui),
+        Verb::Pack(args) => pack::run(args, ui),
+        Verb::Verify(args) => verify::run(args, ui),
+        Verb::Ports(args) => ports::run(args, ui),
+        Verb::Flash(args) => flash::run(args, ui),
+        Verb::Slot(command) => slot::run(command, ui),
+        Verb::Monitor(args) => monitor::run(args, ui),
     }
 }

@@ -1,0 +1,137 @@
+//! Puts a model and golden samples into a bundle.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use graft_bundle::{Bundle, BundleWriter, MODEL_FILE, SecretKey, Summary};
+use graft_runtime::{Model, picture};
+use graft_train::dataset::Dataset;
+use image::RgbImage;
+use image::codecs::jpeg::JpegEncoder;
+use image::imageops::{FilterType, resize};
+
+/// What to pack.
+pub(crate) struct Packing<'a> {
+    /// The ONNX file's bytes.
+    pub(crate) onnx: &'a [u8],
+    /// Name of the bundle.
+    pub(crate) name: &'a str,
+    /// Pictures to choose golden samples from.
+    pub(crate) golden: &'a Dataset,
+    /// How many.
+    pub(crate) count: usize,
+    /// Largest allowed difference of a logit on the device; chosen by the kind of model where not given.
+    pub(crate) tolerance: Option<f32>,
+}
+
+/// Other processors add up in another order.
+const FLOAT_TOLERANCE: f32 = 0.01;
+/// With int8 activations such a difference may move a value to the next step, and from there through the network.
+const INT8_TOLERANCE: f32 = 0.5;
+const QUALITY: u8 = 90;
+
+/// Writes a bundle and reads it back.
+pub(crate) fn pack(packing: &Packing<'_>, key: &SecretKey, out: &Path) -> Result<Summary> {
+    let model = Model::from_onnx(packing.onnx).context("loading the model to pack")?;
+    ensure!(!model.labels().is_empty(), "expected a model with labels (graft.labels), found none; export it with `graft export`");
+    let is_int8 = model.metadata().contains_key("graft.calibration");
+    let tolerance = packing.tolerance.unwrap_or(if is_int8 { INT8_TOLERANCE } else { FLOAT_TOLERANCE });
+    ensure!(tolerance.is_finite() && tolerance >= 0.0, "expected a tolerance of 0 or more, found {tolerance}");
+    let mut writer = BundleWriter::new(packing.name, concat!("graft ", env!("CARGO_PKG_VERSION")));
+    writer.labels(model.labels()).metadata(model.metadata().clone()).tolerance(tolerance);
+    writer.add_file(MODEL_FILE, packing.onnx, &graft_onnx::tensor_borders(packing.onnx)?)?;
+    for (i, sample) in golden(packing, &model, tolerance)?.into_iter().enumerate() {
+        let file = format!("golden/{i:02}.jpg");
+        writer.add_file(&file, &sample.jpeg, &[])?;
+        writer.golden(&file, &sample.label, &sample.logits);
+    }
+    let summary = writer.write(out, Some(key))?;
+    // What cannot be read back must not leave this machine.
+    Bundle::open(out).context("reading the bundle back")?;
+    Ok(summary)
+}
+
+struct Golden {
+    jpeg: Vec<u8>,
+    label: String,
+    logits: Vec<f32>,
+}
+
+/// Chooses pictures of different classes whose best class is clear, so that rounding cannot close the gate.
+fn golden(packing: &Packing<'_>, model: &Model, tolerance: f32) -> Result<Vec<Golden>> {
+    let data = packing.golden.clone().relabel(model.labels()).context("choosing golden samples")?;
+    ensure!((1..=graft_bundle::limits::MAX_GOLDEN).contains(&packing.count), "expected 1 to 64 golden samples, found {}", packing.count);
+    let mut classes: Vec<Vec<usize>> = vec![vec![]; data.labels.len()];
+    for (i, sample) in data.samples.iter().enumerate().rev() {
+        classes[sample.class].push(i);
+    }
+    let mut chosen = Vec::new();
+    let mut tried = 0;
+    while chosen.len() < packing.count && tried < packing.count * TRIES {
+        let before = tried;
+        for class in &mut classes {
+            let Some(index) = class.pop().filter(|_| chosen.len() < packing.count) else { continue };
+            tried += 1;
+            let sample = &data.samples[index];
+            let Ok(rgb) = std::fs::read(&sample.path).map_err(anyhow::Error::from).and_then(|b| Ok(picture::decode(&b)?)) else { continue };
+            let jpeg = small_jpeg(&rgb, model.preprocessing().resize_shorter)?;
+            // The expected answer is that to the picture as it travels.
+            let pixels = picture::preprocess(&picture::decode(&jpeg)?, model.preprocessing());
+            let logits = model.logits(&pixels)?;
+            if margin(&logits) > 2.0 * tolerance {
+                chosen.push(Golden { jpeg, label: data.labels[sample.class].clone(), logits });
+            }
+        }
+        if tried == before {
+            break;
+        }
+    }
+    if chosen.is_empty() {
+        bail!("expected a golden picture whose best class leads by more than {}, found none among {tried}; train longer or lower --tolerance", 2.0 * tolerance);
+    }
+    Ok(chosen)
+}
+
+/// Pictures looked at for one golden sample.
+const TRIES: usize = 20;
+
+/// Returns the lead of the best logit.
+fn margin(logits: &[f32]) -> f32 {
+    let (mut best, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+    for &v in logits {
+        if v > best {
+            (best, second) = (v, best);
+        } else {
+            second = second.max(v);
+        }
+    }
+    best - second
+}
+
+fn small_jpeg(picture: &RgbImage, shorter: u32) -> Result<Vec<u8>> {
+    let (w, h) = picture.dimensions();
+    let scale = f64::from(shorter) / f64::from(w.min(h));
+    let side = |n: u32| ((f64::from(n) * scale).round() as u32).clamp(shorter, 4 * shorter);
+    let small = if scale < 1.0 { resize(picture, side(w), side(h), FilterType::Triangle) } else { picture.clone() };
+    let mut jpeg = Vec::new();
+    JpegEncoder::new_with_quality(&mut jpeg, QUALITY).encode_image(&small).context("encoding a golden sample")?;
+    Ok(jpeg)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_margin_is_the_lead_of_the_best() {
+        assert_eq!(margin(&[1.0, 4.0, 2.5]), 1.5);
+        assert_eq!(margin(&[3.0, 3.0]), 0.0);
+    }
+
+    #[test]
+    fn golden_pictures_are_small() {
+        let large = RgbImage::from_fn(1200, 900, |x, y| image::Rgb([x as u8, y as u8, 9]));
+        let back = picture::decode(&small_jpeg(&large, 256).unwrap()).unwrap();
+        assert_eq!(back.dimensions(), (341, 256));
+    }
+}
