@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod canvas;
+pub mod command;
 pub mod config;
 pub mod disk;
 pub mod display;

@@ -22,6 +22,7 @@ struct Cli {
 }
 
 const EXAMPLES: &str = "Examples:
+  graft demo
   graft data check photos/
   graft train photos/ --model mobilenet_v2 --weights mobilenet_v2.safetensors --out runs/leaves
   graft evaluate runs/leaves --data test-photos/
@@ -31,6 +32,11 @@ const EXAMPLES: &str = "Examples:
   graft flash leaves.graft --device /dev/ttyUSB0";
 
 fn main() -> ExitCode {
+    // The demo's device is this program under the daemon's name.
+    #[cfg(target_os = "linux")]
+    if std::env::args_os().next().is_some_and(|name| name == "graftd") {
+        return graft_agent::command::main(std::env::args_os());
+    }
     let cli = Cli::parse();
     let mut ui = match ui::Ui::new() {
         Ok(ui) => ui,

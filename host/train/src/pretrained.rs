@@ -5,6 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use graft_onnx::{Export, Head, Metadata, Outputs};
+use graft_runtime::{LABELS, PREPROCESSING, PREPROCESSING_DIGEST};
 use graft_zoo::weights::{Tensors, read_safetensors};
 use graft_zoo::{Architecture, Catalogue, Network, Padding, Preprocessing, Tensor, Weights};
 use serde::{Deserialize, Serialize};
@@ -82,6 +84,21 @@ impl Pretrained {
     pub fn embedded(input: Option<u32>) -> Result<Self> {
         let (tensors, metadata) = read_safetensors(EMBEDDED)?;
         Self::new(EMBEDDED, tensors, &metadata, EMBEDDED_ARCHITECTURE, input)
+    }
+
+    /// Writes the backbone with a head as an f32 graph, without a run to go with it.
+    ///
+    /// # Errors
+    ///
+    /// If head and backbone do not fit.
+    pub fn with_head(&self, labels: &[String], head: &Head) -> Result<Vec<u8>> {
+        let export = Export { network: &self.network, weights: &self.backbone, head: Some(head), preprocessing: &self.preprocessing };
+        let metadata = Metadata::from([
+            (LABELS.to_owned(), serde_json::to_string(labels)?),
+            (PREPROCESSING.to_owned(), self.preprocessing.to_json()),
+            (PREPROCESSING_DIGEST.to_owned(), self.preprocessing.digest()),
+        ]);
+        Ok(export.float(Outputs::Last, &metadata)?)
     }
 
     fn new(

@@ -109,7 +109,7 @@ static ENTRIES: [Entry; 7] = [
         sha256: None,
         input: 96,
         padding: Padding::Symmetric,
-        bn_eps: 1e-5,
+        bn_eps: 1e-3,
         normalisation: Preprocessing::UNIT,
     },
     Entry {

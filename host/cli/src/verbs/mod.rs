@@ -6,6 +6,8 @@ use crate::ui::Ui;
 
 mod bench;
 mod data;
+#[cfg(target_os = "linux")]
+mod demo;
 mod evaluate;
 mod export;
 mod flash;
@@ -28,6 +30,8 @@ pub(crate) enum Verb {
     /// Look at a data set before training on it
     #[command(subcommand)]
     Data(data::Command),
+    #[cfg(target_os = "linux")]
+    Demo(demo::Args),
     Train(train::Args),
     Evaluate(evaluate::Args),
     Export(export::Args),
@@ -50,6 +54,8 @@ pub(crate) fn run(verb: &Verb, ui: &mut Ui) -> Result<()> {
     match verb {
         Verb::Model(command) => model::run(command, ui),
         Verb::Data(command) => data::run(command, ui),
+        #[cfg(target_os = "linux")]
+        Verb::Demo(args) => demo::run(args, ui),
         Verb::Train(args) => train::run(args, ui),
         Verb::Evaluate(args) => evaluate::run(args, ui),
         Verb::Export(args) => export::run(args, ui),

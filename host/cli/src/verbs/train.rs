@@ -9,6 +9,7 @@ use graft_train::fit::{Checkpoint, Resume, Schedule};
 use graft_train::pictures::OnBad;
 use graft_train::pretrained::Pretrained;
 use graft_train::transfer::{Device, FineTune, Plan, transfer};
+use graft_zoo::catalogue::Source;
 use graft_zoo::{Architecture, Catalogue};
 use serde_json::json;
 
@@ -93,8 +94,7 @@ enum Place {
 pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     check(args, ui)?;
     let device = device(args.device)?;
-    let (architecture, weights) = resolve(args)?;
-    let pretrained = Pretrained::read(&weights, architecture, args.input)?;
+    let pretrained = pretrained(args)?;
     let dataset = Dataset::open(&args.dir, args.split.as_deref())?;
     let cache = cache_folder()?;
     let checkpoint = args.out.join(CHECKPOINT);
@@ -185,31 +185,34 @@ const CHECKPOINT: &str = "checkpoint.safetensors";
 const DECAY: f64 = 0.01;
 const SMOOTHING: f32 = 0.1;
 
-/// Finds architecture and weights file from `--model`, `--width` and `--weights`.
-fn resolve(args: &Args) -> Result<(Architecture, PathBuf)> {
+/// Finds the backbone by `--model`, `--width` and `--weights`.
+fn pretrained(args: &Args) -> Result<Pretrained> {
     let entry = Catalogue::find(&args.model);
     let architecture = match (entry, args.width) {
         (Some(e), None) => e.architecture,
         (_, width) => {
             let id = width.map_or(args.model.clone(), |w| format!("{}:{w}", args.model));
-            ensure!(width.is_none_or(|w| (0.1..=4.0).contains(&w)), "expected a width of 0.1 to 4, found {:?}", args.width);
+            ensure!(width.is_none_or(|w| (0.1..=2.0).contains(&w)), "expected a width of 0.1 to 2, found {:?}", args.width);
             id.parse::<Architecture>().context("reading --model")?
         }
     };
     if let Some(path) = &args.weights {
-        return Ok((architecture, path.clone()));
+        return Pretrained::read(path, architecture, args.input);
     }
     let entry = entry.filter(|e| e.architecture == architecture).with_context(|| {
-        format!("expected --weights FILE, found none, and the catalogue has no weights of {architecture} under that name")
+        format!("expected --weights FILE, found none, and the catalogue has no weights of {architecture} under that name; `graft model list` shows what there is")
     })?;
+    if entry.source == Source::Embedded {
+        return Pretrained::embedded(args.input);
+    }
     let path = cached(entry).with_context(|| {
         format!("expected the weights of {0} in the hub's cache, found none; run `graft model fetch {0}` or give --weights FILE", entry.id)
     })?;
-    Ok((architecture, path))
+    Pretrained::read(&path, architecture, args.input)
 }
 
 /// `$GRAFT_CACHE`, else the user's cache folder.
-fn cache_folder() -> Result<PathBuf> {
+pub(crate) fn cache_folder() -> Result<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     set("GRAFT_CACHE")
         .or_else(|| set("XDG_CACHE_HOME").map(|p| p.join("graft")))

@@ -1,0 +1,141 @@
+//! The command line of `graftd`: run, once, check.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use graft_link::messages::RefusalCode;
+
+use crate::agent::{Agent, Start};
+use crate::config::Config;
+use crate::ports::listen;
+use crate::supervisor::Supervisor;
+
+/// Run a graft bundle on this device
+///
+/// Exit codes: 0 done, 1 failed, 2 usage, 4 refused (no bundle, or a picture that cannot be read).
+#[derive(Debug, Parser)]
+#[command(name = "graftd", version, after_help = EXAMPLES)]
+enum Command {
+    /// Serve hosts on the lines of the configuration
+    Run {
+        /// The configuration
+        #[arg(long, default_value = DEFAULT)]
+        config: PathBuf,
+    },
+    /// Classify one picture and exit
+    Once {
+        /// A JPEG or PNG file
+        image: PathBuf,
+        /// The configuration
+        #[arg(long, default_value = DEFAULT)]
+        config: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check a configuration and say what would run
+    Check {
+        /// The configuration
+        #[arg(long, default_value = DEFAULT)]
+        config: PathBuf,
+    },
+}
+
+const DEFAULT: &str = "/etc/graft/graftd.toml";
+const EXAMPLES: &str = "Examples:
+  graftd check --config graftd.toml
+  graftd run --config graftd.toml
+  graftd once leaf.jpg --config graftd.toml --json";
+
+/// Does what the arguments say; the first is the program's name.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let outcome = match Command::parse_from(arguments) {
+        Command::Run { config } => run(&config).map(|()| ExitCode::SUCCESS),
+        Command::Once { image, config, json } => once(&image, &config, json),
+        Command::Check { config } => check(&config).map(|()| ExitCode::SUCCESS),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        error.chain().skip(1).for_each(|cause| eprintln!("  because {cause}"));
+        ExitCode::FAILURE
+    })
+}
+
+fn run(config: &Path) -> Result<()> {
+    let config = Config::open(config)?;
+    ensure!(!config.listen.is_empty(), "expected at least one line in `listen`, found none; such as listen = [\"/dev/ttyS0?baud=115200\"]");
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed)).context("listening for signals")?;
+    let supervisor = Supervisor::from_env().context("reaching the supervisor")?;
+    let lines = config.listen.clone();
+    let agent = Agent::open(config, Start::Counts)?;
+    let summary = agent.summary();
+    eprintln!("graftd: {summary}");
+    let agent = Mutex::new(agent);
+    thread::scope(|scope| {
+        for line in &lines {
+            eprintln!("graftd: listening on {line}");
+            scope.spawn(|| listen(line, &agent, &stop));
+        }
+        supervisor.ready(&summary);
+        let mut next = Instant::now();
+        while !stop.load(Ordering::Relaxed) {
+            if let Some(interval) = supervisor.interval()
+                && Instant::now() >= next
+            {
+                // An agent stuck in its work must not be fed: waiting for its lock lets the watchdog bite.
+                drop(agent.lock());
+                supervisor.alive();
+                next = Instant::now() + interval;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        supervisor.stopping();
+    });
+    Ok(())
+}
+
+fn once(image: &Path, config: &Path, json: bool) -> Result<ExitCode> {
+    let mut agent = Agent::open(Config::open(config)?, Start::Looks)?;
+    let len = std::fs::metadata(image).with_context(|| format!("reading {}", image.display()))?.len();
+    let limit = graft_runtime::picture::MAX_FILE_LEN as u64;
+    ensure!(len <= limit, "expected a picture of at most {limit} bytes, found {len} in {}", image.display());
+    let bytes = std::fs::read(image).with_context(|| format!("reading {}", image.display()))?;
+    let name = image.file_name().unwrap_or_default().to_string_lossy();
+    let found = match agent.classify(&name, &bytes) {
+        Ok(found) => found,
+        Err((code, message)) => {
+            eprintln!("error: {message}");
+            let refused = matches!(code, RefusalCode::NoModel | RefusalCode::Image);
+            return Ok(if refused { ExitCode::from(4) } else { ExitCode::FAILURE });
+        }
+    };
+    if json {
+        let top: Vec<_> = found.top.iter().map(|(label, p)| serde_json::json!({ "label": label, "probability": p })).collect();
+        let text = serde_json::json!({
+            "image": image, "label": found.label, "probability": found.probability, "latency_ms": found.latency_ms, "top": top,
+        });
+        println!("{}", serde_json::to_string_pretty(&text)?);
+    } else {
+        println!("{}  {:.1} %  {:.0} ms", found.label, 100.0 * found.probability, found.latency_ms);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(path: &Path) -> Result<()> {
+    let config = Config::open(path)?;
+    for line in &config.listen {
+        println!("listens on {line}");
+    }
+    println!("trusts {} keys", config.trusted_keys.len());
+    println!("{}", Agent::open(config, Start::Looks)?.summary());
+    Ok(())
+}
