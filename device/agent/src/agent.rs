@@ -66,14 +66,16 @@ impl Agent {
     ///
     /// If the configuration cannot be met. A bundle that no longer runs is left, not an error.
     pub fn open(config: Config, start: Start) -> Result<Self> {
-        let keys = config.trusted_keys.iter().map(|k| k.parse().context("reading trusted_keys")).collect::<Result<_>>()?;
+        let keys =
+            config.trusted_keys.iter().map(|k| k.parse().context("reading trusted_keys")).collect::<Result<_>>()?;
         let unsigned = match config.unsigned {
             Unsigned::Refuse => graft_bundle::Unsigned::Refuse,
             Unsigned::Allow => graft_bundle::Unsigned::Allow,
         };
         let root = &config.root;
         let doing = || format!("opening the device's folder {}", root.display());
-        let slots = Slots::open(Folder::open(root).with_context(doing)?, config.max_bundle_bytes).with_context(doing)?;
+        let slots =
+            Slots::open(Folder::open(root).with_context(doing)?, config.max_bundle_bytes).with_context(doing)?;
         let store = Store::open(&root.join("store"), config.max_store_bytes).with_context(doing)?;
         let spec: Spec = config.display.parse().context("reading display")?;
         let display = Display::open(&spec, root).context("opening the display")?;
@@ -259,7 +261,10 @@ impl Agent {
             Err(e) => {
                 let reason = format!("{e:#}");
                 self.slots.condemn(slot, &reason).map_err(refusal)?;
-                return Err((RefusalCode::Unsupported, format!("slot {slot} cannot run: {reason}; the old bundle still runs")));
+                return Err((
+                    RefusalCode::Unsupported,
+                    format!("slot {slot} cannot run: {reason}; the old bundle still runs"),
+                ));
             }
         };
         if !test.passed() {
@@ -314,7 +319,9 @@ impl Agent {
         self.predictions += 1;
         let record = Record {
             id: 0,
-            unix_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0)),
+            unix_ms: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0)),
             source: name.chars().take(200).collect(),
             label: found.label.clone(),
             probability: found.probability,
@@ -329,7 +336,11 @@ impl Agent {
             label: Some(found.label.clone()),
             probability: found.probability,
             unsure: found.probability < self.config.unsure_below,
-            thumbnail: Some(image::imageops::thumbnail(&picture, THUMBNAIL.min(picture.width()), THUMBNAIL.min(picture.height()))),
+            thumbnail: Some(image::imageops::thumbnail(
+                &picture,
+                THUMBNAIL.min(picture.width()),
+                THUMBNAIL.min(picture.height()),
+            )),
             latency_ms,
             ..Content::default()
         };
@@ -383,9 +394,10 @@ pub(crate) fn log(text: &str) {
 fn refusal(error: SlotError) -> (RefusalCode, String) {
     let code = match &error {
         SlotError::Bundle(e) => match e {
-            BundleError::Signature { .. } | BundleError::SignatureKind(_) | BundleError::Untrusted { .. } | BundleError::Unsigned => {
-                RefusalCode::Signature
-            }
+            BundleError::Signature { .. }
+            | BundleError::SignatureKind(_)
+            | BundleError::Untrusted { .. }
+            | BundleError::Unsigned => RefusalCode::Signature,
             BundleError::Version { .. } => RefusalCode::Version,
             BundleError::Limit { .. } => RefusalCode::Space,
             BundleError::Magic | BundleError::Manifest(_) => RefusalCode::Malformed,

@@ -75,6 +75,7 @@ impl<D: DrawTarget> DrawTarget for Doubled<'_, D> {
     fn draw_iter<I: IntoIterator<Item = Pixel<D::Color>>>(&mut self, pixels: I) -> Result<(), D::Error> {
         let at = self.at;
         let corners = [Point::new(0, 0), Point::new(1, 0), Point::new(0, 1), Point::new(1, 1)];
-        self.inner.draw_iter(pixels.into_iter().flat_map(|Pixel(p, colour)| corners.map(|c| Pixel(at + p * 2 + c, colour))))
+        self.inner
+            .draw_iter(pixels.into_iter().flat_map(|Pixel(p, colour)| corners.map(|c| Pixel(at + p * 2 + c, colour))))
     }
 }

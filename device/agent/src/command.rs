@@ -70,7 +70,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(config: &Path) -> Result<()> {
     let config = Config::open(config)?;
-    ensure!(!config.listen.is_empty(), "expected at least one line in `listen`, found none; such as listen = [\"/dev/ttyS0?baud=115200\"]");
+    ensure!(
+        !config.listen.is_empty(),
+        "expected at least one line in `listen`, found none; such as listen = [\"/dev/ttyS0?baud=115200\"]"
+    );
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed)).context("listening for signals")?;
@@ -119,7 +122,8 @@ fn once(image: &Path, config: &Path, json: bool) -> Result<ExitCode> {
         }
     };
     if json {
-        let top: Vec<_> = found.top.iter().map(|(label, p)| serde_json::json!({ "label": label, "probability": p })).collect();
+        let top: Vec<_> =
+            found.top.iter().map(|(label, p)| serde_json::json!({ "label": label, "probability": p })).collect();
         let text = serde_json::json!({
             "image": image, "label": found.label, "probability": found.probability, "latency_ms": found.latency_ms, "top": top,
         });

@@ -145,18 +145,11 @@ impl Config {
     ///
     /// [`ConfigError`] names the line.
     pub fn open(path: &Path) -> Result<Self, ConfigError> {
-        let io = |source| ConfigError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let io = |source| ConfigError::Io { path: path.to_owned(), source };
         let len = std::fs::metadata(path).map_err(io)?.len();
         if len > MAX_CONFIG_LEN {
             let message = format!("expected at most {MAX_CONFIG_LEN} bytes, found {len}");
-            return Err(ConfigError::Parse {
-                path: path.to_owned(),
-                line: 1,
-                message,
-            });
+            return Err(ConfigError::Parse { path: path.to_owned(), line: 1, message });
         }
         Self::parse(&std::fs::read_to_string(path).map_err(io)?, path)
     }
@@ -183,22 +176,12 @@ impl Config {
         let name = raw.name.get_ref();
         if name.is_empty() || name.chars().count() > 64 || name.chars().any(char::is_control) {
             let expected = "1 to 64 printable characters";
-            return Err(value(
-                raw.name.span().start,
-                "name",
-                expected,
-                format!("{name:?}"),
-            ));
+            return Err(value(raw.name.span().start, "name", expected, format!("{name:?}")));
         }
         let mut listen = Vec::new();
         for address in &raw.listen {
             let parsed: Listen = address.get_ref().parse().map_err(|()| {
-                value(
-                    address.span().start,
-                    "listen",
-                    LISTEN_FORMS,
-                    format!("{:?}", address.get_ref()),
-                )
+                value(address.span().start, "listen", LISTEN_FORMS, format!("{:?}", address.get_ref()))
             })?;
             listen.push(parsed.below(folder));
         }
@@ -206,12 +189,7 @@ impl Config {
             None => Ok(default * MEGABYTE),
             Some(v) => match v.get_ref() {
                 mb @ 1..=1_000_000 => Ok(mb * MEGABYTE),
-                other => Err(value(
-                    v.span().start,
-                    key,
-                    "1 to 1000000",
-                    other.to_string(),
-                )),
+                other => Err(value(v.span().start, key, "1 to 1000000", other.to_string())),
             },
         };
         let unsure_below = match raw.unsure_below {
@@ -226,19 +204,9 @@ impl Config {
             name: name.clone(),
             root: folder.join(raw.root),
             listen,
-            trusted_keys: raw
-                .trusted_keys
-                .into_iter()
-                .map(Spanned::into_inner)
-                .collect(),
-            unsigned: if raw.allow_unsigned {
-                Unsigned::Allow
-            } else {
-                Unsigned::Refuse
-            },
-            display: raw
-                .display
-                .map_or_else(|| "none".to_owned(), Spanned::into_inner),
+            trusted_keys: raw.trusted_keys.into_iter().map(Spanned::into_inner).collect(),
+            unsigned: if raw.allow_unsigned { Unsigned::Allow } else { Unsigned::Refuse },
+            display: raw.display.map_or_else(|| "none".to_owned(), Spanned::into_inner),
             commit: raw.commit.unwrap_or(Commit::Auto),
             unsure_below,
             max_bundle_bytes: megabytes(raw.max_bundle_mb, "max_bundle_mb", DEFAULT_BUNDLE_MB)?,
@@ -255,37 +223,22 @@ impl FromStr for Listen {
         if let Some(address) = text.strip_prefix("tcp://") {
             let (host, port) = address.rsplit_once(':').ok_or(())?;
             port.parse::<u16>().map_err(|_| ())?;
-            return if host.is_empty() {
-                Err(())
-            } else {
-                Ok(Self::Tcp(address.to_owned()))
-            };
+            return if host.is_empty() { Err(()) } else { Ok(Self::Tcp(address.to_owned())) };
         }
         if let Some(path) = text.strip_prefix("pty:") {
-            return if path.is_empty() {
-                Err(())
-            } else {
-                Ok(Self::Pty(path.into()))
-            };
+            return if path.is_empty() { Err(()) } else { Ok(Self::Pty(path.into())) };
         }
         let (path, baud) = match text.split_once('?') {
             None => (text, DEFAULT_BAUD),
             Some((path, query)) => {
-                let baud = query
-                    .strip_prefix("baud=")
-                    .ok_or(())?
-                    .parse()
-                    .map_err(|_| ())?;
+                let baud = query.strip_prefix("baud=").ok_or(())?.parse().map_err(|_| ())?;
                 (path, baud)
             }
         };
         if !path.starts_with('/') || baud < 300 {
             return Err(());
         }
-        Ok(Self::Serial {
-            path: path.into(),
-            baud,
-        })
+        Ok(Self::Serial { path: path.into(), baud })
     }
 }
 
@@ -334,15 +287,9 @@ mod tests {
     fn two_keys_are_enough_and_the_rest_is_safe() {
         let found = parse("name = \"bench\"\nroot = \"data\"\n").unwrap();
         assert_eq!(found.root, Path::new("/etc/graft/data"));
-        assert_eq!(
-            (found.unsigned, found.commit),
-            (Unsigned::Refuse, Commit::Auto)
-        );
+        assert_eq!((found.unsigned, found.commit), (Unsigned::Refuse, Commit::Auto));
         assert!(found.listen.is_empty() && found.trusted_keys.is_empty());
-        assert_eq!(
-            (found.display.as_str(), found.pictures),
-            ("none", Pictures::Drop)
-        );
+        assert_eq!((found.display.as_str(), found.pictures), ("none", Pictures::Drop));
         assert_eq!(found.max_bundle_bytes, 256_000_000);
     }
 
@@ -363,24 +310,13 @@ mod tests {
         "#;
         let found = parse(text).unwrap();
         let listen: Vec<String> = found.listen.iter().map(ToString::to_string).collect();
-        let expected = [
-            "/dev/ttyS0?baud=57600",
-            "/dev/ttyUSB0?baud=115200",
-            "tcp://[::]:7878",
-            "pty:/etc/graft/port",
-        ];
+        let expected = ["/dev/ttyS0?baud=57600", "/dev/ttyUSB0?baud=115200", "tcp://[::]:7878", "pty:/etc/graft/port"];
         assert_eq!(listen, expected);
         assert_eq!(found.root, Path::new("/var/lib/graft"));
         assert_eq!(found.trusted_keys, ["graft-ed25519:00"]);
-        assert_eq!(
-            (found.unsigned, found.commit),
-            (Unsigned::Allow, Commit::Manual)
-        );
+        assert_eq!((found.unsigned, found.commit), (Unsigned::Allow, Commit::Manual));
         assert_eq!((found.unsure_below, found.pictures), (0.25, Pictures::Keep));
-        assert_eq!(
-            (found.max_bundle_bytes, found.max_store_bytes),
-            (3_000_000, 4_000_000)
-        );
+        assert_eq!((found.max_bundle_bytes, found.max_store_bytes), (3_000_000, 4_000_000));
     }
 
     #[test]
@@ -403,16 +339,10 @@ mod tests {
             ("name =", "line 3", ""),
         ];
         for (text, line, word) in cases {
-            let whole = if text.is_empty() || text.contains("root") {
-                text.to_owned()
-            } else {
-                format!("{base}{text}")
-            };
+            let whole =
+                if text.is_empty() || text.contains("root") { text.to_owned() } else { format!("{base}{text}") };
             let error = parse(&whole).unwrap_err().to_string();
-            assert!(
-                error.contains(line) && error.contains(word),
-                "{whole}: {error}"
-            );
+            assert!(error.contains(line) && error.contains(word), "{whole}: {error}");
             assert!(error.contains("graftd.toml"), "{error}");
         }
     }
@@ -421,18 +351,8 @@ mod tests {
     fn open_names_a_missing_file_and_refuses_a_long_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("graftd.toml");
-        assert!(
-            Config::open(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("--config")
-        );
+        assert!(Config::open(&path).unwrap_err().to_string().contains("--config"));
         std::fs::write(&path, " ".repeat(70_000)).unwrap();
-        assert!(
-            Config::open(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("found 70000")
-        );
+        assert!(Config::open(&path).unwrap_err().to_string().contains("found 70000"));
     }
 }

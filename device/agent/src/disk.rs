@@ -193,8 +193,11 @@ pub(crate) mod memory {
 
         fn list(&self, path: &str) -> io::Result<Vec<String>> {
             let front = format!("{path}/");
-            let mut names: Vec<String> =
-                self.files.keys().filter_map(|p| p.strip_prefix(&front)?.split('/').next().map(str::to_owned)).collect();
+            let mut names: Vec<String> = self
+                .files
+                .keys()
+                .filter_map(|p| p.strip_prefix(&front)?.split('/').next().map(str::to_owned))
+                .collect();
             names.dedup();
             Ok(names)
         }

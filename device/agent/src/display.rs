@@ -36,7 +36,9 @@ enum Panel {
 #[non_exhaustive]
 pub enum DisplayError {
     /// The text is no display.
-    #[error("expected none, png:PATH, png:PATH?size=320x240, png:PATH?size=128x64 or fb:/dev/fbN as display, found {0:?}")]
+    #[error(
+        "expected none, png:PATH, png:PATH?size=320x240, png:PATH?size=128x64 or fb:/dev/fbN as display, found {0:?}"
+    )]
     Spec(String),
     /// The framebuffer cannot be opened.
     #[error("cannot open the framebuffer {}: {reason}; is there a screen, and is the user in group video?", path.display())]
@@ -47,7 +49,9 @@ pub enum DisplayError {
         reason: String,
     },
     /// The framebuffer has a format that is not drawn.
-    #[error("expected a framebuffer of 16 or 32 bits a pixel and at least 128x64, found {bits} bits and {width}x{height}")]
+    #[error(
+        "expected a framebuffer of 16 or 32 bits a pixel and at least 128x64, found {bits} bits and {width}x{height}"
+    )]
     Format {
         /// Bits a pixel.
         bits: u32,
@@ -116,7 +120,8 @@ impl Display {
             SinkSpec::Png(path) if spec.size == Panel::Colour => (Sink::Png(folder.join(path)), Canvas::new(320, 240)),
             SinkSpec::Png(path) => (Sink::Png(folder.join(path)), Canvas::new(128, 64)),
             SinkSpec::Framebuffer(path) => {
-                let fb = Framebuffer::new(path).map_err(|e| DisplayError::Open { path: path.clone(), reason: format!("{e:?}") })?;
+                let fb = Framebuffer::new(path)
+                    .map_err(|e| DisplayError::Open { path: path.clone(), reason: format!("{e:?}") })?;
                 let v = &fb.var_screen_info;
                 let (bits, width, height) = (v.bits_per_pixel, v.xres, v.yres);
                 if !matches!(bits, 16 | 32) || width < 128 || height < 64 || width > 8192 || height > 8192 {
@@ -173,7 +178,9 @@ fn encode(picture: &RgbImage, bits: u32, stride: usize) -> Vec<u8> {
         for p in row {
             let [r, g, b] = p.0;
             match bits {
-                16 => frame.extend((u16::from(r >> 3) << 11 | u16::from(g >> 2) << 5 | u16::from(b >> 3)).to_le_bytes()),
+                16 => {
+                    frame.extend((u16::from(r >> 3) << 11 | u16::from(g >> 2) << 5 | u16::from(b >> 3)).to_le_bytes())
+                }
                 _ => frame.extend([b, g, r, 0xff]),
             }
         }

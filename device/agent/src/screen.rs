@@ -59,7 +59,9 @@ impl Link {
         match self {
             Self::Waiting => "no host".into(),
             Self::Connected => "host connected".into(),
-            Self::Receiving { done, total } => format!("receiving {} %", u64::from(done) * 100 / u64::from(total.max(1))),
+            Self::Receiving { done, total } => {
+                format!("receiving {} %", u64::from(done) * 100 / u64::from(total.max(1)))
+            }
         }
     }
 }
@@ -74,7 +76,9 @@ pub fn draw_colour<D: DrawTarget<Color = Rgb888>>(content: &Content, target: &mu
     let (width, height) = (size.width as i32, size.height as i32);
     target.clear(Rgb888::new(16, 20, 24))?;
     let grey = Rgb888::new(170, 178, 186);
-    Rectangle::new(Point::zero(), Size::new(size.width, 24)).into_styled(PrimitiveStyle::with_fill(Rgb888::new(36, 46, 54))).draw(target)?;
+    Rectangle::new(Point::zero(), Size::new(size.width, 24))
+        .into_styled(PrimitiveStyle::with_fill(Rgb888::new(36, 46, 54)))
+        .draw(target)?;
     line(target, &fit(&content.model, 18), Point::new(6, 5), &FONT_9X15_BOLD, Rgb888::CSS_WHITE, Alignment::Left)?;
     let link_colour = if content.link == Link::Waiting { grey } else { Rgb888::CSS_LIGHT_GREEN };
     line(target, &content.link.text(), Point::new(width - 6, 5), &FONT_9X15, link_colour, Alignment::Right)?;
@@ -156,7 +160,13 @@ fn line<D: DrawTarget>(
     Ok(())
 }
 
-fn probability_bar<D: DrawTarget>(target: &mut D, bar: Rectangle, share: f32, fill: D::Color, frame: D::Color) -> Result<(), D::Error>
+fn probability_bar<D: DrawTarget>(
+    target: &mut D,
+    bar: Rectangle,
+    share: f32,
+    fill: D::Color,
+    frame: D::Color,
+) -> Result<(), D::Error>
 where
     D::Color: PixelColor,
 {
@@ -169,9 +179,14 @@ where
         .draw(target)
 }
 
-fn thumbnail<D: DrawTarget<Color = Rgb888>>(target: &mut D, picture: &RgbImage, place: Rectangle) -> Result<(), D::Error> {
+fn thumbnail<D: DrawTarget<Color = Rgb888>>(
+    target: &mut D,
+    picture: &RgbImage,
+    place: Rectangle,
+) -> Result<(), D::Error> {
     let side = picture.width().min(picture.height()).max(1);
-    let (left, top) = ((picture.width() - side.min(picture.width())) / 2, (picture.height() - side.min(picture.height())) / 2);
+    let (left, top) =
+        ((picture.width() - side.min(picture.width())) / 2, (picture.height() - side.min(picture.height())) / 2);
     let pixels = place.points_of(side).filter_map(|(at, x, y)| {
         let p = picture.get_pixel_checked(left + x, top + y)?;
         Some(Pixel(at, Rgb888::new(p[0], p[1], p[2])))
@@ -316,7 +331,13 @@ mod tests {
         for label in ["", "x", "ä", "日本語", "Supercalifragilistic", &long] {
             for (thumbnail, message) in [(None, None), (content().thumbnail, Some(label.to_owned()))] {
                 for probability in [f32::NAN, -1.0, 2.0] {
-                    let c = Content { label: Some(label.into()), probability, thumbnail: thumbnail.clone(), message: message.clone(), ..content() };
+                    let c = Content {
+                        label: Some(label.into()),
+                        probability,
+                        thumbnail: thumbnail.clone(),
+                        message: message.clone(),
+                        ..content()
+                    };
                     colour(&c);
                     mono(&c);
                 }

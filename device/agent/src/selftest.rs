@@ -56,10 +56,7 @@ pub fn self_test(
     tolerance: f32,
     progress: &mut dyn FnMut(usize, usize),
 ) -> SelfTest {
-    let mut report = SelfTest {
-        samples: samples.len(),
-        ..SelfTest::default()
-    };
+    let mut report = SelfTest { samples: samples.len(), ..SelfTest::default() };
     let mut times = Vec::new();
     if samples.is_empty() {
         report.failures.push(NO_SAMPLES.to_owned());
@@ -70,9 +67,7 @@ pub fn self_test(
                 times.push(latency_ms);
                 let difference = max_abs_diff(&found, &sample.logits);
                 report.max_abs_diff = report.max_abs_diff.max(difference);
-                report
-                    .failures
-                    .extend(compare(sample, &found, difference, tolerance));
+                report.failures.extend(compare(sample, &found, difference, tolerance));
             }
             Err(reason) => report.failures.push(format!("{}: {reason}", sample.name)),
         }
@@ -117,22 +112,14 @@ fn max_abs_diff(a: &[f32], b: &[f32]) -> f32 {
     }
     a.iter().zip(b).fold(0.0, |most, (a, b)| {
         let difference = (a - b).abs();
-        if difference.is_nan() {
-            f32::INFINITY
-        } else {
-            difference.max(most)
-        }
+        if difference.is_nan() { f32::INFINITY } else { difference.max(most) }
     })
 }
 
 /// Returns the index of the largest value, the first of equals.
 fn best(values: &[f32]) -> usize {
     let first = |best: usize, index: usize| {
-        if values[index] > values[best] {
-            index
-        } else {
-            best
-        }
+        if values[index] > values[best] { index } else { best }
     };
     (0..values.len()).reduce(first).unwrap_or(0)
 }
@@ -145,11 +132,7 @@ mod tests {
     use crate::tiny;
 
     fn sample(rgb: [u8; 3], logits: &[f32]) -> Sample {
-        Sample {
-            name: "golden/00.png".into(),
-            image: tiny::png(rgb),
-            logits: logits.to_vec(),
-        }
+        Sample { name: "golden/00.png".into(), image: tiny::png(rgb), logits: logits.to_vec() }
     }
 
     fn run(samples: &[Sample], tolerance: f32) -> SelfTest {
@@ -159,15 +142,10 @@ mod tests {
 
     #[test]
     fn equal_answers_open_the_gate() {
-        let samples = [
-            sample([9, 1, 2], &[9.0, 1.0, 2.0]),
-            sample([0, 0, 5], &[0.0, 0.0, 5.0]),
-        ];
+        let samples = [sample([9, 1, 2], &[9.0, 1.0, 2.0]), sample([0, 0, 5], &[0.0, 0.0, 5.0])];
         let model = Model::from_onnx(&tiny::mean_colour(["red", "green", "blue"])).unwrap();
         let mut steps = Vec::new();
-        let found = self_test(&model, &samples, 0.0, &mut |done, of| {
-            steps.push((done, of))
-        });
+        let found = self_test(&model, &samples, 0.0, &mut |done, of| steps.push((done, of)));
         assert!(found.passed(), "{found:?}");
         assert_eq!((found.samples, found.max_abs_diff), (2, 0.0));
         assert!(found.latency_ms > 0.0);
@@ -187,47 +165,17 @@ mod tests {
         broken.image.truncate(50);
         let cases = [
             (vec![], 1.0, "--golden"),
-            (
-                vec![sample([9, 1, 2], &[9.0, 1.0, 2.5])],
-                0.25,
-                "a difference of 0.5",
-            ),
-            (
-                vec![sample([9, 1, 2], &[9.0, 1.0])],
-                1.0,
-                "expected 2 logits, found 3",
-            ),
-            (
-                vec![sample([9, 1, 8], &[8.5, 1.0, 8.6])],
-                1.0,
-                "expected class 2 as the best, found 0",
-            ),
-            (
-                vec![sample([9, 1, 2], &[9.0, 1.0, f32::NAN])],
-                1.0,
-                "a difference of inf",
-            ),
-            (
-                vec![sample([9, 1, 2], &[9.0, 1.0, 2.0])],
-                f32::NAN,
-                "within NaN",
-            ),
-            (
-                vec![broken.clone(), broken],
-                1.0,
-                "golden/00.png: expected the PNG file",
-            ),
+            (vec![sample([9, 1, 2], &[9.0, 1.0, 2.5])], 0.25, "a difference of 0.5"),
+            (vec![sample([9, 1, 2], &[9.0, 1.0])], 1.0, "expected 2 logits, found 3"),
+            (vec![sample([9, 1, 8], &[8.5, 1.0, 8.6])], 1.0, "expected class 2 as the best, found 0"),
+            (vec![sample([9, 1, 2], &[9.0, 1.0, f32::NAN])], 1.0, "a difference of inf"),
+            (vec![sample([9, 1, 2], &[9.0, 1.0, 2.0])], f32::NAN, "within NaN"),
+            (vec![broken.clone(), broken], 1.0, "golden/00.png: expected the PNG file"),
         ];
         for (samples, tolerance, word) in cases {
             let found = run(&samples, tolerance);
-            assert!(
-                !found.passed() && found.reason().contains(word),
-                "{word}: {found:?}"
-            );
+            assert!(!found.passed() && found.reason().contains(word), "{word}: {found:?}");
         }
-        assert!(
-            !SelfTest::default().passed(),
-            "a test that did not run is no passed one"
-        );
+        assert!(!SelfTest::default().passed(), "a test that did not run is no passed one");
     }
 }

@@ -103,10 +103,14 @@ pub enum SlotError {
         source: io::Error,
     },
     /// The state file is no state file.
-    #[error("expected the state of two slots in state.json, found other text ({0}); remove it to begin with empty slots")]
+    #[error(
+        "expected the state of two slots in state.json, found other text ({0}); remove it to begin with empty slots"
+    )]
     State(String),
     /// The bundle is larger than this device takes.
-    #[error("expected a bundle of at most {limit} bytes on disk, found {found}; raise max_bundle_mb or pack a smaller model")]
+    #[error(
+        "expected a bundle of at most {limit} bytes on disk, found {found}; raise max_bundle_mb or pack a smaller model"
+    )]
     Space {
         /// The limit.
         limit: u64,
@@ -248,7 +252,8 @@ impl<D: Disk> Slots<D> {
     /// [`SlotError::Disk`] or [`SlotError::Bundle`].
     pub fn file(&self, slot: Slot, path: &str) -> Result<Vec<u8>, SlotError> {
         let head = self.head(slot)?;
-        let entry = head.manifest().files.iter().find(|f| f.path == path).ok_or_else(|| BundleError::NoFile(path.into()))?;
+        let entry =
+            head.manifest().files.iter().find(|f| f.path == path).ok_or_else(|| BundleError::NoFile(path.into()))?;
         let name = format!("{}/files/{path}", slot.folder());
         let bytes = self.disk.read(&name).map_err(failed(&format!("read {name}")))?;
         let found = Digest::of(&bytes);
@@ -278,7 +283,9 @@ impl<D: Disk> Slots<D> {
     /// [`SlotError::Disk`].
     pub fn boot(&mut self) -> Result<Option<String>, SlotError> {
         let Some(slot) = self.state.current else { return Ok(None) };
-        let Some(Status::Trial { boots_left }) = self.installed(slot).map(|i| i.status.clone()) else { return Ok(None) };
+        let Some(Status::Trial { boots_left }) = self.installed(slot).map(|i| i.status.clone()) else {
+            return Ok(None);
+        };
         if boots_left == 0 {
             let reason = format!("slot {slot} was not committed within {TRIAL_BOOTS} starts");
             self.leave(slot, &reason)?;
@@ -439,7 +446,9 @@ impl<D: Disk> Slots<D> {
     pub fn activate(&mut self, slot: Slot) -> Result<(), SlotError> {
         let mut state = self.state.clone();
         match entry_of(&mut state, slot) {
-            Some(installed) if installed.status == Status::Staged => installed.status = Status::Trial { boots_left: TRIAL_BOOTS },
+            Some(installed) if installed.status == Status::Staged => {
+                installed.status = Status::Trial { boots_left: TRIAL_BOOTS }
+            }
             _ => return Err(SlotError::NoTrial),
         }
         state.current = Some(slot);

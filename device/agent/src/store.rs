@@ -167,7 +167,8 @@ mod tests {
         }
         let size = |p: &Path| fs::read_dir(p).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum::<u64>();
         assert!(size(&dir.path().join(PICTURES)) <= 2000);
-        let logs = fs::metadata(dir.path().join(LOG)).unwrap().len() + fs::metadata(dir.path().join(OLD_LOG)).unwrap().len();
+        let logs =
+            fs::metadata(dir.path().join(LOG)).unwrap().len() + fs::metadata(dir.path().join(OLD_LOG)).unwrap().len();
         assert!(logs < 2200, "{logs}");
         assert!(dir.path().join(PICTURES).join("0000000060.img").exists());
         assert_eq!(Store::open(dir.path(), 4000).unwrap().recent(1)[0].label, "59");

@@ -43,13 +43,8 @@ impl Supervisor {
                 Some((UnixDatagram::unbound()?, address))
             }
         };
-        let watchdog = watchdog_usec
-            .and_then(|t| t.parse().ok())
-            .filter(|&t| t > 0);
-        Ok(Self {
-            line,
-            watchdog: watchdog.map(Duration::from_micros),
-        })
+        let watchdog = watchdog_usec.and_then(|t| t.parse().ok()).filter(|&t| t > 0);
+        Ok(Self { line, watchdog: watchdog.map(Duration::from_micros) })
     }
 
     /// Returns how often [`Supervisor::alive`] is due: half of the watchdog's time, as systemd advises.

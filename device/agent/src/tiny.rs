@@ -21,12 +21,7 @@ pub(crate) fn mean_colour(labels: [&str; 3]) -> Vec<u8> {
         value(11, "image", 2, &[None, Some(8), Some(8), Some(3)]),
         value(12, "logits", float, &[None, Some(3)]),
     ];
-    let p = Preprocessing {
-        resize_shorter: 8,
-        crop: 8,
-        mean: [0.0; 3],
-        std: [1.0; 3],
-    };
+    let p = Preprocessing { resize_shorter: 8, crop: 8, mean: [0.0; 3], std: [1.0; 3] };
     let metadata = [
         ("graft.labels", serde_json::to_string(&labels).unwrap()),
         ("graft.preprocessing", p.to_json()),
@@ -43,20 +38,12 @@ pub(crate) fn mean_colour(labels: [&str; 3]) -> Vec<u8> {
 pub(crate) fn png(rgb: [u8; 3]) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     let picture = RgbImage::from_pixel(16, 16, Rgb(rgb));
-    DynamicImage::from(picture)
-        .write_to(&mut bytes, ImageFormat::Png)
-        .unwrap();
+    DynamicImage::from(picture).write_to(&mut bytes, ImageFormat::Png).unwrap();
     bytes.into_inner()
 }
 
 fn node(op: &str, input: &str, output: &str, attribute: &[u8]) -> Vec<u8> {
-    let mut node = [
-        text(1, input),
-        text(2, output),
-        text(3, output),
-        text(4, op),
-    ]
-    .concat();
+    let mut node = [text(1, input), text(2, output), text(3, output), text(4, op)].concat();
     if !attribute.is_empty() {
         node.extend(block(5, attribute));
     }
@@ -64,15 +51,9 @@ fn node(op: &str, input: &str, output: &str, attribute: &[u8]) -> Vec<u8> {
 }
 
 fn value(field: u8, name: &str, kind: u64, dims: &[Option<u64>]) -> Vec<u8> {
-    let dims: Vec<u8> = dims
-        .iter()
-        .flat_map(|d| block(1, &d.map_or_else(|| text(2, "n"), |d| int(1, d))))
-        .collect();
+    let dims: Vec<u8> = dims.iter().flat_map(|d| block(1, &d.map_or_else(|| text(2, "n"), |d| int(1, d)))).collect();
     let tensor = [int(1, kind), block(2, &dims)].concat();
-    block(
-        field,
-        &[text(1, name), block(2, &block(1, &tensor))].concat(),
-    )
+    block(field, &[text(1, name), block(2, &block(1, &tensor))].concat())
 }
 
 fn int(field: u8, value: u64) -> Vec<u8> {
@@ -80,10 +61,7 @@ fn int(field: u8, value: u64) -> Vec<u8> {
 }
 
 fn packed(field: u8, values: &[u64]) -> Vec<u8> {
-    block(
-        field,
-        &values.iter().flat_map(|&v| varint(v)).collect::<Vec<u8>>(),
-    )
+    block(field, &values.iter().flat_map(|&v| varint(v)).collect::<Vec<u8>>())
 }
 
 fn text(field: u8, text: &str) -> Vec<u8> {
@@ -91,12 +69,7 @@ fn text(field: u8, text: &str) -> Vec<u8> {
 }
 
 fn block(field: u8, bytes: &[u8]) -> Vec<u8> {
-    [
-        varint(u64::from(field) << 3 | 2),
-        varint(bytes.len() as u64),
-        bytes.to_vec(),
-    ]
-    .concat()
+    [varint(u64::from(field) << 3 | 2), varint(bytes.len() as u64), bytes.to_vec()].concat()
 }
 
 fn varint(mut value: u64) -> Vec<u8> {

@@ -248,12 +248,12 @@ impl<T: Transport> Client<T> {
                     None => more = false,
                 }
             }
-            let Some(&id) = waiting.front() else {
-                if more { continue } else { return Ok(()) }
-            };
+            let Some(&id) = waiting.front() else { if more { continue } else { return Ok(()) } };
             match self.receive()? {
                 (_, Response::Progress(_)) => {}
-                (found, Response::Refused { code, message }) if found == id => return Err(LinkError::Refused { code, message }),
+                (found, Response::Refused { code, message }) if found == id => {
+                    return Err(LinkError::Refused { code, message });
+                }
                 (found, response) if found == id => {
                     waiting.pop_front();
                     each(&response);

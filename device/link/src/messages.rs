@@ -335,7 +335,9 @@ impl FromIterator<u32> for ChunkRanges {
 #[non_exhaustive]
 pub enum MessageError {
     /// The bytes are no message of this version.
-    #[error("message of {len} bytes is not one of protocol version {PROTOCOL_VERSION} ({source}); update the older side")]
+    #[error(
+        "message of {len} bytes is not one of protocol version {PROTOCOL_VERSION} ({source}); update the older side"
+    )]
     Decode {
         /// Length of the message.
         len: usize,

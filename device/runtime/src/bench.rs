@@ -36,9 +36,7 @@ pub fn bench(model: &Model, threads: usize, seconds: f32) -> Result<Bench, Runti
     let pixels = vec![127_u8; side * side * 3];
     model.run(&pixels)?;
     let threads = threads.clamp(1, MAX_THREADS);
-    let length = Duration::try_from_secs_f32(seconds)
-        .unwrap_or(MAX_LENGTH)
-        .min(MAX_LENGTH);
+    let length = Duration::try_from_secs_f32(seconds).unwrap_or(MAX_LENGTH).min(MAX_LENGTH);
     let all = Mutex::new(Vec::new());
     let failure = Mutex::new(None);
     let start = Instant::now();
@@ -49,10 +47,7 @@ pub fn bench(model: &Model, threads: usize, seconds: f32) -> Result<Bench, Runti
                 while own.len() < MIN_RUNS || start.elapsed() < length {
                     let begin = Instant::now();
                     if let Err(error) = model.run(&pixels) {
-                        failure
-                            .lock()
-                            .unwrap_or_else(|e| e.into_inner())
-                            .get_or_insert(error);
+                        failure.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
                         return;
                     }
                     own.push(begin.elapsed().as_secs_f64() * 1e3);
@@ -106,10 +101,7 @@ mod tests {
 
     #[test]
     fn the_peak_is_read_in_millions_of_bytes() {
-        assert_eq!(
-            peak_of("VmPeak:\t 9 kB\nVmHWM:\t   2000 kB\nVmRSS:\t1 kB\n"),
-            Some(2.048)
-        );
+        assert_eq!(peak_of("VmPeak:\t 9 kB\nVmHWM:\t   2000 kB\nVmRSS:\t1 kB\n"), Some(2.048));
         assert_eq!(peak_of("VmHWM: lots"), None);
         assert_eq!(peak_of(""), None);
     }

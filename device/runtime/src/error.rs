@@ -20,17 +20,13 @@ pub enum RuntimeError {
     #[error(transparent)]
     Bundle(#[from] graft_bundle::BundleError),
     /// The model is longer than [`MAX_MODEL_LEN`].
-    #[error(
-        "expected a model of at most {MAX_MODEL_LEN} bytes, found {found}; use a smaller network"
-    )]
+    #[error("expected a model of at most {MAX_MODEL_LEN} bytes, found {found}; use a smaller network")]
     TooLong {
         /// Length in bytes.
         found: u64,
     },
     /// The bytes are not an ONNX file.
-    #[error(
-        "expected an ONNX file, found bytes that do not decode as one ({reason}); export the model again"
-    )]
+    #[error("expected an ONNX file, found bytes that do not decode as one ({reason}); export the model again")]
     NotOnnx {
         /// What the decoder said.
         reason: String,
@@ -44,17 +40,13 @@ pub enum RuntimeError {
         found: String,
     },
     /// A tensor's data is in another file.
-    #[error(
-        "expected every tensor inside the model, found {tensor} in an external file; export the model as one file"
-    )]
+    #[error("expected every tensor inside the model, found {tensor} in an external file; export the model as one file")]
     ExternalData {
         /// Name of the tensor.
         tensor: String,
     },
     /// The metadata lacks an entry.
-    #[error(
-        "expected {key} in the model's metadata, found {found}; export the model with `graft export`"
-    )]
+    #[error("expected {key} in the model's metadata, found {found}; export the model with `graft export`")]
     MissingMetadata {
         /// The key.
         key: &'static str,
@@ -62,9 +54,7 @@ pub enum RuntimeError {
         found: String,
     },
     /// An entry of the metadata cannot be used.
-    #[error(
-        "expected {expected} as {key} in the model's metadata, found {found}; export the model again"
-    )]
+    #[error("expected {expected} as {key} in the model's metadata, found {found}; export the model again")]
     BadMetadata {
         /// The key.
         key: &'static str,
@@ -92,9 +82,7 @@ pub enum RuntimeError {
         found: String,
     },
     /// The number of labels is not the number of logits.
-    #[error(
-        "expected a logit for each of {labels} labels, found {logits} logits; export the model again"
-    )]
+    #[error("expected a logit for each of {labels} labels, found {logits} logits; export the model again")]
     Labels {
         /// Number of labels.
         labels: usize,
@@ -108,9 +96,7 @@ pub enum RuntimeError {
         names: Vec<String>,
     },
     /// The engine refused or failed.
-    #[error(
-        "cannot {doing}; `graft verify` tells whether the file is whole, else export the model again"
-    )]
+    #[error("cannot {doing}; `graft verify` tells whether the file is whole, else export the model again")]
     Engine {
         /// What was being done.
         doing: &'static str,
@@ -118,9 +104,7 @@ pub enum RuntimeError {
         source: anyhow::Error,
     },
     /// A picture of the wrong size was passed.
-    #[error(
-        "expected a picture of {expected} bytes, found {found}; preprocess it with the model's own definition"
-    )]
+    #[error("expected a picture of {expected} bytes, found {found}; preprocess it with the model's own definition")]
     Pixels {
         /// `crop * crop * 3`.
         expected: usize,
@@ -134,9 +118,7 @@ pub enum RuntimeError {
         outputs: Vec<String>,
     },
     /// The network's answer is not a number.
-    #[error(
-        "expected finite logits, found {found} for class {class}; train or quantize the model again"
-    )]
+    #[error("expected finite logits, found {found} for class {class}; train or quantize the model again")]
     NotFinite {
         /// Index of the class.
         class: usize,

@@ -22,17 +22,10 @@ pub(crate) fn read(bytes: &[u8]) -> Result<(ModelProto, GraphProto), RuntimeErro
         return Err(RuntimeError::TooLong { found });
     }
     if bytes.is_empty() {
-        return Err(RuntimeError::NotOnnx {
-            reason: "the file is empty".to_owned(),
-        });
+        return Err(RuntimeError::NotOnnx { reason: "the file is empty".to_owned() });
     }
-    let mut model = ModelProto::decode(bytes).map_err(|e| RuntimeError::NotOnnx {
-        reason: e.to_string(),
-    })?;
-    let graph = model
-        .graph
-        .take()
-        .ok_or_else(|| mismatch("a graph in the model", "none"))?;
+    let mut model = ModelProto::decode(bytes).map_err(|e| RuntimeError::NotOnnx { reason: e.to_string() })?;
+    let graph = model.graph.take().ok_or_else(|| mismatch("a graph in the model", "none"))?;
     check_tensors(&graph)?;
     check_names(&graph)?;
     check_attributes(&graph)?;
@@ -41,21 +34,13 @@ pub(crate) fn read(bytes: &[u8]) -> Result<(ModelProto, GraphProto), RuntimeErro
 
 /// Returns the metadata of a model.
 pub(crate) fn metadata(model: &ModelProto) -> BTreeMap<String, String> {
-    model
-        .metadata_props
-        .iter()
-        .map(|p| (p.key.clone(), p.value.clone()))
-        .collect()
+    model.metadata_props.iter().map(|p| (p.key.clone(), p.value.clone())).collect()
 }
 
 /// Returns the inputs that are not initializers.
 pub(crate) fn inputs(graph: &GraphProto) -> Vec<&ValueInfoProto> {
     let initial: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-    graph
-        .input
-        .iter()
-        .filter(|i| !initial.contains(i.name.as_str()))
-        .collect()
+    graph.input.iter().filter(|i| !initial.contains(i.name.as_str())).collect()
 }
 
 /// Checks that the graph takes one picture, `u8 [n, side, side, 3]`.
@@ -64,23 +49,16 @@ pub(crate) fn check_input(graph: &GraphProto, side: u32) -> Result<(), RuntimeEr
     let found: Vec<String> = inputs.iter().map(|i| describe(i)).collect();
     let sound = match inputs[..] {
         [input] => tensor_type(input).is_some_and(|t| {
-            let dims = t
-                .shape
-                .iter()
-                .flat_map(|s| &s.dim)
-                .map(|d| d.value.as_ref());
+            let dims = t.shape.iter().flat_map(|s| &s.dim).map(|d| d.value.as_ref());
             let wanted = [None, Some(side), Some(side), Some(3)].map(|d| d.map(i64::from));
-            let fits = dims
-                .clone()
-                .zip(wanted)
-                .all(|(found, wanted)| match (found, wanted) {
-                    (Some(dimension::Value::DimValue(v)), Some(w)) => *v == w,
-                    // The batch is symbolic or one.
-                    (Some(dimension::Value::DimValue(v)), None) => *v == 1,
-                    (_, None) => true,
-                    // An open height or width is closed at load.
-                    (_, Some(_)) => true,
-                });
+            let fits = dims.clone().zip(wanted).all(|(found, wanted)| match (found, wanted) {
+                (Some(dimension::Value::DimValue(v)), Some(w)) => *v == w,
+                // The batch is symbolic or one.
+                (Some(dimension::Value::DimValue(v)), None) => *v == 1,
+                (_, None) => true,
+                // An open height or width is closed at load.
+                (_, Some(_)) => true,
+            });
             t.elem_type == DataType::Uint8 as i32 && dims.count() == wanted.len() && fits
         }),
         _ => false,
@@ -89,10 +67,7 @@ pub(crate) fn check_input(graph: &GraphProto, side: u32) -> Result<(), RuntimeEr
         return Ok(());
     }
     let expected = format!("u8 [n, {side}, {side}, 3]");
-    Err(RuntimeError::Input {
-        expected,
-        found: found.join(" and "),
-    })
+    Err(RuntimeError::Input { expected, found: found.join(" and ") })
 }
 
 /// Calls `each` with every node, those of nested graphs included.
@@ -101,11 +76,7 @@ pub(crate) fn walk<'a>(graph: &'a GraphProto, each: &mut dyn FnMut(&'a NodeProto
     for node in &graph.node {
         each(node);
         for attribute in &node.attribute {
-            attribute
-                .g
-                .iter()
-                .chain(&attribute.graphs)
-                .for_each(|inner| walk(inner, each));
+            attribute.g.iter().chain(&attribute.graphs).for_each(|inner| walk(inner, each));
         }
     }
 }
@@ -113,20 +84,14 @@ pub(crate) fn walk<'a>(graph: &'a GraphProto, each: &mut dyn FnMut(&'a NodeProto
 fn check_tensors(graph: &GraphProto) -> Result<(), RuntimeError> {
     let mut outside = None;
     let mut check = |tensor: &TensorProto| {
-        if tensor.data_location == Some(DataLocation::External as i32)
-            || !tensor.external_data.is_empty()
-        {
+        if tensor.data_location == Some(DataLocation::External as i32) || !tensor.external_data.is_empty() {
             outside = Some(tensor.name.clone());
         }
     };
     graph.initializer.iter().for_each(&mut check);
     walk(graph, &mut |node| {
         for attribute in &node.attribute {
-            attribute
-                .t
-                .iter()
-                .chain(&attribute.tensors)
-                .for_each(&mut check);
+            attribute.t.iter().chain(&attribute.tensors).for_each(&mut check);
             let inner = attribute.g.iter().chain(&attribute.graphs);
             inner.flat_map(|g| &g.initializer).for_each(&mut check);
         }
@@ -152,25 +117,15 @@ fn check_names(graph: &GraphProto) -> Result<(), RuntimeError> {
         for output in node.output.iter().filter(|n| !n.is_empty()) {
             if !known.insert(output) {
                 let expected = format!("one value named {output}");
-                return Err(mismatch(
-                    &expected,
-                    &format!("a second one made by {}", label(node)),
-                ));
+                return Err(mismatch(&expected, &format!("a second one made by {}", label(node))));
             }
         }
     }
     if graph.output.is_empty() {
         return Err(mismatch("an output of the graph", "none"));
     }
-    match graph
-        .output
-        .iter()
-        .find(|o| !known.contains(o.name.as_str()))
-    {
-        Some(output) => Err(mismatch(
-            &format!("a value named {} as the graph's output", output.name),
-            "none",
-        )),
+    match graph.output.iter().find(|o| !known.contains(o.name.as_str())) {
+        Some(output) => Err(mismatch(&format!("a value named {} as the graph's output", output.name), "none")),
         None => Ok(()),
     }
 }
@@ -187,10 +142,7 @@ fn check_attributes(graph: &GraphProto) -> Result<(), RuntimeError> {
                 "perm" => {
                     let mut sorted = values.clone();
                     sorted.sort_unstable();
-                    let permutes = sorted
-                        .iter()
-                        .zip(0..)
-                        .all(|(&found, wanted)| found == wanted);
+                    let permutes = sorted.iter().zip(0..).all(|(&found, wanted)| found == wanted);
                     (!permutes).then_some("every axis once")
                 }
                 "kernel_shape" | "strides" | "dilations" => {
@@ -226,10 +178,8 @@ fn describe(info: &ValueInfoProto) -> String {
     let Some(tensor) = tensor_type(info) else {
         return format!("{} of no tensor type", info.name);
     };
-    let kind = DataType::try_from(tensor.elem_type).map_or_else(
-        |_| tensor.elem_type.to_string(),
-        |t| t.as_str_name().to_lowercase(),
-    );
+    let kind = DataType::try_from(tensor.elem_type)
+        .map_or_else(|_| tensor.elem_type.to_string(), |t| t.as_str_name().to_lowercase());
     let dims: Vec<String> = tensor
         .shape
         .iter()
@@ -244,10 +194,7 @@ fn describe(info: &ValueInfoProto) -> String {
 }
 
 fn mismatch(expected: &str, found: &str) -> RuntimeError {
-    RuntimeError::Graph {
-        expected: expected.to_owned(),
-        found: found.to_owned(),
-    }
+    RuntimeError::Graph { expected: expected.to_owned(), found: found.to_owned() }
 }
 
 /// Largest window, stride or border of a convolution or pooling, in pixels.

@@ -14,13 +14,8 @@ pub use bench::{Bench, bench, peak_rss_mb};
 pub use error::RuntimeError;
 pub use graph::MAX_MODEL_LEN;
 pub use model::{
-    LABELS, LOGITS, MAX_SIDE, Model, PREPROCESSING, PREPROCESSING_DIGEST, Prediction,
-    unsupported_operators,
+    LABELS, LOGITS, MAX_SIDE, Model, PREPROCESSING, PREPROCESSING_DIGEST, Prediction, unsupported_operators,
 };
 
 /// Name and version of what runs the models.
-pub const ENGINE: &str = concat!(
-    "graft-runtime ",
-    env!("CARGO_PKG_VERSION"),
-    " (tract 0.23.9)"
-);
+pub const ENGINE: &str = concat!("graft-runtime ", env!("CARGO_PKG_VERSION"), " (tract 0.23.9)");

@@ -20,8 +20,7 @@ use image::RgbImage;
 use tract_onnx::pb::{GraphProto, ModelProto};
 use tract_onnx::prelude::Datum;
 use tract_onnx::prelude::{
-    Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, Tensor, TractResult,
-    TypedSimplePlan, tvec,
+    Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, Tensor, TractResult, TypedSimplePlan, tvec,
 };
 
 use crate::graph::{self, MAX_MODEL_LEN};
@@ -97,13 +96,7 @@ impl Model {
         let outputs = graph.output.iter().map(|o| o.name.clone()).collect();
         proto.graph = Some(graph);
         let plan = load(&proto, preprocessing.crop)?;
-        let model = Self {
-            plan,
-            labels,
-            preprocessing,
-            metadata,
-            outputs,
-        };
+        let model = Self { plan, labels, preprocessing, metadata, outputs };
         model.check_labels()?;
         Ok(model)
     }
@@ -137,10 +130,7 @@ impl Model {
         let side = self.preprocessing.crop as usize;
         let expected = side * side * 3;
         if pixels.len() != expected {
-            return Err(RuntimeError::Pixels {
-                expected,
-                found: pixels.len(),
-            });
+            return Err(RuntimeError::Pixels { expected, found: pixels.len() });
         }
         guarded("run the model", || {
             let input = Tensor::from_shape(&[1, side, side, 3], pixels)?;
@@ -207,9 +197,7 @@ impl Model {
     ///
     /// [`RuntimeError::NoLogits`] and those of [`Model::run`].
     pub fn logits(&self, pixels: &[u8]) -> Result<Vec<f32>, RuntimeError> {
-        let at = self.logits_index().ok_or_else(|| RuntimeError::NoLogits {
-            outputs: self.outputs.clone(),
-        })?;
+        let at = self.logits_index().ok_or_else(|| RuntimeError::NoLogits { outputs: self.outputs.clone() })?;
         Ok(self.run(pixels)?.swap_remove(at))
     }
 
@@ -230,11 +218,7 @@ impl Model {
     /// # Errors
     ///
     /// [`RuntimeError::NotFinite`], and [`RuntimeError::Labels`] if there is no logit at all.
-    pub fn prediction(
-        &self,
-        logits: Vec<f32>,
-        latency: Duration,
-    ) -> Result<Prediction, RuntimeError> {
+    pub fn prediction(&self, logits: Vec<f32>, latency: Duration) -> Result<Prediction, RuntimeError> {
         if let Some((class, &found)) = logits.iter().enumerate().find(|(_, v)| !v.is_finite()) {
             return Err(RuntimeError::NotFinite { class, found });
         }
@@ -245,19 +229,12 @@ impl Model {
             }
         }
         let Some((index, _)) = best else {
-            return Err(RuntimeError::Labels {
-                labels: self.labels.len(),
-                logits: 0,
-            });
+            return Err(RuntimeError::Labels { labels: self.labels.len(), logits: 0 });
         };
         let probabilities = softmax(&logits);
         Ok(Prediction {
             index,
-            label: self
-                .labels
-                .get(index)
-                .cloned()
-                .unwrap_or_else(|| format!("class {index}")),
+            label: self.labels.get(index).cloned().unwrap_or_else(|| format!("class {index}")),
             probability: probabilities[index],
             logits,
             probabilities,
@@ -274,15 +251,10 @@ impl Model {
         if labels == 0 {
             return Ok(());
         }
-        let at = self.logits_index().ok_or_else(|| RuntimeError::NoLogits {
-            outputs: self.outputs.clone(),
-        })?;
+        let at = self.logits_index().ok_or_else(|| RuntimeError::NoLogits { outputs: self.outputs.clone() })?;
         let logits = guarded("read the shape of the logits", || {
             let fact = self.plan.model().output_fact(at)?;
-            Ok(fact
-                .shape
-                .as_concrete()
-                .map(|s| s.iter().product::<usize>()))
+            Ok(fact.shape.as_concrete().map(|s| s.iter().product::<usize>()))
         })?;
         // A shape that depends on data is settled by running once.
         let logits = match logits {
@@ -292,11 +264,7 @@ impl Model {
                 self.logits(&vec![0; side * side * 3])?.len()
             }
         };
-        if logits == labels {
-            Ok(())
-        } else {
-            Err(RuntimeError::Labels { labels, logits })
-        }
+        if logits == labels { Ok(()) } else { Err(RuntimeError::Labels { labels, logits }) }
     }
 }
 
@@ -330,40 +298,25 @@ pub fn unsupported_operators(onnx: &[u8]) -> Result<Vec<String>, RuntimeError> {
 
 /// Reads a file of at most [`MAX_MODEL_LEN`] bytes.
 fn read(path: &Path) -> Result<Vec<u8>, RuntimeError> {
-    let io = |source| RuntimeError::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| RuntimeError::Io { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(io)?;
-    file.take(MAX_MODEL_LEN + 1)
-        .read_to_end(&mut bytes)
-        .map_err(io)?;
+    file.take(MAX_MODEL_LEN + 1).read_to_end(&mut bytes).map_err(io)?;
     Ok(bytes)
 }
 
 fn preprocessing(metadata: &BTreeMap<String, String>) -> Result<Preprocessing, RuntimeError> {
     let entry = |key: &'static str| {
-        metadata
-            .get(key)
-            .ok_or_else(|| RuntimeError::MissingMetadata {
-                key,
-                found: if metadata.is_empty() {
-                    "no metadata".to_owned()
-                } else {
-                    metadata
-                        .keys()
-                        .map(String::as_str)
-                        .collect::<Vec<_>>()
-                        .join(", ")
-                },
-            })
+        metadata.get(key).ok_or_else(|| RuntimeError::MissingMetadata {
+            key,
+            found: if metadata.is_empty() {
+                "no metadata".to_owned()
+            } else {
+                metadata.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+            },
+        })
     };
-    let bad = |expected, found: String| RuntimeError::BadMetadata {
-        key: PREPROCESSING,
-        expected,
-        found,
-    };
+    let bad = |expected, found: String| RuntimeError::BadMetadata { key: PREPROCESSING, expected, found };
     let p: Preprocessing = serde_json::from_str(entry(PREPROCESSING)?)
         .map_err(|e| bad("a preprocessing definition in JSON", e.to_string()))?;
     let (expected, found) = (entry(PREPROCESSING_DIGEST)?.clone(), p.digest());
@@ -420,29 +373,19 @@ fn blamed_operator(graph: &GraphProto, error: &RuntimeError) -> Option<String> {
             !word(before) && !word(text[at + name.len()..].chars().next())
         })
     };
-    nodes
-        .iter()
-        .find(|n| names(&n.name))
-        .map(|n| n.op_type.clone())
+    nodes.iter().find(|n| names(&n.name)).map(|n| n.op_type.clone())
 }
 
 fn load(proto: &ModelProto, side: u32) -> Result<Arc<TypedSimplePlan>, RuntimeError> {
     let side = side as usize;
     guarded("load the model into tract", || {
         let fact = InferenceFact::dt_shape(u8::datum_type(), tvec!(1, side, side, 3));
-        tract_onnx::onnx()
-            .model_for_proto_model(proto)?
-            .with_input_fact(0, fact)?
-            .into_optimized()?
-            .into_runnable()
+        tract_onnx::onnx().model_for_proto_model(proto)?.with_input_fact(0, fact)?.into_optimized()?.into_runnable()
     })
 }
 
 /// Calls into the engine, turning its errors and panics into ours.
-fn guarded<T>(
-    doing: &'static str,
-    call: impl FnOnce() -> TractResult<T>,
-) -> Result<T, RuntimeError> {
+fn guarded<T>(doing: &'static str, call: impl FnOnce() -> TractResult<T>) -> Result<T, RuntimeError> {
     // Nothing outside the call is changed by it, so nothing can be seen half-done afterwards.
     let outcome = catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|payload| {
         let said = payload

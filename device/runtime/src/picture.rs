@@ -39,9 +39,7 @@ pub enum PictureError {
         found: usize,
     },
     /// The first bytes are of no known picture format.
-    #[error(
-        "expected a JPEG or PNG file, found one that begins with {found}; convert it to JPEG or PNG"
-    )]
+    #[error("expected a JPEG or PNG file, found one that begins with {found}; convert it to JPEG or PNG")]
     UnknownFormat {
         /// The first bytes in hex.
         found: String,
@@ -53,9 +51,7 @@ pub enum PictureError {
         format: &'static str,
     },
     /// The file ends too early.
-    #[error(
-        "expected the {format} file to go on to its end marker, found its end at byte {len}; copy it again"
-    )]
+    #[error("expected the {format} file to go on to its end marker, found its end at byte {len}; copy it again")]
     Truncated {
         /// Name of the format.
         format: &'static str,
@@ -86,9 +82,7 @@ pub enum PictureError {
         bits: u8,
     },
     /// A side is below [`MIN_SIDE`].
-    #[error(
-        "expected at least {MIN_SIDE} pixels a side, found {width}x{height}; use a larger picture"
-    )]
+    #[error("expected at least {MIN_SIDE} pixels a side, found {width}x{height}; use a larger picture")]
     TooSmall {
         /// Pixels across.
         width: u32,
@@ -96,9 +90,7 @@ pub enum PictureError {
         height: u32,
     },
     /// More than [`MAX_PIXELS`].
-    #[error(
-        "expected at most {MAX_PIXELS} pixels, found {width}x{height}; make the picture smaller"
-    )]
+    #[error("expected at most {MAX_PIXELS} pixels, found {width}x{height}; make the picture smaller")]
     TooLarge {
         /// Pixels across.
         width: u32,
@@ -144,31 +136,17 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, PictureError> {
     let format = facts.format.name();
     check_size(facts.width, facts.height)?;
     // The decoders read the header themselves: a file with two of them must not get round the check above.
-    let corrupt = |e: image::ImageError| PictureError::Corrupt {
-        format,
-        reason: e.to_string(),
-    };
+    let corrupt = |e: image::ImageError| PictureError::Corrupt { format, reason: e.to_string() };
     // A decoder that panics on some file must not take the device's daemon with it.
     let decoded = catch_unwind(|| match facts.format {
-        scan::Format::Jpeg => upright(
-            JpegDecoder::new(Cursor::new(bytes)).map_err(corrupt)?,
-            &facts,
-        ),
+        scan::Format::Jpeg => upright(JpegDecoder::new(Cursor::new(bytes)).map_err(corrupt)?, &facts),
         scan::Format::Png => {
             let mut limits = Limits::no_limits();
             limits.max_alloc = Some(MAX_ALLOC);
-            upright(
-                PngDecoder::with_limits(Cursor::new(bytes), limits).map_err(corrupt)?,
-                &facts,
-            )
+            upright(PngDecoder::with_limits(Cursor::new(bytes), limits).map_err(corrupt)?, &facts)
         }
     });
-    decoded.unwrap_or_else(|_| {
-        Err(PictureError::Corrupt {
-            format,
-            reason: "the decoder gave up".to_owned(),
-        })
-    })
+    decoded.unwrap_or_else(|_| Err(PictureError::Corrupt { format, reason: "the decoder gave up".to_owned() }))
 }
 
 fn check_size(width: u32, height: u32) -> Result<(), PictureError> {
@@ -187,15 +165,9 @@ fn upright(mut decoder: impl ImageDecoder, facts: &scan::Facts) -> Result<RgbIma
     let found = decoder.dimensions();
     if found != (facts.width, facts.height) {
         let (w, h) = (facts.width, facts.height);
-        return Err(corrupt(format!(
-            "two sizes, {w}x{h} and {}x{}",
-            found.0, found.1
-        )));
+        return Err(corrupt(format!("two sizes, {w}x{h} and {}x{}", found.0, found.1)));
     }
-    if !matches!(
-        decoder.color_type(),
-        ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8
-    ) {
+    if !matches!(decoder.color_type(), ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8) {
         return Err(PictureError::SixteenBit { bits: 16 });
     }
     // An EXIF block that cannot be read says nothing about the pixels.
@@ -204,11 +176,7 @@ fn upright(mut decoder: impl ImageDecoder, facts: &scan::Facts) -> Result<RgbIma
     if let Some(orientation) = orientation {
         picture.apply_orientation(orientation);
     }
-    Ok(if picture.color().has_alpha() {
-        over_white(&picture)
-    } else {
-        picture.into_rgb8()
-    })
+    Ok(if picture.color().has_alpha() { over_white(&picture) } else { picture.into_rgb8() })
 }
 
 fn over_white(picture: &DynamicImage) -> RgbImage {

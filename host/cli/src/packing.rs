@@ -33,7 +33,10 @@ const QUALITY: u8 = 90;
 /// Writes a bundle and reads it back.
 pub(crate) fn pack(packing: &Packing<'_>, key: &SecretKey, out: &Path) -> Result<Summary> {
     let model = Model::from_onnx(packing.onnx).context("loading the model to pack")?;
-    ensure!(!model.labels().is_empty(), "expected a model with labels (graft.labels), found none; export it with `graft export`");
+    ensure!(
+        !model.labels().is_empty(),
+        "expected a model with labels (graft.labels), found none; export it with `graft export`"
+    );
     let is_int8 = model.metadata().contains_key("graft.calibration");
     let tolerance = packing.tolerance.unwrap_or(if is_int8 { INT8_TOLERANCE } else { FLOAT_TOLERANCE });
     ensure!(tolerance.is_finite() && tolerance >= 0.0, "expected a tolerance of 0 or more, found {tolerance}");
@@ -60,7 +63,11 @@ struct Golden {
 /// Chooses pictures of different classes whose best class is clear, so that rounding cannot close the gate.
 fn golden(packing: &Packing<'_>, model: &Model, tolerance: f32) -> Result<Vec<Golden>> {
     let data = packing.golden.clone().relabel(model.labels()).context("choosing golden samples")?;
-    ensure!((1..=graft_bundle::limits::MAX_GOLDEN).contains(&packing.count), "expected 1 to 64 golden samples, found {}", packing.count);
+    ensure!(
+        (1..=graft_bundle::limits::MAX_GOLDEN).contains(&packing.count),
+        "expected 1 to 64 golden samples, found {}",
+        packing.count
+    );
     let mut classes: Vec<Vec<usize>> = vec![vec![]; data.labels.len()];
     for (i, sample) in data.samples.iter().enumerate().rev() {
         classes[sample.class].push(i);
@@ -73,7 +80,11 @@ fn golden(packing: &Packing<'_>, model: &Model, tolerance: f32) -> Result<Vec<Go
             let Some(index) = class.pop().filter(|_| chosen.len() < packing.count) else { continue };
             tried += 1;
             let sample = &data.samples[index];
-            let Ok(rgb) = std::fs::read(&sample.path).map_err(anyhow::Error::from).and_then(|b| Ok(picture::decode(&b)?)) else { continue };
+            let Ok(rgb) =
+                std::fs::read(&sample.path).map_err(anyhow::Error::from).and_then(|b| Ok(picture::decode(&b)?))
+            else {
+                continue;
+            };
             let jpeg = small_jpeg(&rgb, model.preprocessing().resize_shorter)?;
             // The expected answer is that to the picture as it travels.
             let pixels = picture::preprocess(&picture::decode(&jpeg)?, model.preprocessing());
@@ -87,7 +98,10 @@ fn golden(packing: &Packing<'_>, model: &Model, tolerance: f32) -> Result<Vec<Go
         }
     }
     if chosen.is_empty() {
-        bail!("expected a golden picture whose best class leads by more than {}, found none among {tried}; train longer or lower --tolerance", 2.0 * tolerance);
+        bail!(
+            "expected a golden picture whose best class leads by more than {}, found none among {tried}; train longer or lower --tolerance",
+            2.0 * tolerance
+        );
     }
     Ok(chosen)
 }

@@ -94,7 +94,8 @@ impl Address {
         match self {
             Self::Serial { path, baud } => {
                 // The control lines are left as they are: a pseudo-terminal has none, and on a board they may be a reset.
-                let path = std::fs::canonicalize(path).map_or_else(|_| path.clone(), |p| p.to_string_lossy().into_owned());
+                let path =
+                    std::fs::canonicalize(path).map_or_else(|_| path.clone(), |p| p.to_string_lossy().into_owned());
                 Ok(Box::new(Serial(serialport::new(path, *baud).timeout(patience).open()?)))
             }
             Self::Tcp(address) => {
@@ -120,10 +121,13 @@ mod tests {
 
     #[test]
     fn addresses_round_trip_and_strangers_are_refused() {
-        for text in ["/dev/ttyUSB0", "/dev/ttyS0?baud=57600", "COM3", "tcp://pi.local:7878", "tcp://[::1]:1", "./port"] {
+        for text in ["/dev/ttyUSB0", "/dev/ttyS0?baud=57600", "COM3", "tcp://pi.local:7878", "tcp://[::1]:1", "./port"]
+        {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
-        for text in ["", "ttyUSB0", "tcp://host", "tcp://:1", "tcp://h:0", "/dev/x?speed=1", "/dev/x?baud=1", "usb://1", "COM"] {
+        for text in
+            ["", "ttyUSB0", "tcp://host", "tcp://:1", "tcp://h:0", "/dev/x?speed=1", "/dev/x?baud=1", "usb://1", "COM"]
+        {
             assert!(text.parse::<Address>().unwrap_err().to_string().contains("tcp://host:port"), "{text}");
         }
     }

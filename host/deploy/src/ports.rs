@@ -25,7 +25,8 @@ pub fn ports() -> std::io::Result<Vec<Port>> {
         .map(|p| {
             let (kind, description) = match p.port_type {
                 SerialPortType::UsbPort(usb) => {
-                    let words: Vec<String> = [usb.manufacturer, usb.product, usb.serial_number].into_iter().flatten().collect();
+                    let words: Vec<String> =
+                        [usb.manufacturer, usb.product, usb.serial_number].into_iter().flatten().collect();
                     ("usb", words.join(" "))
                 }
                 SerialPortType::BluetoothPort => ("bluetooth", String::new()),

@@ -18,7 +18,9 @@ use crate::Address;
 #[non_exhaustive]
 pub enum DeployError {
     /// The line cannot be opened.
-    #[error("cannot reach a device at {address}; check cable, power and the address (`graft ports` lists serial ports)")]
+    #[error(
+        "cannot reach a device at {address}; check cable, power and the address (`graft ports` lists serial ports)"
+    )]
     Unreachable {
         /// Where.
         address: String,
@@ -45,7 +47,9 @@ impl DeployError {
     pub fn is_unreachable(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
-            Self::Link { source, .. } => matches!(source, LinkError::NoAnswer { .. } | LinkError::Line(_) | LinkError::Closed(_)),
+            Self::Link { source, .. } => {
+                matches!(source, LinkError::NoAnswer { .. } | LinkError::Line(_) | LinkError::Closed(_))
+            }
         }
     }
 }
@@ -113,7 +117,8 @@ impl Session {
     /// [`DeployError::Unreachable`] or [`DeployError::Link`].
     pub fn connect(address: &Address, patience: Duration, stop: Option<Arc<AtomicBool>>) -> Result<Self, DeployError> {
         let name = address.to_string();
-        let line = address.open(patience).map_err(|source| DeployError::Unreachable { address: name.clone(), source })?;
+        let line =
+            address.open(patience).map_err(|source| DeployError::Unreachable { address: name.clone(), source })?;
         Self::over(line, name, patience, stop)
     }
 
@@ -144,7 +149,12 @@ impl Session {
         outcome.map_err(|source| DeployError::Link { address: self.address.clone(), source })
     }
 
-    fn ask<T>(&mut self, request: &Request, asked: &'static str, take: impl FnOnce(Response) -> Result<T, Response>) -> Result<T, DeployError> {
+    fn ask<T>(
+        &mut self,
+        request: &Request,
+        asked: &'static str,
+        take: impl FnOnce(Response) -> Result<T, Box<Response>>,
+    ) -> Result<T, DeployError> {
         let outcome = self.client.request(request, |_| ());
         let outcome = outcome.and_then(|response| take(response).map_err(|other| unexpected(asked, &other)));
         self.link(outcome)
@@ -156,7 +166,7 @@ impl Session {
     ///
     /// [`DeployError::Link`], as all below.
     pub fn info(&mut self) -> Result<DeviceInfo, DeployError> {
-        self.ask(&Request::Info, "Info", |r| if let Response::Info(i) = r { Ok(i) } else { Err(r) })
+        self.ask(&Request::Info, "Info", |r| if let Response::Info(i) = r { Ok(i) } else { Err(r.into()) })
     }
 
     /// Asks what is in the slots.
@@ -165,7 +175,7 @@ impl Session {
     ///
     /// As [`Session::info`].
     pub fn slots(&mut self) -> Result<Vec<SlotInfo>, DeployError> {
-        self.ask(&Request::Slots, "Slots", |r| if let Response::Slots(s) = r { Ok(s) } else { Err(r) })
+        self.ask(&Request::Slots, "Slots", |r| if let Response::Slots(s) = r { Ok(s) } else { Err(r.into()) })
     }
 
     /// Makes the bundle on trial permanent.
@@ -174,7 +184,7 @@ impl Session {
     ///
     /// As [`Session::info`].
     pub fn commit(&mut self) -> Result<(), DeployError> {
-        self.ask(&Request::Commit, "Commit", |r| if r == Response::Done { Ok(()) } else { Err(r) })
+        self.ask(&Request::Commit, "Commit", |r| if r == Response::Done { Ok(()) } else { Err(r.into()) })
     }
 
     /// Goes back to the other slot.
@@ -183,7 +193,7 @@ impl Session {
     ///
     /// As [`Session::info`].
     pub fn rollback(&mut self) -> Result<(), DeployError> {
-        self.ask(&Request::Rollback, "Rollback", |r| if r == Response::Done { Ok(()) } else { Err(r) })
+        self.ask(&Request::Rollback, "Rollback", |r| if r == Response::Done { Ok(()) } else { Err(r.into()) })
     }
 
     /// Has the device classify a JPEG or PNG file.
@@ -193,7 +203,7 @@ impl Session {
     /// As [`Session::info`].
     pub fn classify(&mut self, name: &str, image: &[u8]) -> Result<Classified, DeployError> {
         let request = Request::Classify { name: name.into(), image: image.to_vec() };
-        self.ask(&request, "Classify", |r| if let Response::Classified(c) = r { Ok(c) } else { Err(r) })
+        self.ask(&request, "Classify", |r| if let Response::Classified(c) = r { Ok(c) } else { Err(r.into()) })
     }
 
     /// Asks for the picture on the display, a PNG file.
@@ -202,7 +212,7 @@ impl Session {
     ///
     /// As [`Session::info`].
     pub fn screen(&mut self) -> Result<Vec<u8>, DeployError> {
-        self.ask(&Request::Screen, "Screen", |r| if let Response::Screen { png } = r { Ok(png) } else { Err(r) })
+        self.ask(&Request::Screen, "Screen", |r| if let Response::Screen { png } = r { Ok(png) } else { Err(r.into()) })
     }
 
     /// Asks for the newest predictions, newest first.
@@ -211,7 +221,11 @@ impl Session {
     ///
     /// As [`Session::info`].
     pub fn recent(&mut self, count: u32) -> Result<Vec<Prediction>, DeployError> {
-        self.ask(&Request::Recent { count }, "Recent", |r| if let Response::Recent(p) = r { Ok(p) } else { Err(r) })
+        self.ask(
+            &Request::Recent { count },
+            "Recent",
+            |r| if let Response::Recent(p) = r { Ok(p) } else { Err(r.into()) },
+        )
     }
 
     /// Sends what the device has not of a bundle, and has it test and run it. A flash that was cut off goes on where it
@@ -220,19 +234,26 @@ impl Session {
     /// # Errors
     ///
     /// As [`Session::info`]; a refusal leaves the device as it was.
-    pub fn flash(&mut self, bundle: &Bundle, mut progress: impl FnMut(FlashProgress)) -> Result<FlashReport, DeployError> {
+    pub fn flash(
+        &mut self,
+        bundle: &Bundle,
+        mut progress: impl FnMut(FlashProgress),
+    ) -> Result<FlashReport, DeployError> {
         let start = Instant::now();
         let wire = |client: &Client<_>| client.wire_bytes();
         let (sent_before, received_before) = wire(&self.client);
         let chunks = &bundle.manifest().chunks;
         let count = u32::try_from(chunks.len()).unwrap_or(u32::MAX);
         let begin = Request::Begin { head: bundle.head().bytes().to_vec() };
-        let missing = self.ask(&begin, "Begin", |r| if let Response::Begun { missing, .. } = r { Ok(missing) } else { Err(r) })?;
+        let missing = self.ask(&begin, "Begin", |r| {
+            if let Response::Begun { missing, .. } = r { Ok(missing) } else { Err(r.into()) }
+        })?;
         let missing: Vec<u32> = missing.below(count).collect();
         let len = |index: u32| bundle.stored_chunk(index as usize).len() as u64;
         let total = missing.iter().map(|&i| len(i)).sum();
         let mut done = 0;
-        let requests = missing.iter().map(|&index| Request::Chunk { index, stored: bundle.stored_chunk(index as usize).to_vec() });
+        let requests =
+            missing.iter().map(|&index| Request::Chunk { index, stored: bundle.stored_chunk(index as usize).to_vec() });
         let outcome = self.client.pipeline(requests, |response| {
             if let Response::ChunkStored { index } = response {
                 done += len(*index);

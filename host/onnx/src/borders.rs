@@ -17,18 +17,9 @@ const SMALLEST: usize = 2048;
 /// TensorProto.raw_data = 9.
 pub fn tensor_borders(onnx: &[u8]) -> Result<Vec<usize>, OnnxError> {
     let mut borders = Vec::new();
-    for (_, at, len) in messages(onnx, 0, onnx.len())?
-        .into_iter()
-        .filter(|m| m.0 == 7)
-    {
-        for (_, at, len) in messages(onnx, at, at + len)?
-            .into_iter()
-            .filter(|m| m.0 == 5)
-        {
-            for (_, at, len) in messages(onnx, at, at + len)?
-                .into_iter()
-                .filter(|m| m.0 == 9 && m.2 >= SMALLEST)
-            {
+    for (_, at, len) in messages(onnx, 0, onnx.len())?.into_iter().filter(|m| m.0 == 7) {
+        for (_, at, len) in messages(onnx, at, at + len)?.into_iter().filter(|m| m.0 == 5) {
+            for (_, at, len) in messages(onnx, at, at + len)?.into_iter().filter(|m| m.0 == 9 && m.2 >= SMALLEST) {
                 borders.extend([at, at + len]);
             }
         }
@@ -38,11 +29,7 @@ pub fn tensor_borders(onnx: &[u8]) -> Result<Vec<usize>, OnnxError> {
 }
 
 /// Lists the length-delimited fields of the message in `bytes[at..end]` as (field number, offset, length).
-fn messages(
-    bytes: &[u8],
-    mut at: usize,
-    end: usize,
-) -> Result<Vec<(u64, usize, usize)>, OnnxError> {
+fn messages(bytes: &[u8], mut at: usize, end: usize) -> Result<Vec<(u64, usize, usize)>, OnnxError> {
     let broken = |at: usize| OnnxError::Decode(format!("broken protobuf field at byte {at}"));
     let mut found = Vec::new();
     while at < end {
@@ -63,10 +50,7 @@ fn messages(
             }
             _ => return Err(broken(start)),
         };
-        at = at
-            .checked_add(skip)
-            .filter(|&a| a <= end)
-            .ok_or_else(|| broken(start))?;
+        at = at.checked_add(skip).filter(|&a| a <= end).ok_or_else(|| broken(start))?;
     }
     Ok(found)
 }
@@ -98,15 +82,9 @@ mod tests {
             raw_data: vec![fill; len],
             ..Default::default()
         };
-        let graph = GraphProto {
-            initializer: vec![tensor(1, 5000), tensor(2, 10), tensor(3, 3000)],
-            ..Default::default()
-        };
-        let bytes = ModelProto {
-            graph: Some(graph),
-            ..Default::default()
-        }
-        .encode_to_vec();
+        let graph =
+            GraphProto { initializer: vec![tensor(1, 5000), tensor(2, 10), tensor(3, 3000)], ..Default::default() };
+        let bytes = ModelProto { graph: Some(graph), ..Default::default() }.encode_to_vec();
         let b = tensor_borders(&bytes).unwrap();
         assert_eq!(b.len(), 4);
         assert_eq!(&bytes[b[0]..b[1]], &[1; 5000][..]);

@@ -8,16 +8,12 @@ use std::collections::BTreeMap;
 use graft_zoo::weights::Tensors;
 use graft_zoo::{Activation, Network, Op, Preprocessing, Tensor};
 use prost::Message;
-use tract_onnx::pb::{
-    ModelProto, OperatorSetIdProto, StringStringEntryProto, tensor_proto::DataType,
-};
+use tract_onnx::pb::{ModelProto, OperatorSetIdProto, StringStringEntryProto, tensor_proto::DataType};
 
 use crate::OnnxError;
 use crate::fold::fold;
 use crate::graph::{Dim, Graph, int, ints};
-use crate::quantize::{
-    Affine, Calibration, fit_bias, quantize_bias, quantize_weights, weight_scales,
-};
+use crate::quantize::{Affine, Calibration, fit_bias, quantize_bias, quantize_weights, weight_scales};
 
 /// Operator set of every graph written.
 pub const OPSET: i64 = 17;
@@ -80,11 +76,7 @@ impl Export<'_> {
     /// # Errors
     ///
     /// As [`Export::float`], and [`OnnxError::NotCalibrated`].
-    pub fn int8(
-        &self,
-        calibration: &Calibration,
-        metadata: &Metadata,
-    ) -> Result<Vec<u8>, OnnxError> {
+    pub fn int8(&self, calibration: &Calibration, metadata: &Metadata) -> Result<Vec<u8>, OnnxError> {
         self.write(Some(calibration), Outputs::Last, metadata)
     }
 
@@ -98,67 +90,32 @@ impl Export<'_> {
         outputs: Outputs,
         metadata: &Metadata,
     ) -> Result<Vec<u8>, OnnxError> {
-        let mut walk = Walk {
-            export: self,
-            graph: Graph::default(),
-            calibration,
-            ready: BTreeMap::new(),
-        };
+        let mut walk = Walk { export: self, graph: Graph::default(), calibration, ready: BTreeMap::new() };
         let features = walk.backbone()?;
         let (last, width) = match self.head {
             Some(head) => (walk.head(head, &features)?, head.bias.len()),
-            None => (
-                walk.graph
-                    .node("Identity", &[&features.0], "features", vec![]),
-                self.network.features,
-            ),
+            None => (walk.graph.node("Identity", &[&features.0], "features", vec![]), self.network.features),
         };
         let mut graph = walk.graph;
         let side = self.preprocessing.crop as usize;
-        graph.input(
-            "image",
-            DataType::Uint8,
-            &[
-                Dim::Named("n"),
-                Dim::Fixed(side),
-                Dim::Fixed(side),
-                Dim::Fixed(3),
-            ],
-        );
-        graph.output(
-            &last,
-            DataType::Float,
-            &[Dim::Named("n"), Dim::Fixed(width)],
-        );
+        graph.input("image", DataType::Uint8, &[Dim::Named("n"), Dim::Fixed(side), Dim::Fixed(side), Dim::Fixed(3)]);
+        graph.output(&last, DataType::Float, &[Dim::Named("n"), Dim::Fixed(width)]);
         if outputs == Outputs::Activations {
             for name in self.activations() {
                 let channels = self.channels(&name);
                 let (h, w) = (Dim::Named("h"), Dim::Named("w"));
                 let dims = match channels {
                     Some(c) => vec![Dim::Named("n"), Dim::Fixed(c), h, w],
-                    None => vec![
-                        Dim::Named("n"),
-                        Dim::Fixed(3),
-                        Dim::Fixed(side),
-                        Dim::Fixed(side),
-                    ],
+                    None => vec![Dim::Named("n"), Dim::Fixed(3), Dim::Fixed(side), Dim::Fixed(side)],
                 };
                 graph.output(&name, DataType::Float, &dims);
             }
         }
-        let metadata_props = metadata
-            .iter()
-            .map(|(k, v)| StringStringEntryProto {
-                key: k.clone(),
-                value: v.clone(),
-            })
-            .collect();
+        let metadata_props =
+            metadata.iter().map(|(k, v)| StringStringEntryProto { key: k.clone(), value: v.clone() }).collect();
         let model = ModelProto {
             ir_version: IR_VERSION,
-            opset_import: vec![OperatorSetIdProto {
-                domain: String::new(),
-                version: OPSET,
-            }],
+            opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET }],
             producer_name: "graft".into(),
             producer_version: env!("CARGO_PKG_VERSION").into(),
             graph: Some(graph.finish("graft")),
@@ -211,34 +168,21 @@ impl Walk<'_> {
                     let (before, after) = network.padding.amounts(size, conv.kernel, conv.stride);
                     let folded = fold(conv, network.bn_eps, self.export.weights)?;
                     let input = self.ready[&node.inputs[0]].clone();
-                    let (weight, bias) =
-                        self.parameters(&name, &input, &folded.weight, &folded.bias)?;
-                    let raw = if conv.activation == Activation::None {
-                        name.clone()
-                    } else {
-                        format!("{name}/conv")
-                    };
+                    let (weight, bias) = self.parameters(&name, &input, &folded.weight, &folded.bias)?;
+                    let raw = if conv.activation == Activation::None { name.clone() } else { format!("{name}/conv") };
                     let attributes = vec![
                         ints("kernel_shape", [conv.kernel; 2]),
                         ints("strides", [conv.stride; 2]),
                         ints("pads", [before, before, after, after]),
                         int("group", conv.groups as i64),
                     ];
-                    self.graph
-                        .node("Conv", &[&input.0, &weight, &bias], &raw, attributes);
+                    self.graph.node("Conv", &[&input.0, &weight, &bias], &raw, attributes);
                     self.activate(conv.activation, &raw, &name)
                 }
                 Op::Add(activation) => {
                     side = sides[node.inputs[0]];
-                    let (a, b) = (
-                        self.ready[&node.inputs[0]].0.clone(),
-                        self.ready[&node.inputs[1]].0.clone(),
-                    );
-                    let raw = if *activation == Activation::None {
-                        name.clone()
-                    } else {
-                        format!("{name}/add")
-                    };
+                    let (a, b) = (self.ready[&node.inputs[0]].0.clone(), self.ready[&node.inputs[1]].0.clone());
+                    let raw = if *activation == Activation::None { name.clone() } else { format!("{name}/add") };
                     self.graph.node("Add", &[&a, &b], &raw, vec![]);
                     self.activate(*activation, &raw, &name)
                 }
@@ -256,8 +200,7 @@ impl Walk<'_> {
                 }
                 Op::GlobalAveragePool => {
                     let input = self.ready[&node.inputs[0]].0.clone();
-                    self.graph
-                        .node("GlobalAveragePool", &[&input], &name, vec![])
+                    self.graph.node("GlobalAveragePool", &[&input], &name, vec![])
                 }
             };
             sides[index] = side;
@@ -265,11 +208,7 @@ impl Walk<'_> {
             self.ready.insert(index, done);
         }
         let (pooled, affine) = self.ready[&(network.nodes.len() - 1)].clone();
-        Ok((
-            self.graph
-                .node("Flatten", &[&pooled], "flat", vec![int("axis", 1)]),
-            affine,
-        ))
+        Ok((self.graph.node("Flatten", &[&pooled], "flat", vec![int("axis", 1)]), affine))
     }
 
     /// Writes `(image - mean) / std` in NCHW.
@@ -278,18 +217,8 @@ impl Walk<'_> {
         let g = &mut self.graph;
         g.f32s("mean", &[1, 3, 1, 1], &p.mean);
         g.f32s("std", &[1, 3, 1, 1], &p.std);
-        g.node(
-            "Transpose",
-            &["image"],
-            "image/nchw",
-            vec![ints("perm", [0, 3, 1, 2])],
-        );
-        g.node(
-            "Cast",
-            &["image/nchw"],
-            "image/f32",
-            vec![int("to", DataType::Float as i64)],
-        );
+        g.node("Transpose", &["image"], "image/nchw", vec![ints("perm", [0, 3, 1, 2])]);
+        g.node("Cast", &["image/nchw"], "image/f32", vec![int("to", DataType::Float as i64)]);
         g.node("Sub", &["image/f32", "mean"], "image/centred", vec![]);
         g.node("Div", &["image/centred", "std"], NORMALISED, vec![]);
     }
@@ -314,28 +243,11 @@ impl Walk<'_> {
         let Some(calibration) = self.calibration else {
             return Ok((name.to_owned(), None));
         };
-        let affine = *calibration
-            .activations
-            .get(name)
-            .ok_or_else(|| OnnxError::NotCalibrated(name.to_owned()))?;
-        let scale = self
-            .graph
-            .f32s(&format!("{name}/scale"), &[], &[affine.scale]);
-        let zero = self
-            .graph
-            .u8s(&format!("{name}/zero_point"), &[], &[affine.zero_point]);
-        let q = self.graph.node(
-            "QuantizeLinear",
-            &[name, &scale, &zero],
-            &format!("{name}/q"),
-            vec![],
-        );
-        let dq = self.graph.node(
-            "DequantizeLinear",
-            &[&q, &scale, &zero],
-            &format!("{name}/dq"),
-            vec![],
-        );
+        let affine = *calibration.activations.get(name).ok_or_else(|| OnnxError::NotCalibrated(name.to_owned()))?;
+        let scale = self.graph.f32s(&format!("{name}/scale"), &[], &[affine.scale]);
+        let zero = self.graph.u8s(&format!("{name}/zero_point"), &[], &[affine.zero_point]);
+        let q = self.graph.node("QuantizeLinear", &[name, &scale, &zero], &format!("{name}/q"), vec![]);
+        let dq = self.graph.node("DequantizeLinear", &[&q, &scale, &zero], &format!("{name}/dq"), vec![]);
         Ok((dq, Some(affine)))
     }
 
@@ -349,52 +261,27 @@ impl Walk<'_> {
     ) -> Result<(String, String), OnnxError> {
         let (w, b) = (format!("{name}/weight"), format!("{name}/bias"));
         let Some(affine) = input.1 else {
-            return Ok((
-                self.graph.f32s(&w, &weight.shape, &weight.data),
-                self.graph.f32s(&b, &[bias.len()], bias),
-            ));
+            return Ok((self.graph.f32s(&w, &weight.shape, &weight.data), self.graph.f32s(&b, &[bias.len()], bias)));
         };
         let out = bias.len();
         let mut scales = weight_scales(&weight.data, out)?;
         fit_bias(&mut scales, bias, affine.scale);
         let g = &mut self.graph;
         let axis = || vec![int("axis", 0)];
-        g.i8s(
-            &format!("{w}/q"),
-            &weight.shape,
-            &quantize_weights(&weight.data, &scales),
-        );
+        g.i8s(&format!("{w}/q"), &weight.shape, &quantize_weights(&weight.data, &scales));
         g.f32s(&format!("{w}/scale"), &[out], &scales);
         g.i8s(&format!("{w}/zero_point"), &[out], &vec![0; out]);
-        g.i32s(
-            &format!("{b}/q"),
-            &[out],
-            &quantize_bias(bias, affine.scale, &scales),
-        );
+        g.i32s(&format!("{b}/q"), &[out], &quantize_bias(bias, affine.scale, &scales));
         let bias_scales: Vec<f32> = scales.iter().map(|s| s * affine.scale).collect();
         g.f32s(&format!("{b}/scale"), &[out], &bias_scales);
         g.i32s(&format!("{b}/zero_point"), &[out], &vec![0; out]);
         let part = |base: &str, p: &str| format!("{base}/{p}");
-        g.node(
-            "DequantizeLinear",
-            &[&part(&w, "q"), &part(&w, "scale"), &part(&w, "zero_point")],
-            &w,
-            axis(),
-        );
-        g.node(
-            "DequantizeLinear",
-            &[&part(&b, "q"), &part(&b, "scale"), &part(&b, "zero_point")],
-            &b,
-            axis(),
-        );
+        g.node("DequantizeLinear", &[&part(&w, "q"), &part(&w, "scale"), &part(&w, "zero_point")], &w, axis());
+        g.node("DequantizeLinear", &[&part(&b, "q"), &part(&b, "scale"), &part(&b, "zero_point")], &b, axis());
         Ok((w, b))
     }
 
-    fn head(
-        &mut self,
-        head: &Head,
-        features: &(String, Option<Affine>),
-    ) -> Result<String, OnnxError> {
+    fn head(&mut self, head: &Head, features: &(String, Option<Affine>)) -> Result<String, OnnxError> {
         let width = self.export.network.features;
         if head.weight.shape != [head.bias.len(), width] {
             return Err(OnnxError::Head {
@@ -404,11 +291,6 @@ impl Walk<'_> {
             });
         }
         let (w, b) = self.parameters("head", features, &head.weight, &head.bias)?;
-        Ok(self.graph.node(
-            "Gemm",
-            &[&features.0, &w, &b],
-            "logits",
-            vec![int("transB", 1)],
-        ))
+        Ok(self.graph.node("Gemm", &[&features.0, &w, &b], "logits", vec![int("transB", 1)]))
     }
 }

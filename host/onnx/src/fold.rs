@@ -15,12 +15,7 @@ pub(crate) struct Folded {
 pub(crate) fn fold(conv: &Conv, eps: f32, weights: &Tensors) -> Result<Folded, OnnxError> {
     let tensor = |name: String| weights.get(&name).ok_or(OnnxError::MissingTensor(name));
     let norm = |part: &str| tensor(format!("{}.{part}", conv.norm));
-    let (gamma, beta, mean, var) = (
-        norm("weight")?,
-        norm("bias")?,
-        norm("running_mean")?,
-        norm("running_var")?,
-    );
+    let (gamma, beta, mean, var) = (norm("weight")?, norm("bias")?, norm("running_mean")?, norm("running_var")?);
     let mut weight = tensor(format!("{}.weight", conv.name))?.clone();
     let per_output = weight.data.len() / conv.outputs;
     let mut bias = Vec::with_capacity(conv.outputs);

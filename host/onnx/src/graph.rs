@@ -1,8 +1,7 @@
 //! A small builder over the ONNX protobuf types.
 
 use tract_onnx::pb::{
-    AttributeProto, GraphProto, NodeProto, TensorProto, TensorShapeProto, TypeProto,
-    ValueInfoProto,
+    AttributeProto, GraphProto, NodeProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
     attribute_proto::AttributeType,
     tensor_proto::DataType,
     tensor_shape_proto::{Dimension, dimension},
@@ -23,13 +22,7 @@ pub(crate) enum Dim {
 
 impl Graph {
     /// Adds a node whose one output and own name are `output`, and returns that name.
-    pub(crate) fn node(
-        &mut self,
-        op: &str,
-        inputs: &[&str],
-        output: &str,
-        attribute: Vec<AttributeProto>,
-    ) -> String {
+    pub(crate) fn node(&mut self, op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>) -> String {
         self.proto.node.push(NodeProto {
             op_type: op.into(),
             name: output.into(),
@@ -42,43 +35,22 @@ impl Graph {
     }
 
     pub(crate) fn f32s(&mut self, name: &str, dims: &[usize], data: &[f32]) -> String {
-        self.initializer(
-            name,
-            dims,
-            DataType::Float,
-            data.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        )
+        self.initializer(name, dims, DataType::Float, data.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
 
     pub(crate) fn i32s(&mut self, name: &str, dims: &[usize], data: &[i32]) -> String {
-        self.initializer(
-            name,
-            dims,
-            DataType::Int32,
-            data.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        )
+        self.initializer(name, dims, DataType::Int32, data.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
 
     pub(crate) fn i8s(&mut self, name: &str, dims: &[usize], data: &[i8]) -> String {
-        self.initializer(
-            name,
-            dims,
-            DataType::Int8,
-            data.iter().map(|v| v.to_le_bytes()[0]).collect(),
-        )
+        self.initializer(name, dims, DataType::Int8, data.iter().map(|v| v.to_le_bytes()[0]).collect())
     }
 
     pub(crate) fn u8s(&mut self, name: &str, dims: &[usize], data: &[u8]) -> String {
         self.initializer(name, dims, DataType::Uint8, data.to_vec())
     }
 
-    fn initializer(
-        &mut self,
-        name: &str,
-        dims: &[usize],
-        kind: DataType,
-        raw_data: Vec<u8>,
-    ) -> String {
+    fn initializer(&mut self, name: &str, dims: &[usize], kind: DataType, raw_data: Vec<u8>) -> String {
         self.proto.initializer.push(TensorProto {
             name: name.into(),
             dims: dims.iter().map(|&d| d as i64).collect(),
@@ -114,36 +86,16 @@ fn value_info(name: &str, kind: DataType, dims: &[Dim]) -> ValueInfoProto {
             ..Default::default()
         })
         .collect();
-    let tensor = type_proto::Tensor {
-        elem_type: kind as i32,
-        shape: Some(TensorShapeProto { dim }),
-    };
-    let r#type = TypeProto {
-        value: Some(type_proto::Value::TensorType(tensor)),
-        ..Default::default()
-    };
-    ValueInfoProto {
-        name: name.into(),
-        r#type: Some(r#type),
-        ..Default::default()
-    }
+    let tensor = type_proto::Tensor { elem_type: kind as i32, shape: Some(TensorShapeProto { dim }) };
+    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() };
+    ValueInfoProto { name: name.into(), r#type: Some(r#type), ..Default::default() }
 }
 
 pub(crate) fn int(name: &str, i: i64) -> AttributeProto {
-    AttributeProto {
-        name: name.into(),
-        r#type: AttributeType::Int as i32,
-        i,
-        ..Default::default()
-    }
+    AttributeProto { name: name.into(), r#type: AttributeType::Int as i32, i, ..Default::default() }
 }
 
 pub(crate) fn ints(name: &str, values: impl IntoIterator<Item = usize>) -> AttributeProto {
     let ints = values.into_iter().map(|v| v as i64).collect();
-    AttributeProto {
-        name: name.into(),
-        r#type: AttributeType::Ints as i32,
-        ints,
-        ..Default::default()
-    }
+    AttributeProto { name: name.into(), r#type: AttributeType::Ints as i32, ints, ..Default::default() }
 }

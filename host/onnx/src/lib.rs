@@ -17,9 +17,7 @@ pub use quantize::{Affine, Calibration, Observer, QuantError};
 #[non_exhaustive]
 pub enum OnnxError {
     /// The weights lack a tensor of the network.
-    #[error(
-        "expected tensor {0} among the weights, found none; load the weights with `Weights::from_tensors`"
-    )]
+    #[error("expected tensor {0} among the weights, found none; load the weights with `Weights::from_tensors`")]
     MissingTensor(String),
     /// The head does not fit the backbone or the labels.
     #[error("expected a head of [{classes}, {features}], found {found:?}")]
@@ -32,9 +30,7 @@ pub enum OnnxError {
         found: Vec<usize>,
     },
     /// The calibration lacks an activation.
-    #[error(
-        "expected a calibrated range for activation {0}, found none; calibrate on this very network"
-    )]
+    #[error("expected a calibrated range for activation {0}, found none; calibrate on this very network")]
     NotCalibrated(String),
     /// Quantization arithmetic.
     #[error(transparent)]

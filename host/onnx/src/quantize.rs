@@ -43,10 +43,7 @@ impl Affine {
         let (low, high) = (low.min(0.0), high.max(0.0));
         let scale = (high - low) / 255.0;
         if scale < f32::MIN_POSITIVE * 256.0 {
-            return Self {
-                scale: 1.0,
-                zero_point: 0,
-            };
+            return Self { scale: 1.0, zero_point: 0 };
         }
         let zero_point = (-low / scale).round_ties_even().clamp(0.0, 255.0) as u8;
         Self { scale, zero_point }
@@ -69,10 +66,7 @@ impl Affine {
 /// NaN or infinite.
 pub fn weight_scales(weights: &[f32], out: usize) -> Result<Vec<f32>, QuantError> {
     if out == 0 || !weights.len().is_multiple_of(out) {
-        return Err(QuantError::Shape {
-            out,
-            len: weights.len(),
-        });
+        return Err(QuantError::Shape { out, len: weights.len() });
     }
     if weights.iter().any(|w| !w.is_finite()) {
         return Err(QuantError::NotFinite("the weights".into()));
@@ -80,14 +74,8 @@ pub fn weight_scales(weights: &[f32], out: usize) -> Result<Vec<f32>, QuantError
     let per = weights.len() / out;
     Ok((0..out)
         .map(|c| {
-            let max = weights[c * per..(c + 1) * per]
-                .iter()
-                .fold(0f32, |m, w| m.max(w.abs()));
-            if max < f32::MIN_POSITIVE * 128.0 {
-                1.0
-            } else {
-                max / 127.0
-            }
+            let max = weights[c * per..(c + 1) * per].iter().fold(0f32, |m, w| m.max(w.abs()));
+            if max < f32::MIN_POSITIVE * 128.0 { 1.0 } else { max / 127.0 }
         })
         .collect())
 }
@@ -166,9 +154,7 @@ impl Observer {
     ///
     /// [`QuantError::NotFinite`] naming `what`.
     pub fn observe(&mut self, what: &str, values: &[f32]) -> Result<(), QuantError> {
-        let (low, high) = values
-            .iter()
-            .fold((self.low, self.high), |(l, h), &v| (l.min(v), h.max(v)));
+        let (low, high) = values.iter().fold((self.low, self.high), |(l, h), &v| (l.min(v), h.max(v)));
         if values.iter().any(|v| !v.is_finite()) {
             return Err(QuantError::NotFinite(what.to_owned()));
         }
@@ -185,11 +171,7 @@ impl Observer {
         let per_unit = BINS as f32 / self.reach;
         for &v in values {
             let bin = ((v.abs() * per_unit) as usize).min(BINS - 1);
-            if v < 0.0 {
-                self.negative[bin] += 1
-            } else {
-                self.positive[bin] += 1
-            }
+            if v < 0.0 { self.negative[bin] += 1 } else { self.positive[bin] += 1 }
         }
         Ok(())
     }
@@ -219,10 +201,7 @@ impl Observer {
             }
             0.0
         };
-        Ok((
-            self.low.max(-edge(&self.negative)).min(0.0),
-            self.high.min(edge(&self.positive)).max(0.0),
-        ))
+        Ok((self.low.max(-edge(&self.negative)).min(0.0), self.high.min(edge(&self.positive)).max(0.0)))
     }
 }
 
@@ -242,14 +221,8 @@ mod tests {
         let a = Affine::from_range(-1.0, 3.0);
         assert_eq!(a.quantize(0.0), a.zero_point);
         // onnx.reference 1.17, QuantizeLinear, scale 2, zero point 128 (the vector of ONNX's own test_quantizelinear).
-        let a = Affine {
-            scale: 2.0,
-            zero_point: 128,
-        };
-        let found: Vec<u8> = [0.0, 2.0, 3.0, 1000.0, -254.0, -1000.0, 5.0]
-            .iter()
-            .map(|&x| a.quantize(x))
-            .collect();
+        let a = Affine { scale: 2.0, zero_point: 128 };
+        let found: Vec<u8> = [0.0, 2.0, 3.0, 1000.0, -254.0, -1000.0, 5.0].iter().map(|&x| a.quantize(x)).collect();
         assert_eq!(found, [128, 129, 130, 255, 1, 0, 130]);
         assert_eq!(Affine::from_range(0.5, 2.55).zero_point, 0);
     }
@@ -260,14 +233,8 @@ mod tests {
         let s = weight_scales(&w, 2).unwrap();
         assert_eq!(s, [1.27 / 127.0, 1.0]);
         assert_eq!(quantize_weights(&w, &s), [50, -127, 1, 0, 0, 0]);
-        assert!(matches!(
-            weight_scales(&w, 4),
-            Err(QuantError::Shape { .. })
-        ));
-        assert!(matches!(
-            weight_scales(&[f32::NAN], 1),
-            Err(QuantError::NotFinite(_))
-        ));
+        assert!(matches!(weight_scales(&w, 4), Err(QuantError::Shape { .. })));
+        assert!(matches!(weight_scales(&[f32::NAN], 1), Err(QuantError::NotFinite(_))));
     }
 
     #[test]
@@ -292,10 +259,7 @@ mod tests {
         assert_eq!(whole.range(p).unwrap(), parts.range(p).unwrap());
         assert_eq!(whole.range(RangeMethod::MinMax).unwrap(), (-0.25, 50.0));
         let (low, high) = whole.range(p).unwrap();
-        assert!(
-            (-0.27..=-0.2).contains(&low) && (0.74..0.8).contains(&high),
-            "{low} {high}"
-        );
+        assert!((-0.27..=-0.2).contains(&low) && (0.74..0.8).contains(&high), "{low} {high}");
         assert!(Observer::default().range(p).is_err());
     }
 }

@@ -58,7 +58,10 @@ const MAX_LEN: usize = 1_500_000;
 
 impl Generated {
     fn new(per_class: usize, fixed_seed: u64) -> Self {
-        Self { classes: (0..per_class * PRETRAIN_CLASSES.len()).map(|i| i % PRETRAIN_CLASSES.len()).collect(), fixed_seed }
+        Self {
+            classes: (0..per_class * PRETRAIN_CLASSES.len()).map(|i| i % PRETRAIN_CLASSES.len()).collect(),
+            fixed_seed,
+        }
     }
 }
 
@@ -106,7 +109,12 @@ fn main() -> Result<()> {
         eprintln!("epoch {:3}  loss {:.4}", e.epoch, e.loss);
     }
     let (top1, loss) = measure(&net, &test, args.batch)?;
-    println!("top-1 {:.1} % of {} classes on {} new pictures, loss {loss:.3}", 100.0 * top1, PRETRAIN_CLASSES.len(), test.classes.len());
+    println!(
+        "top-1 {:.1} % of {} classes on {} new pictures, loss {loss:.3}",
+        100.0 * top1,
+        PRETRAIN_CLASSES.len(),
+        test.classes.len()
+    );
     let (backbone, _) = net.finish()?;
     let (mean, std) = Preprocessing::UNIT;
     let conventions = Conventions { padding: Padding::Symmetric, bn_eps: BN_EPS, mean, std, input: SIDE };

@@ -26,14 +26,27 @@ pub struct Calibrated {
 /// Pictures on which the methods are compared.
 const COMPARED: usize = 96;
 
-/// Calibrates `run` on `samples` and picks, of min-max and three percentiles, the one whose int8 logits are nearest to
-/// the f32 ones.
+/// Calibrates `run` on `samples` and picks, of [`METHODS`], the one whose int8 logits are nearest to the f32 ones; with
+/// `only`, that one. Ranges depend on backbone, pictures and method alone, so a new head keeps them.
 ///
 /// # Errors
 ///
-/// If no picture can be read or the model fails.
-pub fn calibrate(run: &Run, samples: &[Sample], on_bad: OnBad, mut progress: impl FnMut(usize, usize)) -> Result<Calibrated> {
-    let methods = methods();
+/// If no picture can be read, the model fails, or `only` is given and names no method.
+pub fn calibrate(
+    run: &Run,
+    samples: &[Sample],
+    only: Option<&str>,
+    on_bad: OnBad,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Calibrated> {
+    let mut methods = METHODS.to_vec();
+    methods.retain(|(name, _)| only.is_none_or(|o| o == *name));
+    ensure!(
+        !methods.is_empty(),
+        "expected one of {}, found {}",
+        METHODS.map(|m| m.0).join(", "),
+        only.unwrap_or_default()
+    );
     // Spread over all classes: samples come sorted by class.
     let stride = samples.len().div_ceil(COMPARED).max(1);
     let compared: Vec<Sample> = samples.iter().step_by(stride).cloned().collect();
@@ -72,18 +85,23 @@ pub fn calibrate(run: &Run, samples: &[Sample], on_bad: OnBad, mut progress: imp
     Ok(Calibrated { calibration, method, tried })
 }
 
-fn methods() -> [(&'static str, RangeMethod); 4] {
-    [
-        ("min-max", RangeMethod::MinMax),
-        ("percentile 99.999", RangeMethod::Percentile(1e-5)),
-        ("percentile 99.99", RangeMethod::Percentile(1e-4)),
-        ("percentile 99.9", RangeMethod::Percentile(1e-3)),
-    ]
-}
+/// The methods by name.
+pub const METHODS: [(&str, RangeMethod); 4] = [
+    ("min-max", RangeMethod::MinMax),
+    ("percentile-99.999", RangeMethod::Percentile(1e-5)),
+    ("percentile-99.99", RangeMethod::Percentile(1e-4)),
+    ("percentile-99.9", RangeMethod::Percentile(1e-3)),
+];
 
-fn observe(run: &Run, samples: &[Sample], on_bad: OnBad, mut progress: impl FnMut(usize)) -> Result<Vec<(String, Observer)>> {
+fn observe(
+    run: &Run,
+    samples: &[Sample],
+    on_bad: OnBad,
+    mut progress: impl FnMut(usize),
+) -> Result<Vec<(String, Observer)>> {
     let export = run.export();
-    let model = Model::from_onnx(&export.float(Outputs::Activations, &run.metadata())?).context("loading the graph to calibrate")?;
+    let model = Model::from_onnx(&export.float(Outputs::Activations, &run.metadata())?)
+        .context("loading the graph to calibrate")?;
     let names = export.activations();
     let outputs = model.outputs();
     let places: Vec<usize> = names
@@ -96,12 +114,18 @@ fn observe(run: &Run, samples: &[Sample], on_bad: OnBad, mut progress: impl FnMu
     for (index, chunk) in samples.chunks(4).enumerate() {
         let runs: Vec<Result<Option<Vec<Vec<f32>>>>> = chunk
             .par_iter()
-            .map(|s| Ok(pictures::read(s, model.preprocessing(), on_bad)?.ok().map(|p| model.run(&p.data)).transpose()?))
+            .map(|s| {
+                Ok(pictures::read(s, model.preprocessing(), on_bad)?.ok().map(|p| model.run(&p.data)).transpose()?)
+            })
             .collect();
         for found in runs {
             let Some(values) = found? else { continue };
             used += 1;
-            observers.par_iter_mut().zip(&names).zip(&places).try_for_each(|((o, name), &at)| o.observe(name, &values[at]))?;
+            observers
+                .par_iter_mut()
+                .zip(&names)
+                .zip(&places)
+                .try_for_each(|((o, name), &at)| o.observe(name, &values[at]))?;
         }
         progress(index * 4 + chunk.len());
     }

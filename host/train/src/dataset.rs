@@ -198,7 +198,10 @@ fn class_folder(
         }
         let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
         if PICTURES.contains(&extension.as_str()) {
-            ensure!(rows.len() < MAX_SAMPLES, "expected at most {MAX_SAMPLES} pictures, found more; is the folder right?");
+            ensure!(
+                rows.len() < MAX_SAMPLES,
+                "expected at most {MAX_SAMPLES} pictures, found more; is the folder right?"
+            );
             rows.push((path, label.to_owned(), key, None));
         } else if OTHER_PICTURES.contains(&extension.as_str()) {
             let reason = format!("is a .{extension} file, which graft does not read; convert it to JPEG or PNG");
@@ -285,11 +288,15 @@ mod tests {
 
     #[test]
     fn a_folder_gives_sorted_labels_and_counts_what_it_passes_over() {
-        let dir = tree(&["rust/b.JPG", "rust/deep/a.png", "healthy/1.jpeg", "healthy/x.gif", "notes.txt", ".git/x.jpg"]);
+        let dir =
+            tree(&["rust/b.JPG", "rust/deep/a.png", "healthy/1.jpeg", "healthy/x.gif", "notes.txt", ".git/x.jpg"]);
         fs::create_dir(dir.path().join("empty")).unwrap();
         let set = Dataset::open(dir.path(), None).unwrap();
         assert_eq!(set.labels, ["healthy", "rust"]);
-        assert_eq!(set.samples.iter().map(|s| s.key.as_str()).collect::<Vec<_>>(), ["healthy/1.jpeg", "rust/b.JPG", "rust/deep/a.png"]);
+        assert_eq!(
+            set.samples.iter().map(|s| s.key.as_str()).collect::<Vec<_>>(),
+            ["healthy/1.jpeg", "rust/b.JPG", "rust/deep/a.png"]
+        );
         assert_eq!(set.ignored.len(), 3);
         assert!(set.ignored.iter().any(|i| i.reason.contains("convert it")));
     }
@@ -307,7 +314,11 @@ mod tests {
     fn a_manifest_is_read_by_column_name_and_split() {
         let dir = tree(&["x/1.jpg", "x/2.jpg", "x/3.jpg"]);
         let csv = dir.path().join("set.csv");
-        fs::write(&csv, "group,file,class,split\nf1,x/1.jpg,rust,train\nf1,x/2.jpg,healthy,train\nf2,x/3.jpg,rust,test\n").unwrap();
+        fs::write(
+            &csv,
+            "group,file,class,split\nf1,x/1.jpg,rust,train\nf1,x/2.jpg,healthy,train\nf2,x/3.jpg,rust,test\n",
+        )
+        .unwrap();
         let set = Dataset::open(&csv, Some("train")).unwrap();
         assert_eq!(set.samples.len(), 2);
         assert_eq!(set.samples[0].group.as_deref(), Some("f1"));

@@ -64,11 +64,16 @@ pub fn features(
     let model = Model::from_onnx(&onnx).context("loading the backbone")?;
     let width = pretrained.network.features;
     let mut store = Store::open(cache, blake3::hash(&onnx).to_hex().as_str(), width)?;
-    let mut out = Features { rows: vec![], data: vec![], width, skipped: vec![], cached: 0, data_digest: String::new() };
+    let mut out =
+        Features { rows: vec![], data: vec![], width, skipped: vec![], cached: 0, data_digest: String::new() };
     let mut digest = blake3::Hasher::new();
     for (chunk_index, chunk) in samples.chunks(CHUNK).enumerate() {
         if stop.load(Ordering::Relaxed) {
-            bail!("stopped after {} of {} pictures; the same command goes on from there", chunk_index * CHUNK, samples.len());
+            bail!(
+                "stopped after {} of {} pictures; the same command goes on from there",
+                chunk_index * CHUNK,
+                samples.len()
+            );
         }
         let known = &store.known;
         let done: Vec<Result<Outcome>> = chunk.par_iter().map(|s| one(&model, s, known, on_bad, width)).collect();
@@ -78,7 +83,11 @@ pub fn features(
             match outcome? {
                 Outcome::Skipped(ignored) => out.skipped.push(ignored),
                 Outcome::Vector { picture, vector, cached } => {
-                    digest.update(sample.key.as_bytes()).update(&[0]).update(&(sample.class as u64).to_le_bytes()).update(&picture);
+                    digest
+                        .update(sample.key.as_bytes())
+                        .update(&[0])
+                        .update(&(sample.class as u64).to_le_bytes())
+                        .update(&picture);
                     out.rows.push(chunk_index * CHUNK + i);
                     out.data.extend_from_slice(&vector);
                     out.cached += usize::from(cached);
@@ -100,7 +109,13 @@ enum Outcome {
     Skipped(Ignored),
 }
 
-fn one(model: &Model, sample: &Sample, known: &HashMap<[u8; 32], Vec<f32>>, on_bad: OnBad, width: usize) -> Result<Outcome> {
+fn one(
+    model: &Model,
+    sample: &Sample,
+    known: &HashMap<[u8; 32], Vec<f32>>,
+    on_bad: OnBad,
+    width: usize,
+) -> Result<Outcome> {
     // The digest alone is enough for a picture that is known: no need to decode it.
     if let Ok(bytes) = pictures::bytes(sample) {
         let picture = *blake3::hash(&bytes).as_bytes();
@@ -133,7 +148,8 @@ impl Store {
         fs::create_dir_all(&folder).with_context(|| format!("making the cache folder {}", folder.display()))?;
         let path = folder.join(format!("{}.bin", &backbone[..32]));
         let doing = || format!("opening the feature cache {}", path.display());
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).with_context(doing)?;
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).with_context(doing)?;
         // One run at a time adds to a cache; a second waits here.
         file.lock().with_context(doing)?;
         let mut bytes = Vec::new();

@@ -157,7 +157,11 @@ pub fn fit(
             if stop.load(Ordering::Relaxed) {
                 let Some(c) = checkpoint else { bail!("stopped") };
                 save(c.path, net, &state, &optimiser, &best)?;
-                bail!("stopped in epoch {} of {}; add --resume to the same command to go on", state.epoch + 1, schedule.epochs);
+                bail!(
+                    "stopped in epoch {} of {}; add --resume to the same command to go on",
+                    state.epoch + 1,
+                    schedule.epochs
+                );
             }
             let views: Vec<Vec<u8>> = rows
                 .par_iter()
@@ -169,10 +173,17 @@ pub fn fit(
             let gradients = loss.backward()?;
             optimiser.step(net.vars(), &gradients, cosine(schedule.rate, step, warmup, total), schedule.decay)?;
             let value = f64::from(loss.to_scalar::<f32>()?);
-            ensure!(value.is_finite(), "expected a finite loss, found {value} in epoch {}: lower the rate", state.epoch + 1);
+            ensure!(
+                value.is_finite(),
+                "expected a finite loss, found {value} in epoch {}: lower the rate",
+                state.epoch + 1
+            );
             state.loss += value * rows.len() as f64 / n as f64;
             state.batch = at + 1;
-            progress((state.epoch * n + at * schedule.batch + rows.len()).min(n * schedule.epochs), n * schedule.epochs);
+            progress(
+                (state.epoch * n + at * schedule.batch + rows.len()).min(n * schedule.epochs),
+                n * schedule.epochs,
+            );
         }
         finish_epoch(net, validation, &mut state, &mut best)?;
         if let Some(c) = checkpoint {
@@ -278,7 +289,9 @@ fn save(path: &Path, net: &Net, state: &State, optimiser: &AdamW, best: &Tensors
 fn load(path: &Path, net: &mut Net, fresh: &State) -> Result<(State, AdamW, Tensors)> {
     let doing = || format!("reading the checkpoint {}", path.display());
     let (tensors, metadata) = read_safetensors(&fs::read(path).with_context(doing)?).with_context(doing)?;
-    let text = metadata.get(STATE).with_context(|| format!("expected a checkpoint of graft in {}, found none", path.display()))?;
+    let text = metadata
+        .get(STATE)
+        .with_context(|| format!("expected a checkpoint of graft in {}, found none", path.display()))?;
     let state: State = serde_json::from_str(text).with_context(doing)?;
     ensure!(
         state.identity == fresh.identity && state.schedule == fresh.schedule,
@@ -290,7 +303,11 @@ fn load(path: &Path, net: &mut Net, fresh: &State) -> Result<(State, AdamW, Tens
     };
     let weights = part("net.");
     let names = |t: &Tensors| t.keys().cloned().collect::<Vec<_>>();
-    ensure!(names(&weights) == names(&net.state()?), "expected the weights of this net in {}, found others", path.display());
+    ensure!(
+        names(&weights) == names(&net.state()?),
+        "expected the weights of this net in {}, found others",
+        path.display()
+    );
     net.restore(&weights)?;
     let optimiser = AdamW::load(&tensors, state.optimiser_steps);
     Ok((state, optimiser, part("best.")))
@@ -360,16 +377,19 @@ mod tests {
             let stop = AtomicBool::new(false);
             let checkpoint = Checkpoint { path: &path, resume };
             let raise = |done: usize, _| stop.store(done >= at, Ordering::Relaxed);
-            let error = fit(&mut net(Norm::Batch), &train, Some(&train), &schedule(), Some(checkpoint), &stop, raise).unwrap_err();
+            let error = fit(&mut net(Norm::Batch), &train, Some(&train), &schedule(), Some(checkpoint), &stop, raise)
+                .unwrap_err();
             assert!(error.to_string().contains("--resume"), "{error}");
         }
         let mut last = net(Norm::Batch);
         let checkpoint = Some(Checkpoint { path: &path, resume: Resume::Yes });
-        let found = fit(&mut last, &train, Some(&train), &schedule(), checkpoint, &AtomicBool::new(false), |_, _| ()).unwrap();
+        let found =
+            fit(&mut last, &train, Some(&train), &schedule(), checkpoint, &AtomicBool::new(false), |_, _| ()).unwrap();
         assert!(found.resumed && found.epochs.len() == 3);
         assert_eq!(last.finish().unwrap(), whole);
         let other = Schedule { rate: 1e-3, ..schedule() };
-        let error = fit(&mut net(Norm::Batch), &train, None, &other, checkpoint, &AtomicBool::new(false), |_, _| ()).unwrap_err();
+        let error = fit(&mut net(Norm::Batch), &train, None, &other, checkpoint, &AtomicBool::new(false), |_, _| ())
+            .unwrap_err();
         assert!(error.to_string().contains("of this very command"), "{error}");
     }
 
@@ -390,7 +410,8 @@ mod tests {
         let opposite = Opposite(inner, vec![1, 0]);
         let mut net = net(Norm::Batch);
         let schedule = Schedule { epochs: 30, patience: 2, ..schedule() };
-        let found = fit(&mut net, &train, Some(&opposite), &schedule, None, &AtomicBool::new(false), |_, _| ()).unwrap();
+        let found =
+            fit(&mut net, &train, Some(&opposite), &schedule, None, &AtomicBool::new(false), |_, _| ()).unwrap();
         assert_eq!(found.epochs.len(), found.best + 2);
         let loss = measure(&net, &opposite, 2).unwrap().1;
         assert!((loss - found.epochs[found.best - 1].validation_loss.unwrap()).abs() < 1e-5);

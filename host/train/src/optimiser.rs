@@ -31,7 +31,13 @@ impl AdamW {
     /// # Errors
     ///
     /// If a gradient has another shape than its variable, which no network of this crate makes.
-    pub(crate) fn step(&mut self, vars: &BTreeMap<String, Var>, gradients: &GradStore, rate: f64, decay: f64) -> Result<()> {
+    pub(crate) fn step(
+        &mut self,
+        vars: &BTreeMap<String, Var>,
+        gradients: &GradStore,
+        rate: f64,
+        decay: f64,
+    ) -> Result<()> {
         self.steps += 1;
         let t = i32::try_from(self.steps).unwrap_or(i32::MAX);
         let (first, second) = (1.0 - BETA1.powi(t), 1.0 - BETA2.powi(t));
@@ -41,7 +47,12 @@ impl AdamW {
             let Some(gradient) = gradients.get(var) else { continue };
             let gradient: Vec<f32> = gradient.flatten_all()?.to_vec1()?;
             let mut values: Vec<f32> = var.flatten_all()?.to_vec1()?;
-            ensure!(gradient.len() == values.len(), "expected a gradient of {} values for {name}, found {}", values.len(), gradient.len());
+            ensure!(
+                gradient.len() == values.len(),
+                "expected a gradient of {} values for {name}, found {}",
+                values.len(),
+                gradient.len()
+            );
             let n = values.len();
             let (m, v) = self.moments.entry(name.clone()).or_insert_with(|| (vec![0.0; n], vec![0.0; n]));
             let keep = if var.rank() > 1 { (1.0 - rate * decay) as f32 } else { 1.0 };
@@ -59,7 +70,8 @@ impl AdamW {
     /// Returns the state as tensors named `m.NAME` and `v.NAME`, and the number of steps.
     pub(crate) fn save(&self) -> (Tensors, u64) {
         let flat = |data: &Vec<f32>| Tensor { shape: vec![data.len()], data: data.clone() };
-        let both = |(n, (m, v)): (&String, &(Vec<f32>, Vec<f32>))| [(format!("m.{n}"), flat(m)), (format!("v.{n}"), flat(v))];
+        let both =
+            |(n, (m, v)): (&String, &(Vec<f32>, Vec<f32>))| [(format!("m.{n}"), flat(m)), (format!("v.{n}"), flat(v))];
         (self.moments.iter().flat_map(both).collect(), self.steps)
     }
 

@@ -29,7 +29,9 @@ pub struct Pixels {
 /// Reads one picture; `Ok(Err(_))` is a picture to leave out.
 pub(crate) fn read(sample: &Sample, preprocessing: &Preprocessing, on_bad: OnBad) -> Result<Result<Pixels, Ignored>> {
     match load(sample) {
-        Ok((bytes, rgb)) => Ok(Ok(Pixels { data: preprocess(&rgb, preprocessing), digest: *blake3::hash(&bytes).as_bytes() })),
+        Ok((bytes, rgb)) => {
+            Ok(Ok(Pixels { data: preprocess(&rgb, preprocessing), digest: *blake3::hash(&bytes).as_bytes() }))
+        }
         Err(reason) if on_bad == OnBad::Fail => bail!("{}: {reason}", sample.path.display()),
         Err(reason) => Ok(Err(Ignored { path: sample.path.clone(), reason })),
     }

@@ -61,7 +61,11 @@ impl Pretrained {
     pub fn read(path: &Path, architecture: Architecture, input: Option<u32>) -> Result<Self> {
         let doing = || format!("reading weights {}", path.display());
         let len = fs::metadata(path).with_context(doing)?.len();
-        ensure!(len <= MAX_FILE_LEN, "expected weights of at most {MAX_FILE_LEN} bytes, found {len} in {}", path.display());
+        ensure!(
+            len <= MAX_FILE_LEN,
+            "expected weights of at most {MAX_FILE_LEN} bytes, found {len} in {}",
+            path.display()
+        );
         let bytes = fs::read(path).with_context(doing)?;
         let extension = path.extension().and_then(|e| e.to_str());
         let (tensors, metadata) = match extension {
@@ -92,7 +96,12 @@ impl Pretrained {
     ///
     /// If head and backbone do not fit.
     pub fn with_head(&self, labels: &[String], head: &Head) -> Result<Vec<u8>> {
-        let export = Export { network: &self.network, weights: &self.backbone, head: Some(head), preprocessing: &self.preprocessing };
+        let export = Export {
+            network: &self.network,
+            weights: &self.backbone,
+            head: Some(head),
+            preprocessing: &self.preprocessing,
+        };
         let metadata = Metadata::from([
             (LABELS.to_owned(), serde_json::to_string(labels)?),
             (PREPROCESSING.to_owned(), self.preprocessing.to_json()),
@@ -120,7 +129,13 @@ impl Pretrained {
             );
         }
         let told = match entry {
-            Some(e) => Conventions { padding: e.padding, bn_eps: e.bn_eps, mean: e.normalisation.0, std: e.normalisation.1, input: e.input },
+            Some(e) => Conventions {
+                padding: e.padding,
+                bn_eps: e.bn_eps,
+                mean: e.normalisation.0,
+                std: e.normalisation.1,
+                input: e.input,
+            },
             None => Conventions::of(metadata)?,
         };
         let crop = input.unwrap_or(told.input);
@@ -188,8 +203,10 @@ impl Conventions {
 
     fn of(metadata: &BTreeMap<String, String>) -> Result<Self> {
         let Some(text) = metadata.get(Self::KEY) else { return Ok(Self::default()) };
-        let found: Self = serde_json::from_str(text).with_context(|| format!("reading the weights' metadata {text:?}"))?;
-        let positive = [found.bn_eps, found.std[0], found.std[1], found.std[2]].iter().all(|v| v.is_finite() && *v > 0.0);
+        let found: Self =
+            serde_json::from_str(text).with_context(|| format!("reading the weights' metadata {text:?}"))?;
+        let positive =
+            [found.bn_eps, found.std[0], found.std[1], found.std[2]].iter().all(|v| v.is_finite() && *v > 0.0);
         ensure!(positive, "expected positive std and bn_eps in the weights' metadata, found {text}");
         Ok(found)
     }
@@ -238,7 +255,9 @@ mod tests {
         assert_eq!((p.network.padding, p.network.bn_eps), (Padding::TfSame, 1e-3));
         assert_eq!(p.preprocessing, Preprocessing::centre_crop(96, Preprocessing::UNIT));
         assert_eq!(network(&p.facts), p.network);
-        for (text, word) in [(r#"{"padding":"valid"}"#, "valid"), (r#"{"bn_eps":0}"#, "positive"), (r#"{"eps":1}"#, "eps")] {
+        for (text, word) in
+            [(r#"{"padding":"valid"}"#, "valid"), (r#"{"bn_eps":0}"#, "positive"), (r#"{"eps":1}"#, "eps")]
+        {
             let path = write(dir.path(), "b.safetensors", &[("graft", text)]);
             let error = format!("{:#}", Pretrained::read(&path, architecture, None).unwrap_err());
             assert!(error.contains(word), "{error}");

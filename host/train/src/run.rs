@@ -13,6 +13,7 @@ use graft_zoo::{Network, Preprocessing, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::fit::{Epoch, Schedule};
+use crate::net::Norm;
 use crate::pretrained::{Conventions, Facts, network};
 
 /// Everything needed to repeat a run; the text of `run.json`.
@@ -56,6 +57,8 @@ pub struct Record {
 pub struct FineTuned {
     /// How many of the last stages.
     pub unfrozen: usize,
+    /// Which statistics normalised.
+    pub norm: Norm,
     /// Share of the pictures that chose the best epoch; 0 where the last one was taken.
     pub validation: f64,
     /// How.
@@ -138,13 +141,20 @@ impl Run {
         let text = fs::read_to_string(&path)
             .with_context(|| format!("expected a finished run in {}, found no readable {RECORD}", folder.display()))?;
         let record: Record = serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
-        ensure!(record.format == FORMAT, "expected a run of format {FORMAT}, found {} in {}", record.format, path.display());
+        ensure!(
+            record.format == FORMAT,
+            "expected a run of format {FORMAT}, found {} in {}",
+            record.format,
+            path.display()
+        );
         let path = folder.join(WEIGHTS);
         let doing = || format!("reading {}", path.display());
         let (tensors, _) = read_safetensors(&fs::read(&path).with_context(doing)?).with_context(doing)?;
         let network = network(&record.weights);
-        let weights = graft_zoo::Weights::from_tensors(record.weights.architecture, &network, tensors).with_context(doing)?;
-        let (weight, bias) = weights.head.with_context(|| format!("expected a head in {}, found none", path.display()))?;
+        let weights =
+            graft_zoo::Weights::from_tensors(record.weights.architecture, &network, tensors).with_context(doing)?;
+        let (weight, bias) =
+            weights.head.with_context(|| format!("expected a head in {}, found none", path.display()))?;
         ensure!(
             bias.data.len() == record.labels.len(),
             "expected {} classes in {}, found {}",

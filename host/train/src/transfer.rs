@@ -46,6 +46,9 @@ pub struct Plan<'a> {
 pub struct FineTune<'a> {
     /// How many of the last stages.
     pub unfrozen: usize,
+    /// Which statistics normalise: those of a few pictures are worse than those of the many that a large backbone has
+    /// seen, but let a small one go further.
+    pub norm: Norm,
     /// How to descend.
     pub schedule: Schedule,
     /// Share of the pictures that chooses the best epoch; 0 takes the last one.
@@ -90,7 +93,9 @@ pub fn transfer(plan: &Plan<'_>, stop: &AtomicBool, mut progress: impl FnMut(Sta
     ensure!(labels.len() >= 2, "expected at least two classes, found {}: {}", labels.len(), labels.join(", "));
     let start = Instant::now();
     let samples = &plan.dataset.samples;
-    let found = features(plan.pretrained, samples, plan.cache, plan.on_bad, stop, |done, of| progress(Stage::Features, done, of))?;
+    let found = features(plan.pretrained, samples, plan.cache, plan.on_bad, stop, |done, of| {
+        progress(Stage::Features, done, of)
+    })?;
     let features_seconds = start.elapsed().as_secs_f64();
     let classes: Vec<usize> = found.rows.iter().map(|&i| samples[i].class).collect();
     for (class, label) in labels.iter().enumerate() {
@@ -101,7 +106,8 @@ pub fn transfer(plan: &Plan<'_>, stop: &AtomicBool, mut progress: impl FnMut(Sta
     // What chooses the best epoch must be new to the head as well.
     let share = plan.fine_tune.as_ref().map_or(0.0, |f| f.validation);
     let (kept, held_out) = parts(plan.dataset, &found.rows, share, plan.seed);
-    let fitted = fit_head(&problem.pick(&kept), plan.seed, |done, of| progress(Stage::Head, done, of)).context("fitting the head")?;
+    let fitted = fit_head(&problem.pick(&kept), plan.seed, |done, of| progress(Stage::Head, done, of))
+        .context("fitting the head")?;
     let head_seconds = start.elapsed().as_secs_f64();
     let (mut backbone, mut head, mut fine_tuned) = (plan.pretrained.backbone.clone(), fitted.head, None);
     if let Some(tune) = &plan.fine_tune {
@@ -152,15 +158,16 @@ fn fine_tune(
 ) -> Result<(Tensors, Head, FineTuned)> {
     let start = Instant::now();
     let p = plan.pretrained;
-    // The statistics of a few pictures are worse than those of the many that the backbone has seen.
-    let mut net = Net::new(&p.network, &p.backbone, &head, &p.preprocessing, tune.unfrozen, Norm::Frozen, &tune.device)?;
+    let mut net = Net::new(&p.network, &p.backbone, &head, &p.preprocessing, tune.unfrozen, tune.norm, &tune.device)?;
     let train = Photos::new(train, &p.preprocessing);
     let validation = Photos::new(validation, &p.preprocessing);
     let held_out: Option<&dyn Source> = if validation.classes.is_empty() { None } else { Some(&validation) };
-    let done = fit(&mut net, &train, held_out, &tune.schedule, tune.checkpoint, stop, progress).context("fine-tuning")?;
+    let done =
+        fit(&mut net, &train, held_out, &tune.schedule, tune.checkpoint, stop, progress).context("fine-tuning")?;
     let (backbone, head) = net.finish()?;
     let record = FineTuned {
         unfrozen: tune.unfrozen,
+        norm: tune.norm,
         validation: tune.validation,
         schedule: tune.schedule.clone(),
         epochs: done.epochs,

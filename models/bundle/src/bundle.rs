@@ -48,7 +48,11 @@ impl Bundle {
         }
         let digest = Digest::of(payload);
         if digest != head.payload_digest() {
-            return Err(BundleError::Digest { what: "the payload".into(), expected: head.payload_digest(), found: digest });
+            return Err(BundleError::Digest {
+                what: "the payload".into(),
+                expected: head.payload_digest(),
+                found: digest,
+            });
         }
         let mut offsets = Vec::with_capacity(head.manifest().chunks.len());
         let mut at = 0;
@@ -78,7 +82,9 @@ impl Bundle {
 
     /// Returns a chunk as stored, which is how it travels; nothing for an index that the manifest has not.
     pub fn stored_chunk(&self, index: usize) -> &[u8] {
-        let (Some(&from), Some(chunk)) = (self.offsets.get(index), self.manifest().chunks.get(index)) else { return &[] };
+        let (Some(&from), Some(chunk)) = (self.offsets.get(index), self.manifest().chunks.get(index)) else {
+            return &[];
+        };
         self.payload.get(from..from + chunk.stored_len as usize).unwrap_or_default()
     }
 
@@ -95,7 +101,8 @@ impl Bundle {
     ///
     /// [`BundleError::NoFile`].
     pub fn file(&self, path: &str) -> Result<Vec<u8>, BundleError> {
-        let entry = self.manifest().files.iter().find(|f| f.path == path).ok_or_else(|| BundleError::NoFile(path.into()))?;
+        let entry =
+            self.manifest().files.iter().find(|f| f.path == path).ok_or_else(|| BundleError::NoFile(path.into()))?;
         let mut bytes = Vec::with_capacity(usize::try_from(entry.len).unwrap_or(0));
         for &index in &entry.chunks {
             bytes.extend(self.chunk(index as usize)?);

@@ -47,7 +47,9 @@ impl FromStr for Digest {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        unhex(text).map(Self).ok_or_else(|| format!("expected a digest of 64 lower-case hexadecimal digits, found {text:?}"))
+        unhex(text)
+            .map(Self)
+            .ok_or_else(|| format!("expected a digest of 64 lower-case hexadecimal digits, found {text:?}"))
     }
 }
 

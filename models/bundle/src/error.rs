@@ -55,7 +55,9 @@ pub enum BundleError {
     #[error("the manifest is not valid: {0}; pack the bundle again")]
     Manifest(String),
     /// Bytes do not match their digest.
-    #[error("expected {what} with digest {expected}, found {found}: the file is damaged or was altered; copy or pack it again")]
+    #[error(
+        "expected {what} with digest {expected}, found {found}: the file is damaged or was altered; copy or pack it again"
+    )]
     Digest {
         /// What was checked.
         what: String,
@@ -82,7 +84,9 @@ pub enum BundleError {
     #[error("expected an unsigned bundle or an ed25519 signature, found {0}")]
     SignatureKind(String),
     /// The key is not trusted.
-    #[error("signed by key {found}, which is not among the {trusted} trusted keys; add it to trusted_keys or sign with a trusted one")]
+    #[error(
+        "signed by key {found}, which is not among the {trusted} trusted keys; add it to trusted_keys or sign with a trusted one"
+    )]
     Untrusted {
         /// Fingerprint of the key.
         found: String,
@@ -90,7 +94,9 @@ pub enum BundleError {
         trusted: usize,
     },
     /// There is no signature and the policy wants one.
-    #[error("expected a signed bundle, found an unsigned one; pack it with --key, or allow unsigned bundles on a bench")]
+    #[error(
+        "expected a signed bundle, found an unsigned one; pack it with --key, or allow unsigned bundles on a bench"
+    )]
     Unsigned,
     /// A name that the bundle does not hold.
     #[error("expected file {0} in the bundle, found none of that name")]

@@ -104,7 +104,11 @@ impl Head {
         let len = number(12).ok_or_else(cut)?;
         match usize::try_from(len) {
             Ok(len) if len <= MAX_MANIFEST_LEN => Ok(len),
-            _ => Err(BundleError::Limit { what: "bytes in the manifest", limit: MAX_MANIFEST_LEN as u64, found: len.into() }),
+            _ => Err(BundleError::Limit {
+                what: "bytes in the manifest",
+                limit: MAX_MANIFEST_LEN as u64,
+                found: len.into(),
+            }),
         }
     }
 
@@ -120,7 +124,8 @@ impl Head {
             KIND_NONE if *key == [0; 32] && *signature == [0; 64] => None,
             KIND_NONE => return Err(BundleError::SignatureKind("kind 0 with a key or signature".into())),
             KIND_ED25519 => {
-                let public = VerifyingKey::from_bytes(key).map_err(|_| BundleError::SignatureKind("a key that is none".into()))?;
+                let public = VerifyingKey::from_bytes(key)
+                    .map_err(|_| BundleError::SignatureKind("a key that is none".into()))?;
                 let fingerprint = PublicKey(*key).fingerprint();
                 // Strict: one signature only for a key and a text, and no weak keys.
                 public
@@ -134,7 +139,11 @@ impl Head {
     }
 
     /// Puts a head together and signs it where a key is given.
-    pub(crate) fn make(manifest: Manifest, payload_digest: Digest, key: Option<&SecretKey>) -> Result<Self, BundleError> {
+    pub(crate) fn make(
+        manifest: Manifest,
+        payload_digest: Digest,
+        key: Option<&SecretKey>,
+    ) -> Result<Self, BundleError> {
         let json = manifest.to_json()?;
         if json.len() > MAX_MANIFEST_LEN {
             let found = json.len() as u64;

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{MAX_CHUNK_LEN, MAX_CHUNKS, MAX_FILES, MAX_GOLDEN, MAX_LABELS, MAX_PAYLOAD_LEN, MAX_STORED_LEN, MAX_TEXT_LEN};
+use crate::limits::{
+    MAX_CHUNK_LEN, MAX_CHUNKS, MAX_FILES, MAX_GOLDEN, MAX_LABELS, MAX_PAYLOAD_LEN, MAX_STORED_LEN, MAX_TEXT_LEN,
+};
 use crate::{BundleError, Digest, MODEL_FILE};
 
 /// What a bundle holds. Its JSON has the fields in this order and no white space; another text of the same content is
@@ -77,7 +79,9 @@ impl Manifest {
     pub(crate) fn parse(json: &[u8]) -> Result<Self, BundleError> {
         let manifest: Self = serde_json::from_slice(json).map_err(|e| BundleError::Manifest(e.to_string()))?;
         if manifest.to_json()? != json {
-            return Err(BundleError::Manifest("expected canonical JSON, found another text of the same content".into()));
+            return Err(BundleError::Manifest(
+                "expected canonical JSON, found another text of the same content".into(),
+            ));
         }
         manifest.check()?;
         Ok(manifest)
@@ -135,14 +139,19 @@ impl Manifest {
                 let place = usize::try_from(index).unwrap_or(usize::MAX);
                 let (Some(chunk), Some(used)) = (self.chunks.get(place), used.get_mut(place)) else {
                     let count = self.chunks.len();
-                    return Err(BundleError::Manifest(format!("expected chunks below {count}, found {index} in {:?}", file.path)));
+                    return Err(BundleError::Manifest(format!(
+                        "expected chunks below {count}, found {index} in {:?}",
+                        file.path
+                    )));
                 };
                 *used = true;
                 len += u64::from(chunk.raw_len);
             }
             if len != file.len {
                 let (path, wanted) = (&file.path, file.len);
-                return Err(BundleError::Manifest(format!("expected {wanted} bytes in {path:?}, found chunks of {len}")));
+                return Err(BundleError::Manifest(format!(
+                    "expected {wanted} bytes in {path:?}, found chunks of {len}"
+                )));
             }
         }
         // A path must not be a folder of another one.
@@ -152,10 +161,16 @@ impl Manifest {
             }
         }
         if self.payload_len() > MAX_PAYLOAD_LEN {
-            return Err(BundleError::Limit { what: "bytes in all files", limit: MAX_PAYLOAD_LEN, found: self.payload_len() });
+            return Err(BundleError::Limit {
+                what: "bytes in all files",
+                limit: MAX_PAYLOAD_LEN,
+                found: self.payload_len(),
+            });
         }
         if let Some(index) = used.iter().position(|u| !u) {
-            return Err(BundleError::Manifest(format!("expected every chunk to belong to a file, found {index} in none")));
+            return Err(BundleError::Manifest(format!(
+                "expected every chunk to belong to a file, found {index} in none"
+            )));
         }
         if !paths.contains(MODEL_FILE) {
             return Err(BundleError::Manifest(format!("expected a file {MODEL_FILE}, found none")));
@@ -169,11 +184,17 @@ impl Manifest {
         }
         for golden in &self.golden {
             if !self.files.iter().any(|f| f.path == golden.file) {
-                return Err(BundleError::Manifest(format!("expected the golden sample {:?} among the files, found none", golden.file)));
+                return Err(BundleError::Manifest(format!(
+                    "expected the golden sample {:?} among the files, found none",
+                    golden.file
+                )));
             }
             if golden.logits.len() != self.labels.len() || golden.logits.iter().any(|v| !v.is_finite()) {
                 let (count, found) = (self.labels.len(), golden.logits.len());
-                return Err(BundleError::Manifest(format!("expected {count} finite logits in {:?}, found {found}", golden.file)));
+                return Err(BundleError::Manifest(format!(
+                    "expected {count} finite logits in {:?}, found {found}",
+                    golden.file
+                )));
             }
         }
         Ok(())
@@ -207,7 +228,9 @@ mod tests {
         for good in ["model.onnx", "golden/00.jpg", "a/b/c/d"] {
             assert!(is_plain(good), "{good}");
         }
-        for bad in ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/", ".x", "C:\\x", "a\\b", "ä", "a b", "a/b/c/d/e", "a\0b"] {
+        for bad in
+            ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/", ".x", "C:\\x", "a\\b", "ä", "a b", "a/b/c/d/e", "a\0b"]
+        {
             assert!(!is_plain(bad), "{bad:?}");
         }
     }

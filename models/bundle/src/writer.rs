@@ -76,10 +76,15 @@ impl BundleWriter {
             let index = match self.index.get(&digest) {
                 Some(&index) => index,
                 None => {
-                    let stored = zstd::bulk::compress(part, LEVEL).map_err(|e| BundleError::Manifest(format!("packing {path}: {e}")))?;
+                    let stored = zstd::bulk::compress(part, LEVEL)
+                        .map_err(|e| BundleError::Manifest(format!("packing {path}: {e}")))?;
                     let index = u32::try_from(self.manifest.chunks.len()).unwrap_or(u32::MAX);
                     let len = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-                    self.manifest.chunks.push(ChunkEntry { digest, raw_len: len(part.len()), stored_len: len(stored.len()) });
+                    self.manifest.chunks.push(ChunkEntry {
+                        digest,
+                        raw_len: len(part.len()),
+                        stored_len: len(stored.len()),
+                    });
                     self.payload.extend(stored);
                     self.index.insert(digest, index);
                     index
@@ -87,7 +92,12 @@ impl BundleWriter {
             };
             chunks.push(index);
         }
-        self.manifest.files.push(FileEntry { path: path.into(), len: bytes.len() as u64, digest: Digest::of(bytes), chunks });
+        self.manifest.files.push(FileEntry {
+            path: path.into(),
+            len: bytes.len() as u64,
+            digest: Digest::of(bytes),
+            chunks,
+        });
         Ok(self)
     }
 

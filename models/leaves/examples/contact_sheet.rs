@@ -12,14 +12,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [kind, out, rest @ ..] = args.as_slice() else {
         return Err("expected: leaves|pretrain OUT.png [SIZE] [COLUMNS] [SEED]".into());
     };
-    let number =
-        |i: usize, default: u32| rest.get(i).map_or(Ok(default), |text| text.parse::<u32>());
+    let number = |i: usize, default: u32| rest.get(i).map_or(Ok(default), |text| text.parse::<u32>());
     let (size, columns, seed) = (number(0, 128)?, number(1, 10)?, number(2, 0)?);
-    let rows = if kind == "leaves" {
-        LeafClass::ALL.len()
-    } else {
-        PRETRAIN_CLASSES.len()
-    };
+    let rows = if kind == "leaves" { LeafClass::ALL.len() } else { PRETRAIN_CLASSES.len() };
     let mut sheet = RgbImage::new(columns * (size + 2), u32::try_from(rows)? * (size + 2));
     let start = Instant::now();
     for row in 0..rows {

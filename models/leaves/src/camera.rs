@@ -13,34 +13,18 @@ pub(crate) fn develop(mut scene: Picture, rng: &mut Rng) -> RgbImage {
     let exposure = exp2(rng.range(-0.35, 0.55));
     let warmth = rng.range(-0.13, 0.13);
     let tint = rng.range(-0.05, 0.05);
-    let gains = [
-        exposure * (1.0 + warmth),
-        exposure * (1.0 + tint),
-        exposure * (1.0 - warmth),
-    ];
+    let gains = [exposure * (1.0 + warmth), exposure * (1.0 + tint), exposure * (1.0 - warmth)];
     let contrast = rng.range(0.8, 1.2);
     let saturation = rng.range(0.7, 1.2);
     let vignette = rng.range(0.0, 0.35);
     let slope = (rng.range(-0.25, 0.25), rng.range(-0.25, 0.25));
-    let haze = if rng.chance(0.2) {
-        rng.range(0.02, 0.12)
-    } else {
-        0.0
-    };
+    let haze = if rng.chance(0.2) { rng.range(0.02, 0.12) } else { 0.0 };
     // Blur is drawn for a picture of 128 pixels, so that a larger picture shows the same scene.
     let sharpness = scene.size as f32 / 128.0;
-    let blur = if rng.chance(0.25) {
-        rng.range(0.8, 1.7)
-    } else {
-        rng.range(0.2, 0.7)
-    };
+    let blur = if rng.chance(0.25) { rng.range(0.8, 1.7) } else { rng.range(0.2, 0.7) };
     scene.blur(blur * sharpness);
 
-    let noise = if rng.chance(0.25) {
-        rng.range(0.02, 0.05)
-    } else {
-        rng.range(0.004, 0.018)
-    };
+    let noise = if rng.chance(0.25) { rng.range(0.02, 0.05) } else { rng.range(0.004, 0.018) };
     let side = scene.size as f32;
     let mut photo = RgbImage::new(scene.size as u32, scene.size as u32);
     for (index, (pixel, out)) in scene.pixels.iter().zip(photo.pixels_mut()).enumerate() {

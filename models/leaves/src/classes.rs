@@ -31,14 +31,7 @@ pub enum LeafClass {
 
 impl LeafClass {
     /// Every class, in the order of the labels.
-    pub const ALL: [Self; 6] = [
-        Self::Healthy,
-        Self::Rust,
-        Self::Blight,
-        Self::Mildew,
-        Self::LeafSpot,
-        Self::Mosaic,
-    ];
+    pub const ALL: [Self; 6] = [Self::Healthy, Self::Rust, Self::Blight, Self::Mildew, Self::LeafSpot, Self::Mosaic];
 
     /// The class's name, fit for a folder and a label.
     #[must_use]
@@ -79,11 +72,7 @@ pub fn leaf_picture(class: LeafClass, seed: u64, size: u32) -> RgbImage {
     let mut rng = Rng::new(class.tag(), seed);
     let mut scene = ground(side(size), &mut rng);
     let sun = (rng.range(-0.04, 0.04), rng.range(-0.04, 0.04));
-    let shadow = Shadow {
-        offset: sun,
-        depth: rng.range(0.15, 0.6),
-        soft: rng.range(0.01, 0.04),
-    };
+    let shadow = Shadow { offset: sun, depth: rng.range(0.15, 0.6), soft: rng.range(0.01, 0.04) };
     let plant = Plant::draw(&mut rng);
     let severity = severity(&mut rng);
 
@@ -103,10 +92,7 @@ pub fn leaf_picture(class: LeafClass, seed: u64, size: u32) -> RgbImage {
     }
     let drift = if rng.chance(0.25) { 0.22 } else { 0.08 };
     let pose = Pose {
-        centre: (
-            0.5 + rng.range(-drift, drift),
-            0.5 + rng.range(-drift, drift),
-        ),
+        centre: (0.5 + rng.range(-drift, drift), 0.5 + rng.range(-drift, drift)),
         angle: rng.range(0.0, TAU),
         length: rng.range(0.7, 1.2),
     };
@@ -134,12 +120,7 @@ impl Plant {
             5..=7 => Outline::Serrate,
             _ => Outline::Lobed,
         };
-        Self {
-            outline,
-            hue: rng.range(76.0, 132.0),
-            saturation: rng.range(0.38, 0.75),
-            value: rng.range(0.26, 0.58),
-        }
+        Self { outline, hue: rng.range(76.0, 132.0), saturation: rng.range(0.38, 0.75), value: rng.range(0.26, 0.58) }
     }
 }
 
@@ -193,12 +174,7 @@ pub(crate) mod tests {
 
     /// FNV-1a over the bytes of a picture.
     pub(crate) fn digest(picture: &RgbImage) -> u64 {
-        picture
-            .as_raw()
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325, |h, &b| {
-                (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
-            })
+        picture.as_raw().iter().fold(0xcbf2_9ce4_8422_2325, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
     }
 
     /// Mean share of pixels that `is_sign` holds for, over the same number of pictures of a class.
@@ -206,24 +182,15 @@ pub(crate) mod tests {
         let mut hits = 0usize;
         for seed in 0..40 {
             let picture = leaf_picture(class, seed, 48);
-            hits += picture
-                .pixels()
-                .filter(|p| is_sign(p.0.map(f32::from)))
-                .count();
+            hits += picture.pixels().filter(|p| is_sign(p.0.map(f32::from))).count();
         }
         hits as f32 / (40.0 * 48.0 * 48.0)
     }
 
     #[test]
     fn a_picture_is_the_same_for_ever() {
-        let digests: Vec<u64> = LeafClass::ALL
-            .iter()
-            .map(|&class| digest(&leaf_picture(class, 1, 64)))
-            .collect();
-        assert_eq!(
-            digests, PINNED,
-            "found {digests:#x?}; a new generator makes a new data set"
-        );
+        let digests: Vec<u64> = LeafClass::ALL.iter().map(|&class| digest(&leaf_picture(class, 1, 64))).collect();
+        assert_eq!(digests, PINNED, "found {digests:#x?}; a new generator makes a new data set");
     }
 
     const PINNED: [u64; 6] = [
@@ -260,10 +227,7 @@ pub(crate) mod tests {
     fn extreme_seeds_give_different_pictures() {
         let seeds = [0, 1, u64::from(u32::MAX), 1 << 63, u64::MAX - 1, u64::MAX];
         for class in LeafClass::ALL {
-            let mut digests: Vec<u64> = seeds
-                .iter()
-                .map(|&s| digest(&leaf_picture(class, s, 24)))
-                .collect();
+            let mut digests: Vec<u64> = seeds.iter().map(|&s| digest(&leaf_picture(class, s, 24))).collect();
             digests.sort_unstable();
             digests.dedup();
             assert_eq!(digests.len(), seeds.len());
@@ -273,45 +237,29 @@ pub(crate) mod tests {
     #[test]
     fn rust_is_more_orange_than_health() {
         let is_orange = |[r, g, b]: [f32; 3]| r > 1.35 * g && g > 1.3 * b && r > 90.0;
-        let (sick, sound) = (
-            share(LeafClass::Rust, is_orange),
-            share(LeafClass::Healthy, is_orange),
-        );
-        assert!(
-            sick > 1.5 * sound && sick > 0.01,
-            "rust {sick}, healthy {sound}"
-        );
+        let (sick, sound) = (share(LeafClass::Rust, is_orange), share(LeafClass::Healthy, is_orange));
+        assert!(sick > 1.5 * sound && sick > 0.01, "rust {sick}, healthy {sound}");
     }
 
     #[test]
     fn mildew_is_whiter_on_the_leaf_than_health() {
         // A leaf's green is what powder takes away; the ground of both classes is of the same kinds.
         let is_green = |[r, g, b]: [f32; 3]| g > 1.15 * r && g > 1.15 * b;
-        let (sick, sound) = (
-            share(LeafClass::Mildew, is_green),
-            share(LeafClass::Healthy, is_green),
-        );
+        let (sick, sound) = (share(LeafClass::Mildew, is_green), share(LeafClass::Healthy, is_green));
         assert!(sick < 0.85 * sound, "mildew {sick}, healthy {sound}");
     }
 
     #[test]
     fn mosaic_is_yellower_than_health() {
         let is_yellow = |[r, g, b]: [f32; 3]| r > 0.85 * g && g > 1.35 * b && g > 80.0;
-        let (sick, sound) = (
-            share(LeafClass::Mosaic, is_yellow),
-            share(LeafClass::Healthy, is_yellow),
-        );
+        let (sick, sound) = (share(LeafClass::Mosaic, is_yellow), share(LeafClass::Healthy, is_yellow));
         assert!(sick > 1.2 * sound, "mosaic {sick}, healthy {sound}");
     }
 
     #[test]
     fn the_names_are_those_of_folders_and_all_different() {
         let mut names: Vec<&str> = LeafClass::ALL.iter().map(|class| class.name()).collect();
-        assert!(
-            names
-                .iter()
-                .all(|n| n.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
-        );
+        assert!(names.iter().all(|n| n.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')));
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), LeafClass::ALL.len());

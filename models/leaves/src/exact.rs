@@ -42,9 +42,7 @@ pub(crate) fn exp2(x: f32) -> f32 {
     let x = x.clamp(-126.0, 126.0);
     let whole = floor(x);
     let t = (x - whole) * std::f32::consts::LN_2;
-    let part = 1.0
-        + t * (1.0
-            + t * (0.5 + t * (1.0 / 6.0 + t * (1.0 / 24.0 + t * (1.0 / 120.0 + t / 720.0)))));
+    let part = 1.0 + t * (1.0 + t * (0.5 + t * (1.0 / 6.0 + t * (1.0 / 24.0 + t * (1.0 / 120.0 + t / 720.0)))));
     f32::from_bits(((whole as i32 + 127) as u32) << 23) * part
 }
 
@@ -63,9 +61,7 @@ pub(crate) fn pow(x: f32, p: f32) -> f32 {
     let mantissa = f32::from_bits((bits & 0x007f_ffff) | 0x3f80_0000);
     let s = (mantissa - 1.0) / (mantissa + 1.0);
     let q = s * s;
-    let ln = 2.0
-        * s
-        * (1.0 + q * (1.0 / 3.0 + q * (1.0 / 5.0 + q * (1.0 / 7.0 + q * (1.0 / 9.0 + q / 11.0)))));
+    let ln = 2.0 * s * (1.0 + q * (1.0 / 3.0 + q * (1.0 / 5.0 + q * (1.0 / 7.0 + q * (1.0 / 9.0 + q / 11.0)))));
     exp2(p * (exponent + ln * std::f32::consts::LOG2_E))
 }
 
@@ -83,8 +79,7 @@ pub(crate) fn angle(x: f32, y: f32) -> f32 {
     let (ax, ay) = (x.abs(), y.abs());
     let r = ax.min(ay) / ax.max(ay).max(f32::MIN_POSITIVE);
     let q = r * r;
-    let small =
-        r * (0.999_866 + q * (-0.330_299_5 + q * (0.180_141 + q * (-0.085_133 + q * 0.020_835_1))));
+    let small = r * (0.999_866 + q * (-0.330_299_5 + q * (0.180_141 + q * (-0.085_133 + q * 0.020_835_1))));
     let first = if ay > ax { FRAC_PI_2 - small } else { small };
     let half = if x < 0.0 { PI - first } else { first };
     if y < 0.0 { -half } else { half }
@@ -103,15 +98,9 @@ mod tests {
             assert!((exp2(x) / x.exp2() - 1.0).abs() < 2e-5, "exp2 {x}");
             assert!((bell(x) - (-0.5 * x * x).exp()).abs() < 2e-5, "bell {x}");
             let positive = x.abs() + 0.01;
-            assert!(
-                (pow(positive, 0.7) / positive.powf(0.7) - 1.0).abs() < 2e-5,
-                "pow {positive}"
-            );
+            assert!((pow(positive, 0.7) / positive.powf(0.7) - 1.0).abs() < 2e-5, "pow {positive}");
             for y in [-3.0, -0.2, 0.3, 5.0] {
-                assert!(
-                    (angle(x, y) - f32::atan2(y, x)).abs() < 2e-5,
-                    "angle {x} {y}"
-                );
+                assert!((angle(x, y) - f32::atan2(y, x)).abs() < 2e-5, "angle {x} {y}");
             }
         }
     }

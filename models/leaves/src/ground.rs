@@ -21,11 +21,7 @@ pub(crate) fn ground(size: usize, rng: &mut Rng) -> Picture {
 pub(crate) fn soil(size: usize, rng: &mut Rng) -> Picture {
     let hue = rng.range(14.0, 42.0);
     let dark = hsv(hue, rng.range(0.25, 0.6), rng.range(0.10, 0.25));
-    let light = hsv(
-        hue + rng.range(-6.0, 8.0),
-        rng.range(0.15, 0.5),
-        rng.range(0.35, 0.6),
-    );
+    let light = hsv(hue + rng.range(-6.0, 8.0), rng.range(0.15, 0.5), rng.range(0.35, 0.6));
     let (seed, stones) = (rng.seed(), rng.seed());
     let (scale, stone_scale) = (rng.range(5.0, 12.0), rng.range(8.0, 22.0));
     let stone_share = rng.range(0.0, 0.5);
@@ -46,11 +42,7 @@ pub(crate) fn grass(size: usize, rng: &mut Rng) -> Picture {
     let hue = rng.range(65.0, 120.0);
     let deep = hsv(hue + 10.0, rng.range(0.4, 0.7), rng.range(0.08, 0.2));
     let blade = hsv(hue, rng.range(0.3, 0.65), rng.range(0.3, 0.6));
-    let straw = hsv(
-        rng.range(40.0, 58.0),
-        rng.range(0.25, 0.5),
-        rng.range(0.4, 0.65),
-    );
+    let straw = hsv(rng.range(40.0, 58.0), rng.range(0.25, 0.5), rng.range(0.4, 0.65));
     let dry = rng.range(0.0, 0.45);
     let layers: Vec<(f32, f32, u32, f32)> = (0..4)
         .map(|_| {
@@ -70,11 +62,7 @@ pub(crate) fn grass(size: usize, rng: &mut Rng) -> Picture {
             let blades = step(0.55, 0.72, tuft);
             if blades > 0.0 {
                 let tone = 0.45 + 0.2 * depth as f32;
-                let tip = mixed(
-                    blade,
-                    straw,
-                    dry * 2.0 * value(across * 0.9, along * 0.5, seed ^ 7),
-                );
+                let tip = mixed(blade, straw, dry * 2.0 * value(across * 0.9, along * 0.5, seed ^ 7));
                 colour = mixed(colour, scaled(tip, tone), blades);
             }
         }
@@ -101,11 +89,7 @@ pub(crate) fn boards(size: usize, rng: &mut Rng) -> Picture {
 fn foliage(size: usize, rng: &mut Rng) -> Picture {
     let hue = rng.range(70.0, 130.0);
     let dark = hsv(hue, rng.range(0.3, 0.7), rng.range(0.05, 0.2));
-    let light = hsv(
-        hue + rng.range(-25.0, 10.0),
-        rng.range(0.25, 0.6),
-        rng.range(0.4, 0.75),
-    );
+    let light = hsv(hue + rng.range(-25.0, 10.0), rng.range(0.25, 0.6), rng.range(0.4, 0.75));
     let (seed, scale) = (rng.seed(), rng.range(3.0, 7.0));
     Picture::paint(size, |x, y| {
         let shade = octaves(x * scale, y * scale, seed, 2);
@@ -115,34 +99,15 @@ fn foliage(size: usize, rng: &mut Rng) -> Picture {
 
 fn plain(size: usize, rng: &mut Rng) -> Picture {
     let colour: Colour = match rng.count(0, 3) {
-        0 => hsv(
-            rng.range(30.0, 60.0),
-            rng.range(0.0, 0.12),
-            rng.range(0.65, 0.95),
-        ),
-        1 => hsv(
-            rng.range(190.0, 240.0),
-            rng.range(0.1, 0.5),
-            rng.range(0.3, 0.7),
-        ),
-        2 => hsv(
-            rng.range(0.0, 360.0),
-            rng.range(0.0, 0.15),
-            rng.range(0.08, 0.3),
-        ),
-        _ => hsv(
-            rng.range(0.0, 360.0),
-            rng.range(0.05, 0.3),
-            rng.range(0.35, 0.65),
-        ),
+        0 => hsv(rng.range(30.0, 60.0), rng.range(0.0, 0.12), rng.range(0.65, 0.95)),
+        1 => hsv(rng.range(190.0, 240.0), rng.range(0.1, 0.5), rng.range(0.3, 0.7)),
+        2 => hsv(rng.range(0.0, 360.0), rng.range(0.0, 0.15), rng.range(0.08, 0.3)),
+        _ => hsv(rng.range(0.0, 360.0), rng.range(0.05, 0.3), rng.range(0.35, 0.65)),
     };
     let (c, s) = direction(rng.range(0.0, std::f32::consts::TAU));
     let (seed, fall, weave) = (rng.seed(), rng.range(0.0, 0.35), rng.range(0.0, 0.12));
     Picture::paint(size, |x, y| {
         let slope = 1.0 - fall * (0.5 + (x - 0.5) * c + (y - 0.5) * s);
-        scaled(
-            colour,
-            slope * (1.0 + weave * (octaves(x * 40.0, y * 40.0, seed, 2) - 0.5)),
-        )
+        scaled(colour, slope * (1.0 + weave * (octaves(x * 40.0, y * 40.0, seed, 2) - 0.5)))
     })
 }

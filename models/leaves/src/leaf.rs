@@ -120,73 +120,39 @@ impl Leaf {
             blunt: (blunt_base, blunt_tip),
         };
         let lopsided = rng.range(-0.12, 0.12);
-        let sides = [
-            form.side(width * (1.0 + lopsided)),
-            form.side(width * (1.0 - lopsided)),
-        ];
+        let sides = [form.side(width * (1.0 + lopsided)), form.side(width * (1.0 - lopsided))];
         let widest = sides.iter().flatten().copied().fold(0.0, f32::max);
         let along = direction(pose.angle);
-        let base = (
-            pose.centre.0 - 0.5 * pose.length * along.0,
-            pose.centre.1 - 0.5 * pose.length * along.1,
-        );
+        let base = (pose.centre.0 - 0.5 * pose.length * along.0, pose.centre.1 - 0.5 * pose.length * along.1);
         let veins = Veins {
             pairs: rng.count(4, 9) as f32,
             slope: rng.range(0.35, 1.3),
             curve: rng.range(-0.6, 0.9),
-            stagger: if rng.chance(0.5) {
-                rng.range(0.3, 0.5)
-            } else {
-                0.0
-            },
+            stagger: if rng.chance(0.5) { rng.range(0.3, 0.5) } else { 0.0 },
             width: rng.range(0.006, 0.013),
         };
-        let pale = hsv(
-            rng.range(55.0, 95.0),
-            rng.range(0.2, 0.5),
-            rng.range(0.5, 0.85),
-        );
+        let pale = hsv(rng.range(55.0, 95.0), rng.range(0.2, 0.5), rng.range(0.5, 0.85));
         let skin = Skin {
             flesh,
             shade: scaled(flesh, rng.range(0.65, 0.9)),
             vein: mixed(flesh, pale, rng.range(0.3, 1.0)),
             vein_strength: rng.range(0.15, 0.75),
-            net_strength: if rng.chance(0.5) {
-                rng.range(0.05, 0.3)
-            } else {
-                0.0
-            },
+            net_strength: if rng.chance(0.5) { rng.range(0.05, 0.3) } else { 0.0 },
             relief: rng.range(0.0, 0.22),
             fold: rng.range(-0.22, 0.22),
-            gloss: if rng.chance(0.4) {
-                rng.range(0.08, 0.35)
-            } else {
-                0.0
-            },
+            gloss: if rng.chance(0.4) { rng.range(0.08, 0.35) } else { 0.0 },
             gloss_at: (rng.range(0.2, 0.8), rng.range(-0.15, 0.15)),
             blotch_scale: rng.range(2.5, 7.0),
             seed: rng.seed(),
         };
-        Self {
-            base,
-            along,
-            length: pose.length,
-            bend: rng.range(-0.1, 0.1),
-            sides,
-            widest,
-            veins,
-            skin,
-        }
+        Self { base, along, length: pose.length, bend: rng.range(-0.1, 0.1), sides, widest, veins, skin }
     }
 
     /// Gives the place of a point of the leaf in the picture.
     pub(crate) fn place(&self, u: f32, v: f32) -> (f32, f32) {
         let v = v + self.bow(u);
         let (c, s) = self.along;
-        (
-            self.base.0 + self.length * (u * c - v * s),
-            self.base.1 + self.length * (u * s + v * c),
-        )
+        (self.base.0 + self.length * (u * c - v * s), self.base.1 + self.length * (u * s + v * c))
     }
 
     /// Half width at `u` on the side of the sign of `v`.
@@ -194,11 +160,7 @@ impl Leaf {
         let side = &self.sides[usize::from(v < 0.0)];
         let at = u.clamp(0.0, 1.0) * (side.len() - 1) as f32;
         let low = at as usize;
-        lerp(
-            side[low],
-            side[(low + 1).min(side.len() - 1)],
-            at - low as f32,
-        )
+        lerp(side[low], side[(low + 1).min(side.len() - 1)], at - low as f32)
     }
 
     /// A place on the leaf drawn from `rng`, even over its length and width.
@@ -227,13 +189,7 @@ impl Leaf {
     }
 
     /// Darkens what lies beneath, as the leaf's shadow does.
-    pub(crate) fn cast_shadow(
-        &self,
-        picture: &mut Picture,
-        offset: (f32, f32),
-        depth: f32,
-        soft: f32,
-    ) {
+    pub(crate) fn cast_shadow(&self, picture: &mut Picture, offset: (f32, f32), depth: f32, soft: f32) {
         self.each(picture, offset, soft, |_, point, colour| {
             *colour = scaled(*colour, 1.0 - depth * point.cover);
         });
@@ -257,14 +213,7 @@ impl Leaf {
     fn petiole(&self, picture: &mut Picture) {
         let colour = mixed(self.skin.shade, self.skin.vein, 0.5);
         let end = self.place(-0.16, self.bend);
-        crate::marks::stroke(
-            picture,
-            self.place(0.02, 0.0),
-            end,
-            0.022 * self.length,
-            colour,
-            1.0,
-        );
+        crate::marks::stroke(picture, self.place(0.02, 0.0), end, 0.022 * self.length, colour, 1.0);
     }
 
     fn bow(&self, u: f32) -> f32 {
@@ -284,10 +233,7 @@ impl Leaf {
         let centre = (middle.0 + offset.0, middle.1 + offset.1);
         let reach = self.length * (length(0.5, self.widest) + 0.12) + soft;
         picture.splat(centre, reach, |index, dx, dy, colour| {
-            let (x, y) = (
-                dx + centre.0 - offset.0 - self.base.0,
-                dy + centre.1 - offset.1 - self.base.1,
-            );
+            let (x, y) = (dx + centre.0 - offset.0 - self.base.0, dy + centre.1 - offset.1 - self.base.1);
             let u = (x * c + y * s) / self.length;
             if !(-margin..=1.0 + margin).contains(&u) {
                 return;
@@ -299,13 +245,7 @@ impl Leaf {
             let edge = self.half_width(u, v) - v.abs();
             let cover = step(-margin, margin, edge.min(u).min(1.0 - u));
             if cover > 0.0 {
-                let point = Point {
-                    cover,
-                    u,
-                    v,
-                    margin: edge.min(u).min(1.0 - u).max(0.0),
-                    vein: 0.0,
-                };
+                let point = Point { cover, u, v, margin: edge.min(u).min(1.0 - u).max(0.0), vein: 0.0 };
                 paint(index, point, colour);
             }
         });
@@ -341,12 +281,7 @@ impl Veins {
 impl Skin {
     fn colour(&self, veins: &Veins, point: &Point) -> Colour {
         let (u, v) = (point.u, point.v);
-        let blotch = octaves(
-            u * self.blotch_scale + 9.0,
-            v * self.blotch_scale + 9.0,
-            self.seed,
-            3,
-        );
+        let blotch = octaves(u * self.blotch_scale + 9.0, v * self.blotch_scale + 9.0, self.seed, 3);
         let mut colour = mixed(self.shade, self.flesh, step(0.25, 0.75, blotch));
         if self.net_strength > 0.0 {
             let net = cells(u * 26.0, v * 26.0, self.seed ^ 0x77);
@@ -404,22 +339,13 @@ mod tests {
     use super::*;
 
     fn leaf(outline: Outline) -> Leaf {
-        let pose = Pose {
-            centre: (0.5, 0.5),
-            angle: 0.4,
-            length: 0.8,
-        };
+        let pose = Pose { centre: (0.5, 0.5), angle: 0.4, length: 0.8 };
         Leaf::grow(outline, pose, [0.1, 0.5, 0.1], &mut Rng::new(3, 5))
     }
 
     #[test]
     fn places_on_the_leaf_are_painted_as_leaf() {
-        for outline in [
-            Outline::Entire,
-            Outline::Serrate,
-            Outline::Lobed,
-            Outline::Narrow,
-        ] {
+        for outline in [Outline::Entire, Outline::Serrate, Outline::Lobed, Outline::Narrow] {
             let leaf = leaf(outline);
             let mut picture = Picture::paint(256, |_, _| [0.0; 3]);
             let tissue = leaf.paint(&mut picture);

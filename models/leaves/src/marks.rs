@@ -18,20 +18,12 @@ pub(crate) struct Ellipse {
 
 impl Ellipse {
     pub(crate) fn disc(centre: (f32, f32), radius: f32) -> Self {
-        Self {
-            centre,
-            axes: (radius, radius),
-            along: (1.0, 0.0),
-        }
+        Self { centre, axes: (radius, radius), along: (1.0, 0.0) }
     }
 
     /// Paints every pixel in reach; `paint` gets the pixel's number, the relative radius (1 at the edge),
     /// the share of the pixel inside, the position along both axes (-1 to 1) and the colour to change.
-    pub(crate) fn fill(
-        self,
-        picture: &mut Picture,
-        mut paint: impl FnMut(usize, f32, f32, (f32, f32), &mut Colour),
-    ) {
+    pub(crate) fn fill(self, picture: &mut Picture, mut paint: impl FnMut(usize, f32, f32, (f32, f32), &mut Colour)) {
         let (a, b) = (self.axes.0.max(1e-4), self.axes.1.max(1e-4));
         let pixel = 1.0 / picture.size as f32;
         let reach = a.max(b) + pixel;
@@ -49,13 +41,7 @@ impl Ellipse {
     }
 
     /// Fills with one colour at an opacity, where `cover` lets it.
-    pub(crate) fn tint(
-        self,
-        picture: &mut Picture,
-        colour: Colour,
-        opacity: f32,
-        cover: impl Fn(usize) -> f32,
-    ) {
+    pub(crate) fn tint(self, picture: &mut Picture, colour: Colour, opacity: f32, cover: impl Fn(usize) -> f32) {
         self.fill(picture, |index, _, inside, _, out| {
             *out = mixed(*out, colour, opacity * inside * cover(index));
         });
@@ -81,11 +67,7 @@ pub(crate) fn stroke(
         let (px, py) = (x + 0.5 * dx, y + 0.5 * dy);
         let t = ((px * dx + py * dy) / square).clamp(0.0, 1.0);
         let away = length(px - t * dx, py - t * dy);
-        *out = mixed(
-            *out,
-            colour,
-            opacity * step(half + 0.6 * pixel, half - 0.6 * pixel, away),
-        );
+        *out = mixed(*out, colour, opacity * step(half + 0.6 * pixel, half - 0.6 * pixel, away));
     });
 }
 
@@ -121,10 +103,7 @@ mod tests {
         let mut picture = Picture::paint(64, |_, _| [0.0; 3]);
         Ellipse::disc((0.5, 0.5), 0.25).tint(&mut picture, [1.0; 3], 1.0, |_| 1.0);
         let area = picture.pixels.iter().map(|p| p[0]).sum::<f32>() / 4096.0;
-        assert!(
-            (area - std::f32::consts::PI / 16.0).abs() < 0.01,
-            "area {area}"
-        );
+        assert!((area - std::f32::consts::PI / 16.0).abs() < 0.01, "area {area}");
         assert_eq!(picture.pixels[0], [0.0; 3]);
     }
 

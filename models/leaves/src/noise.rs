@@ -3,9 +3,7 @@
 /// Hashes a lattice point.
 #[inline]
 pub(crate) fn hash(x: i32, y: i32, seed: u32) -> u32 {
-    let mut h = (x as u32).wrapping_mul(0x85eb_ca6b)
-        ^ (y as u32).wrapping_mul(0xc2b2_ae35).rotate_left(13)
-        ^ seed;
+    let mut h = (x as u32).wrapping_mul(0x85eb_ca6b) ^ (y as u32).wrapping_mul(0xc2b2_ae35).rotate_left(13) ^ seed;
     h = (h ^ (h >> 15)).wrapping_mul(0x846c_a68b);
     h ^ (h >> 16)
 }
@@ -30,8 +28,7 @@ fn split(x: f32) -> (i32, f32) {
 pub(crate) fn value(x: f32, y: f32, seed: u32) -> f32 {
     let ((ix, tx), (iy, ty)) = (split(x), split(y));
     let (tx, ty) = (ease(tx), ease(ty));
-    let corner =
-        |dx: i32, dy: i32| fraction(hash(ix.wrapping_add(dx), iy.wrapping_add(dy), seed), 0);
+    let corner = |dx: i32, dy: i32| fraction(hash(ix.wrapping_add(dx), iy.wrapping_add(dy), seed), 0);
     let top = lerp(corner(0, 0), corner(1, 0), tx);
     let bottom = lerp(corner(0, 1), corner(1, 1), tx);
     lerp(top, bottom, ty)
@@ -41,12 +38,7 @@ pub(crate) fn value(x: f32, y: f32, seed: u32) -> f32 {
 pub(crate) fn octaves(x: f32, y: f32, seed: u32, count: u32) -> f32 {
     let (mut sum, mut total, mut height, mut scale) = (0.0, 0.0, 1.0, 1.0);
     for octave in 0..count {
-        sum += height
-            * value(
-                x * scale,
-                y * scale,
-                seed.wrapping_add(octave.wrapping_mul(0x9e37_79b9)),
-            );
+        sum += height * value(x * scale, y * scale, seed.wrapping_add(octave.wrapping_mul(0x9e37_79b9)));
         total += height;
         height *= 0.5;
         scale *= 2.03;
@@ -68,11 +60,7 @@ pub(crate) struct Cell {
 /// Cellular (Worley) noise with one feature point per unit square.
 pub(crate) fn cells(x: f32, y: f32, seed: u32) -> Cell {
     let ((ix, _), (iy, _)) = (split(x), split(y));
-    let mut cell = Cell {
-        nearest: 9.0,
-        second: 9.0,
-        id: 0,
-    };
+    let mut cell = Cell { nearest: 9.0, second: 9.0, id: 0 };
     for dy in -1..=1 {
         for dx in -1..=1 {
             let (cx, cy) = (ix.wrapping_add(dx), iy.wrapping_add(dy));
@@ -81,21 +69,13 @@ pub(crate) fn cells(x: f32, y: f32, seed: u32) -> Cell {
             let py = cy as f32 + fraction(id, 1) - y;
             let distance = px * px + py * py;
             if distance < cell.nearest {
-                cell = Cell {
-                    nearest: distance,
-                    second: cell.nearest,
-                    id,
-                };
+                cell = Cell { nearest: distance, second: cell.nearest, id };
             } else if distance < cell.second {
                 cell.second = distance;
             }
         }
     }
-    Cell {
-        nearest: cell.nearest.sqrt(),
-        second: cell.second.sqrt(),
-        ..cell
-    }
+    Cell { nearest: cell.nearest.sqrt(), second: cell.second.sqrt(), ..cell }
 }
 
 pub(crate) fn lerp(a: f32, b: f32, t: f32) -> f32 {

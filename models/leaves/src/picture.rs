@@ -60,11 +60,7 @@ impl Picture {
         let weights: Vec<f32> = weights.iter().map(|w| w / total).collect();
         let size = self.size;
         let mut across = vec![[0.0; 3]; self.pixels.len()];
-        for (from, to) in self
-            .pixels
-            .chunks_exact(size)
-            .zip(across.chunks_exact_mut(size))
-        {
+        for (from, to) in self.pixels.chunks_exact(size).zip(across.chunks_exact_mut(size)) {
             for (x, out) in to.iter_mut().enumerate() {
                 let mut sum = scaled(from[x], weights[0]);
                 for (i, &w) in weights.iter().enumerate().skip(1) {
@@ -95,11 +91,7 @@ impl Picture {
 /// Mixes two colours; `t` is cut to `[0, 1]`.
 pub(crate) fn mixed(a: Colour, b: Colour, t: f32) -> Colour {
     let t = t.clamp(0.0, 1.0);
-    [
-        lerp(a[0], b[0], t),
-        lerp(a[1], b[1], t),
-        lerp(a[2], b[2], t),
-    ]
+    [lerp(a[0], b[0], t), lerp(a[1], b[1], t), lerp(a[2], b[2], t)]
 }
 
 pub(crate) fn scaled(a: Colour, k: f32) -> Colour {

@@ -80,11 +80,7 @@ fn contrast(rng: &mut Rng) -> (Colour, Colour) {
     let first = any_colour(rng);
     for _ in 0..12 {
         let second = any_colour(rng);
-        let apart = first
-            .iter()
-            .zip(second)
-            .map(|(a, b)| (a - b).abs())
-            .sum::<f32>();
+        let apart = first.iter().zip(second).map(|(a, b)| (a - b).abs()).sum::<f32>();
         if apart > 0.45 && (luma(first) - luma(second)).abs() > 0.08 {
             return (first, second);
         }
@@ -96,46 +92,25 @@ fn contrast(rng: &mut Rng) -> (Colour, Colour) {
 /// A colour unlike what is mostly in `scene`, so that a mark in it can be seen.
 fn against(scene: &Picture, rng: &mut Rng) -> Colour {
     let count = scene.pixels.len().max(1) as f32;
-    let mean = scene.pixels.iter().fold([0.0; 3], |sum: Colour, p| {
-        [
-            sum[0] + p[0] / count,
-            sum[1] + p[1] / count,
-            sum[2] + p[2] / count,
-        ]
-    });
+    let mean = scene
+        .pixels
+        .iter()
+        .fold([0.0; 3], |sum: Colour, p| [sum[0] + p[0] / count, sum[1] + p[1] / count, sum[2] + p[2] / count]);
     for _ in 0..12 {
         let colour = any_colour(rng);
-        if mean
-            .iter()
-            .zip(colour)
-            .map(|(a, b)| (a - b).abs())
-            .sum::<f32>()
-            > 0.5
-        {
+        if mean.iter().zip(colour).map(|(a, b)| (a - b).abs()).sum::<f32>() > 0.5 {
             return colour;
         }
     }
-    if luma(mean) > 0.4 {
-        [0.08; 3]
-    } else {
-        [0.9; 3]
-    }
+    if luma(mean) > 0.4 { [0.08; 3] } else { [0.9; 3] }
 }
 
 /// Half the colours are those of nature, half any.
 fn any_colour(rng: &mut Rng) -> Colour {
     if rng.chance(0.5) {
-        hsv(
-            rng.range(15.0, 140.0),
-            rng.range(0.1, 0.8),
-            rng.range(0.12, 0.85),
-        )
+        hsv(rng.range(15.0, 140.0), rng.range(0.1, 0.8), rng.range(0.12, 0.85))
     } else {
-        hsv(
-            rng.range(0.0, 360.0),
-            rng.range(0.0, 0.9),
-            rng.range(0.08, 0.95),
-        )
+        hsv(rng.range(0.0, 360.0), rng.range(0.0, 0.9), rng.range(0.08, 0.95))
     }
 }
 
@@ -145,11 +120,7 @@ fn surface(size: usize, rng: &mut Rng) -> Picture {
         0..=1 => ground(size, rng),
         2..=4 => sheet(size, rng),
         _ => {
-            let mut scene = if rng.chance(0.6) {
-                ground(size, rng)
-            } else {
-                sheet(size, rng)
-            };
+            let mut scene = if rng.chance(0.6) { ground(size, rng) } else { sheet(size, rng) };
             any_leaf(&mut scene, rng);
             scene
         }
@@ -160,13 +131,7 @@ fn sheet(size: usize, rng: &mut Rng) -> Picture {
     let colour = any_colour(rng);
     let other = mixed(colour, any_colour(rng), rng.range(0.0, 0.4));
     let (seed, scale) = (rng.seed(), rng.range(1.0, 10.0));
-    Picture::paint(size, |x, y| {
-        mixed(
-            colour,
-            other,
-            step(0.25, 0.75, octaves(x * scale, y * scale, seed, 2)),
-        )
-    })
+    Picture::paint(size, |x, y| mixed(colour, other, step(0.25, 0.75, octaves(x * scale, y * scale, seed, 2))))
 }
 
 /// Lays a large leaf of any outline and any colour on a scene.
@@ -197,10 +162,7 @@ fn one_leaf(
 
 fn pose(shortest: f32, longest: f32, drift: f32, rng: &mut Rng) -> Pose {
     Pose {
-        centre: (
-            0.5 + rng.range(-drift, drift),
-            0.5 + rng.range(-drift, drift),
-        ),
+        centre: (0.5 + rng.range(-drift, drift), 0.5 + rng.range(-drift, drift)),
         angle: rng.range(0.0, TAU),
         length: rng.range(shortest, longest),
     }
@@ -208,14 +170,8 @@ fn pose(shortest: f32, longest: f32, drift: f32, rng: &mut Rng) -> Pose {
 
 /// Points spread over the picture, in clusters or evenly.
 fn scatter(count: usize, rng: &mut Rng) -> Vec<(f32, f32)> {
-    let hubs: Vec<(f32, f32)> = (0..rng.count(1, 4))
-        .map(|_| (rng.range(0.15, 0.85), rng.range(0.15, 0.85)))
-        .collect();
-    let clustered = if rng.chance(0.5) {
-        rng.range(0.3, 0.9)
-    } else {
-        0.0
-    };
+    let hubs: Vec<(f32, f32)> = (0..rng.count(1, 4)).map(|_| (rng.range(0.15, 0.85), rng.range(0.15, 0.85))).collect();
+    let clustered = if rng.chance(0.5) { rng.range(0.3, 0.9) } else { 0.0 };
     (0..count)
         .map(|_| {
             if rng.chance(clustered) {
@@ -245,13 +201,9 @@ mod tests {
 
     #[test]
     fn a_picture_is_the_same_for_ever() {
-        let mix = (0..PRETRAIN_CLASSES.len()).fold(0u64, |sum, class| {
-            sum.rotate_left(1) ^ digest(&pretrain_picture(class, 1, 32))
-        });
-        assert_eq!(
-            mix, PINNED,
-            "found {mix:#x}; new pictures mean a new backbone"
-        );
+        let mix = (0..PRETRAIN_CLASSES.len())
+            .fold(0u64, |sum, class| sum.rotate_left(1) ^ digest(&pretrain_picture(class, 1, 32)));
+        assert_eq!(mix, PINNED, "found {mix:#x}; new pictures mean a new backbone");
     }
 
     const PINNED: u64 = 0xa39a_bcd3_388c_e921;
@@ -262,10 +214,7 @@ mod tests {
             for size in [0, 1, 2, 7, 31, 65] {
                 for seed in [0, u64::MAX] {
                     let side = size.max(1);
-                    assert_eq!(
-                        pretrain_picture(class, seed, size).dimensions(),
-                        (side, side)
-                    );
+                    assert_eq!(pretrain_picture(class, seed, size).dimensions(), (side, side));
                 }
             }
         }
@@ -290,10 +239,7 @@ mod tests {
         }
         for channel in 0..3 {
             let values = means.iter().map(|m| m[channel]);
-            let (low, high) = (
-                values.clone().fold(255.0, f32::min),
-                values.fold(0.0, f32::max),
-            );
+            let (low, high) = (values.clone().fold(255.0, f32::min), values.fold(0.0, f32::max));
             assert!(high - low < 60.0, "channel {channel}: {low} to {high}");
         }
     }

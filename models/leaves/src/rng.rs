@@ -11,9 +11,7 @@ pub(crate) struct Rng(u64);
 impl Rng {
     /// Starts a stream for one purpose: streams of different tags or seeds share nothing.
     pub(crate) fn new(tag: u64, seed: u64) -> Self {
-        Self(mix(
-            tag.wrapping_mul(GOLDEN) ^ mix(seed.wrapping_add(GOLDEN))
-        ))
+        Self(mix(tag.wrapping_mul(GOLDEN) ^ mix(seed.wrapping_add(GOLDEN))))
     }
 
     pub(crate) fn next_u64(&mut self) -> u64 {
@@ -49,9 +47,7 @@ impl Rng {
     /// Roughly normal with mean 0 and deviation 1, from the sum of four 16-bit uniforms.
     pub(crate) fn normal(&mut self) -> f32 {
         let bits = self.next_u64();
-        let sum = (0..4)
-            .map(|i| ((bits >> (16 * i)) & 0xffff) as f32 / 65536.0)
-            .sum::<f32>();
+        let sum = (0..4).map(|i| ((bits >> (16 * i)) & 0xffff) as f32 / 65536.0).sum::<f32>();
         (sum - 2.0) * 1.732_050_8
     }
 }

@@ -36,9 +36,7 @@ pub fn write_leaf_set(
             let mut jpeg = Vec::new();
             JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
                 .encode_image(&picture)
-                .map_err(|e| {
-                    io::Error::other(format!("cannot encode picture {n} of {class}: {e}"))
-                })?;
+                .map_err(|e| io::Error::other(format!("cannot encode picture {n} of {class}: {e}")))?;
             write_whole(&folder.join(format!("{n:04}.jpg")), &jpeg)?;
             done += 1;
             progress(done, total);
@@ -55,13 +53,11 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         file.write_all(bytes)?;
         file.sync_all()
     });
-    written
-        .and_then(|()| fs::rename(&partial, path))
-        .map_err(|e| {
-            // What is left of a picture that could not be written is of no use to anyone.
-            let _ = fs::remove_file(&partial);
-            at(path, &e)
-        })
+    written.and_then(|()| fs::rename(&partial, path)).map_err(|e| {
+        // What is left of a picture that could not be written is of no use to anyone.
+        let _ = fs::remove_file(&partial);
+        at(path, &e)
+    })
 }
 
 fn at(path: &Path, error: &io::Error) -> io::Error {
@@ -76,10 +72,7 @@ mod tests {
     fn a_set_is_a_folder_of_readable_pictures_for_each_class() {
         let dir = tempfile::tempdir().unwrap();
         let mut calls = Vec::new();
-        write_leaf_set(dir.path(), 2, 7, 40, |done, total| {
-            calls.push((done, total))
-        })
-        .unwrap();
+        write_leaf_set(dir.path(), 2, 7, 40, |done, total| calls.push((done, total))).unwrap();
         assert_eq!(calls.len(), 13);
         assert_eq!(calls.last(), Some(&(12, 12)));
         let mut files = 0;

@@ -21,7 +21,10 @@ pub(crate) fn backbone(width: f32) -> Network {
             let mut y = x;
             let mut at = 0;
             if expansion != 1 {
-                y = b.conv(y, conv(&format!("{p}.0.0"), &format!("{p}.0.1"), channels, hidden, 1, 1, 1, Activation::Relu6));
+                y = b.conv(
+                    y,
+                    conv(&format!("{p}.0.0"), &format!("{p}.0.1"), channels, hidden, 1, 1, 1, Activation::Relu6),
+                );
                 at = 1;
             }
             let (dw, dw_norm) = (format!("{p}.{at}.0"), format!("{p}.{at}.1"));
@@ -47,6 +50,15 @@ fn scaled(channels: usize, width: f32) -> usize {
 }
 
 #[allow(clippy::too_many_arguments)] // the columns of a table
-fn conv(name: &str, norm: &str, inputs: usize, outputs: usize, kernel: usize, stride: usize, groups: usize, activation: Activation) -> Conv {
+fn conv(
+    name: &str,
+    norm: &str,
+    inputs: usize,
+    outputs: usize,
+    kernel: usize,
+    stride: usize,
+    groups: usize,
+    activation: Activation,
+) -> Conv {
     Conv { name: name.into(), norm: norm.into(), inputs, outputs, kernel, stride, groups, activation }
 }

@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use crate::network::{Architecture, Network};
 
 /// Renames every timm name that the network has; names it does not know are kept.
-pub(crate) fn to_torchvision<T>(arch: Architecture, net: &Network, tensors: BTreeMap<String, T>) -> BTreeMap<String, T> {
+pub(crate) fn to_torchvision<T>(
+    arch: Architecture,
+    net: &Network,
+    tensors: BTreeMap<String, T>,
+) -> BTreeMap<String, T> {
     // timm's ResNets carry torchvision's names already.
     let Architecture::MobileNetV2 { .. } = arch else { return tensors };
     if !tensors.contains_key("conv_stem.weight") {

@@ -95,7 +95,9 @@ impl FromStr for Architecture {
 
 /// A model id that names no architecture.
 #[derive(Debug, thiserror::Error)]
-#[error("expected an architecture (mobilenet_v2, mobilenet_v2:WIDTH with 0.1 <= WIDTH <= 2, resnet18, resnet34, resnet50), found {0:?}")]
+#[error(
+    "expected an architecture (mobilenet_v2, mobilenet_v2:WIDTH with 0.1 <= WIDTH <= 2, resnet18, resnet34, resnet50), found {0:?}"
+)]
 pub struct UnknownArchitecture(pub String);
 
 /// How a strided convolution or pool pads an image: a property of the weights, not of the architecture.
@@ -294,8 +296,12 @@ mod tests {
             ("resnet50", 25_557_032 - 2_049_000),
         ] {
             let net = id.parse::<Architecture>().unwrap().backbone(Padding::Symmetric, 1e-5);
-            let found: usize =
-                net.parameters().iter().filter(|(n, _)| !n.contains("running")).map(|(_, s)| s.iter().product::<usize>()).sum();
+            let found: usize = net
+                .parameters()
+                .iter()
+                .filter(|(n, _)| !n.contains("running"))
+                .map(|(_, s)| s.iter().product::<usize>())
+                .sum();
             assert_eq!(found, count, "{id}");
         }
     }

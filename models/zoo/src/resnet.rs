@@ -45,6 +45,13 @@ pub(crate) fn backbone(depth: u32) -> Network {
     b.finish(x, channels)
 }
 
-fn conv(name: &str, norm: &str, [inputs, outputs]: [usize; 2], kernel: usize, stride: usize, activation: Activation) -> Conv {
+fn conv(
+    name: &str,
+    norm: &str,
+    [inputs, outputs]: [usize; 2],
+    kernel: usize,
+    stride: usize,
+    activation: Activation,
+) -> Conv {
     Conv { name: name.into(), norm: norm.into(), inputs, outputs, kernel, stride, groups: 1, activation }
 }

@@ -116,9 +116,9 @@ pub fn write_safetensors(tensors: &Tensors, metadata: &BTreeMap<String, String>,
     };
     let encoded: Vec<(&String, &Tensor, Vec<u8>)> =
         tensors.iter().map(|(n, t)| (n, t, t.data.iter().flat_map(|&v| encode(v)).collect())).collect();
-    let views = encoded
-        .iter()
-        .map(|(n, t, b)| (n.as_str(), TensorView::new(dtype, t.shape.clone(), b).expect("bytes were made for this shape")));
+    let views = encoded.iter().map(|(n, t, b)| {
+        (n.as_str(), TensorView::new(dtype, t.shape.clone(), b).expect("bytes were made for this shape"))
+    });
     // The header's key order follows the map given; a BTreeMap of one entry at most keeps the bytes reproducible.
     let metadata = (!metadata.is_empty()).then(|| metadata.clone().into_iter().collect());
     safetensors::serialize(views, metadata).expect("names are unique and shapes fit")
@@ -161,7 +161,9 @@ impl Weights {
             }
         }
         let head = match (weight, bias) {
-            (Some(w), Some(b)) if w.shape.len() == 2 && w.shape[1] == net.features && b.shape == [w.shape[0]] => Some((w, b)),
+            (Some(w), Some(b)) if w.shape.len() == 2 && w.shape[1] == net.features && b.shape == [w.shape[0]] => {
+                Some((w, b))
+            }
             (Some(w), _) => {
                 misshapen.push((format!("{head_name}.weight"), vec![0, net.features], w.shape));
                 None
@@ -211,7 +213,11 @@ mod tests {
         tensors.insert("extra.weight".into(), Tensor { shape: vec![1], data: vec![1.0] });
         tensors.insert("features.0.1.bias".into(), Tensor { shape: vec![2], data: vec![1.0; 2] });
         let text = Weights::from_tensors(arch, &net, tensors).unwrap_err().to_string();
-        for part in ["1 missing (features.0.0.weight)", "1 unexpected (extra.weight)", "features.0.1.bias: expected [16], found [2]"] {
+        for part in [
+            "1 missing (features.0.0.weight)",
+            "1 unexpected (extra.weight)",
+            "features.0.1.bias: expected [16], found [2]",
+        ] {
             assert!(text.contains(part), "{text}");
         }
     }

@@ -37,12 +37,8 @@ pub struct ChannelConfig {
 
 impl ChannelConfig {
     /// What the host uses: notices a lost device within ten seconds.
-    pub const INITIATOR: Self = Self {
-        window: 64,
-        fragment: 2048,
-        ping_after: Duration::from_secs(2),
-        gone_after: Duration::from_secs(10),
-    };
+    pub const INITIATOR: Self =
+        Self { window: 64, fragment: 2048, ping_after: Duration::from_secs(2), gone_after: Duration::from_secs(10) };
     /// What a device uses: more patient, since a host may be busy between two requests.
     pub const RESPONDER: Self = Self { gone_after: Duration::from_secs(30), ..Self::INITIATOR };
 
@@ -373,8 +369,7 @@ impl Channel {
             State::Opening { next } if now < next => None,
             State::Opening { .. } => {
                 self.state = State::Opening { next: now + OPEN_EVERY };
-                let offer =
-                    Offer { nonce: self.nonce, window: self.config.window, fragment: self.config.fragment };
+                let offer = Offer { nonce: self.nonce, window: self.config.window, fragment: self.config.fragment };
                 Some(self.frame(Kind::Open, 0, offer.bytes()))
             }
             State::Open => self.next_open_frame(now),

@@ -3,7 +3,13 @@
 use super::*;
 
 /// Lets time pass until both sides have nothing to say or `limit` is over; `line` decides what becomes of each frame.
-fn run(a: &mut Channel, b: &mut Channel, now: &mut Duration, limit: Duration, mut line: impl FnMut(Vec<u8>) -> Option<Vec<u8>>) {
+fn run(
+    a: &mut Channel,
+    b: &mut Channel,
+    now: &mut Duration,
+    limit: Duration,
+    mut line: impl FnMut(Vec<u8>) -> Option<Vec<u8>>,
+) {
     let end = *now + limit;
     while *now < end {
         for _ in 0..32 {

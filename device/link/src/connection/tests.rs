@@ -49,7 +49,8 @@ fn chunk(index: u32) -> Request {
 }
 
 fn expected(count: u32) -> Vec<(u32, Vec<u8>)> {
-    let stored = |request| if let Request::Chunk { index, stored } = request { (index, stored) } else { unreachable!() };
+    let stored =
+        |request| if let Request::Chunk { index, stored } = request { (index, stored) } else { unreachable!() };
     (0..count).map(|i| stored(chunk(i))).collect()
 }
 
@@ -85,7 +86,10 @@ fn requests_are_answered_refused_and_followed() {
             other => panic!("{other:?}"),
         }
         // An answer over the limit is an error of its own, not the end of the session.
-        assert!(matches!(client.request(&Request::Screen, |_| ()), Err(LinkError::Refused { code: RefusalCode::Internal, .. })));
+        assert!(matches!(
+            client.request(&Request::Screen, |_| ()),
+            Err(LinkError::Refused { code: RefusalCode::Internal, .. })
+        ));
         assert!(matches!(client.request(&Request::Info, |_| ()), Ok(Response::Info(_))));
     });
     assert_eq!(shelf.hosts, 1);

@@ -7,8 +7,8 @@ use prost::Message;
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
 use tract_onnx::pb::{
-    AttributeProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType, type_proto,
+    AttributeProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto,
+    ValueInfoProto, attribute_proto::AttributeType, type_proto,
 };
 
 use super::*;
@@ -24,30 +24,18 @@ fn value(name: &str, kind: DataType, dims: &[i64]) -> ValueInfoProto {
         ..Default::default()
     });
     let shape = Some(TensorShapeProto { dim: dim.collect() });
-    let tensor = type_proto::Tensor {
-        elem_type: kind as i32,
-        shape,
-    };
+    let tensor = type_proto::Tensor { elem_type: kind as i32, shape };
     let value = Some(type_proto::Value::TensorType(tensor));
     ValueInfoProto {
         name: name.to_owned(),
-        r#type: Some(TypeProto {
-            value,
-            ..Default::default()
-        }),
+        r#type: Some(TypeProto { value, ..Default::default() }),
         ..Default::default()
     }
 }
 
 fn tensor(name: &str, kind: DataType, dims: &[i64], raw_data: Vec<u8>) -> TensorProto {
     let (name, dims) = (name.to_owned(), dims.to_vec());
-    TensorProto {
-        name,
-        dims,
-        data_type: kind as i32,
-        raw_data,
-        ..Default::default()
-    }
+    TensorProto { name, dims, data_type: kind as i32, raw_data, ..Default::default() }
 }
 
 fn floats(name: &str, dims: &[i64], data: &[f32]) -> TensorProto {
@@ -68,31 +56,16 @@ fn node(op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>)
 
 fn int(name: &str, i: i64) -> AttributeProto {
     let r#type = AttributeType::Int as i32;
-    AttributeProto {
-        name: name.to_owned(),
-        r#type,
-        i,
-        ..Default::default()
-    }
+    AttributeProto { name: name.to_owned(), r#type, i, ..Default::default() }
 }
 
 fn ints(name: &str, ints: &[i64]) -> AttributeProto {
     let r#type = AttributeType::Ints as i32;
-    AttributeProto {
-        name: name.to_owned(),
-        r#type,
-        ints: ints.to_vec(),
-        ..Default::default()
-    }
+    AttributeProto { name: name.to_owned(), r#type, ints: ints.to_vec(), ..Default::default() }
 }
 
 fn definition() -> Preprocessing {
-    Preprocessing {
-        resize_shorter: 8,
-        crop: 8,
-        mean: [0.0; 3],
-        std: [1.0; 3],
-    }
+    Preprocessing { resize_shorter: 8, crop: 8, mean: [0.0; 3], std: [1.0; 3] }
 }
 
 /// Logits are 2 * red + 1, green - blue and 0.5 * blue, of the picture's mean colour.
@@ -102,34 +75,15 @@ fn colours() -> ModelProto {
         input: vec![value("image", DataType::Uint8, &[-1, SIDE, SIDE, 3])],
         output: vec![value("logits", DataType::Float, &[-1, 3])],
         initializer: vec![
-            floats(
-                "w",
-                &[3, 3],
-                &[2.0, 0.0, 0.0, 0.0, 1.0, -1.0, 0.0, 0.0, 0.5],
-            ),
+            floats("w", &[3, 3], &[2.0, 0.0, 0.0, 0.0, 1.0, -1.0, 0.0, 0.0, 0.5]),
             floats("b", &[3], &[1.0, 0.0, 0.0]),
         ],
         node: vec![
-            node(
-                "Transpose",
-                &["image"],
-                "nchw",
-                vec![ints("perm", &[0, 3, 1, 2])],
-            ),
-            node(
-                "Cast",
-                &["nchw"],
-                "f32",
-                vec![int("to", DataType::Float as i64)],
-            ),
+            node("Transpose", &["image"], "nchw", vec![ints("perm", &[0, 3, 1, 2])]),
+            node("Cast", &["nchw"], "f32", vec![int("to", DataType::Float as i64)]),
             node("GlobalAveragePool", &["f32"], "pool", vec![]),
             node("Flatten", &["pool"], "flat", vec![int("axis", 1)]),
-            node(
-                "Gemm",
-                &["flat", "w", "b"],
-                "logits",
-                vec![int("transB", 1)],
-            ),
+            node("Gemm", &["flat", "w", "b"], "logits", vec![int("transB", 1)]),
         ],
         ..Default::default()
     };
@@ -140,17 +94,9 @@ fn colours() -> ModelProto {
     ];
     ModelProto {
         ir_version: 8,
-        opset_import: vec![OperatorSetIdProto {
-            domain: String::new(),
-            version: 17,
-        }],
+        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 17 }],
         graph: Some(graph),
-        metadata_props: metadata
-            .map(|(key, value)| StringStringEntryProto {
-                key: key.to_owned(),
-                value,
-            })
-            .to_vec(),
+        metadata_props: metadata.map(|(key, value)| StringStringEntryProto { key: key.to_owned(), value }).to_vec(),
         ..Default::default()
     }
 }
@@ -160,14 +106,8 @@ fn quantized() -> ModelProto {
     let u8_of = |name: &str, v: u8| tensor(name, DataType::Uint8, &[], vec![v]);
     let mut m = colours();
     let graph = graph_of(&mut m);
-    let weights: Vec<u8> = [2_i8, 0, 0, 0, -4, 8]
-        .iter()
-        .map(|v| v.to_le_bytes()[0])
-        .collect();
-    let biases = [100_i32, -100]
-        .iter()
-        .flat_map(|v| v.to_le_bytes())
-        .collect();
+    let weights: Vec<u8> = [2_i8, 0, 0, 0, -4, 8].iter().map(|v| v.to_le_bytes()[0]).collect();
+    let biases = [100_i32, -100].iter().flat_map(|v| v.to_le_bytes()).collect();
     graph.initializer = vec![
         floats("xs", &[], &[2.0]),
         u8_of("xz", 10),
@@ -184,24 +124,9 @@ fn quantized() -> ModelProto {
     graph.node.extend([
         node("QuantizeLinear", &["f32", "xs", "xz"], "xq", vec![]),
         node("DequantizeLinear", &["xq", "xs", "xz"], "x", vec![]),
-        node(
-            "DequantizeLinear",
-            &["wq", "ws", "wz"],
-            "w",
-            vec![int("axis", 0)],
-        ),
-        node(
-            "DequantizeLinear",
-            &["bq", "bs", "bz"],
-            "b",
-            vec![int("axis", 0)],
-        ),
-        node(
-            "Conv",
-            &["x", "w", "b"],
-            "y",
-            vec![ints("kernel_shape", &[1, 1])],
-        ),
+        node("DequantizeLinear", &["wq", "ws", "wz"], "w", vec![int("axis", 0)]),
+        node("DequantizeLinear", &["bq", "bs", "bz"], "b", vec![int("axis", 0)]),
+        node("Conv", &["x", "w", "b"], "y", vec![ints("kernel_shape", &[1, 1])]),
         node("QuantizeLinear", &["y", "ys", "yz"], "yq", vec![]),
         node("DequantizeLinear", &["yq", "ys", "yz"], "yd", vec![]),
         node("GlobalAveragePool", &["yd"], "pool", vec![]),
@@ -223,11 +148,7 @@ fn graph_of(model: &mut ModelProto) -> &mut GraphProto {
 }
 
 fn set(model: &mut ModelProto, key: &str, value: &str) {
-    let entry = model
-        .metadata_props
-        .iter_mut()
-        .find(|p| p.key == key)
-        .unwrap();
+    let entry = model.metadata_props.iter_mut().find(|p| p.key == key).unwrap();
     entry.value = value.to_owned();
 }
 
@@ -238,10 +159,7 @@ fn pixels(rgb: [u8; 3]) -> Vec<u8> {
 #[test]
 fn run_does_the_arithmetic_of_the_graph() {
     let model = Model::from_onnx(&colours().encode_to_vec()).unwrap();
-    assert_eq!(
-        model.run(&pixels([10, 30, 4])).unwrap(),
-        [vec![21.0, 26.0, 2.0]]
-    );
+    assert_eq!(model.run(&pixels([10, 30, 4])).unwrap(), [vec![21.0, 26.0, 2.0]]);
     assert_eq!(model.outputs(), ["logits"]);
     assert_eq!(model.labels(), ["red", "green", "blue"]);
     assert_eq!(model.preprocessing(), &definition());
@@ -251,18 +169,13 @@ fn run_does_the_arithmetic_of_the_graph() {
 #[test]
 fn run_returns_every_output_in_the_order_of_the_graph() {
     let bytes = with(|m| {
-        graph_of(m)
-            .output
-            .insert(0, value("flat", DataType::Float, &[-1, 3]));
+        graph_of(m).output.insert(0, value("flat", DataType::Float, &[-1, 3]));
     });
     let model = Model::from_onnx(&bytes).unwrap();
     assert_eq!(model.outputs(), ["flat", "logits"]);
     let found = model.run(&pixels([10, 30, 4])).unwrap();
     assert_eq!(found, [vec![10.0, 30.0, 4.0], vec![21.0, 26.0, 2.0]]);
-    assert_eq!(
-        model.logits(&pixels([10, 30, 4])).unwrap(),
-        [21.0, 26.0, 2.0]
-    );
+    assert_eq!(model.logits(&pixels([10, 30, 4])).unwrap(), [21.0, 26.0, 2.0]);
 }
 
 #[test]
@@ -284,16 +197,7 @@ fn run_batch_gives_the_same_on_any_number_of_threads() {
     let mut short = pictures;
     short[17].pop();
     let error = model.run_batch(&short, 3, &|_| ()).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            RuntimeError::Pixels {
-                expected: 192,
-                found: 191
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, RuntimeError::Pixels { expected: 192, found: 191 }), "{error}");
 }
 
 #[test]
@@ -302,24 +206,13 @@ fn classify_gives_label_probability_and_softmax() {
     let picture = RgbImage::from_pixel(20, 30, image::Rgb([0, 3, 2]));
     let found = model.classify(&picture).unwrap();
     assert_eq!(found.logits, [1.0, 1.0, 1.0]);
-    assert_eq!(
-        (found.index, found.label.as_str()),
-        (0, "red"),
-        "the first of equals"
-    );
+    assert_eq!((found.index, found.label.as_str()), (0, "red"), "the first of equals");
     assert!((found.probability - 1.0 / 3.0).abs() < 1e-6);
-    let sure = model
-        .classify(&RgbImage::from_pixel(9, 9, image::Rgb([0, 255, 0])))
-        .unwrap();
+    let sure = model.classify(&RgbImage::from_pixel(9, 9, image::Rgb([0, 255, 0]))).unwrap();
     assert_eq!((sure.label.as_str(), sure.probability), ("green", 1.0));
     assert!((sure.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-6);
-    let error = model
-        .prediction(vec![0.0, f32::NAN], Duration::ZERO)
-        .unwrap_err();
-    assert!(
-        matches!(error, RuntimeError::NotFinite { class: 1, .. }),
-        "{error}"
-    );
+    let error = model.prediction(vec![0.0, f32::NAN], Duration::ZERO).unwrap_err();
+    assert!(matches!(error, RuntimeError::NotFinite { class: 1, .. }), "{error}");
 }
 
 #[test]
@@ -336,34 +229,16 @@ fn a_quantized_convolution_gives_the_dequantized_numbers() {
 
 #[test]
 fn from_onnx_says_what_it_expected_and_what_it_found() {
-    let altered = Preprocessing {
-        mean: [1.0; 3],
-        ..definition()
-    };
-    let flat = Preprocessing {
-        std: [0.0; 3],
-        ..definition()
-    };
+    let altered = Preprocessing { mean: [1.0; 3], ..definition() };
+    let flat = Preprocessing { std: [0.0; 3], ..definition() };
     let cases: Vec<(Vec<u8>, &[&str])> = vec![
         (vec![], &["ONNX file", "empty"]),
         (b"not a model".to_vec(), &["ONNX file"]),
         (with(|m| m.graph = None), &["a graph", "none"]),
-        (
-            with(|m| m.metadata_props.clear()),
-            &[PREPROCESSING, "no metadata"],
-        ),
-        (
-            with(|m| drop(m.metadata_props.remove(2))),
-            &[PREPROCESSING_DIGEST, "graft.labels"],
-        ),
-        (
-            with(|m| set(m, PREPROCESSING, "{}")),
-            &[PREPROCESSING, "missing field"],
-        ),
-        (
-            with(|m| set(m, PREPROCESSING, &altered.to_json())),
-            &["digest", "altered"],
-        ),
+        (with(|m| m.metadata_props.clear()), &[PREPROCESSING, "no metadata"]),
+        (with(|m| drop(m.metadata_props.remove(2))), &[PREPROCESSING_DIGEST, "graft.labels"]),
+        (with(|m| set(m, PREPROCESSING, "{}")), &[PREPROCESSING, "missing field"]),
+        (with(|m| set(m, PREPROCESSING, &altered.to_json())), &["digest", "altered"]),
         (
             with(|m| {
                 set(m, PREPROCESSING, &flat.to_json());
@@ -372,37 +247,19 @@ fn from_onnx_says_what_it_expected_and_what_it_found() {
             &["std of 0", "[0.0, 0.0, 0.0]"],
         ),
         (with(|m| set(m, LABELS, "[1]")), &[LABELS, "strings"]),
-        (
-            with(|m| set(m, LABELS, r#"["a","b"]"#)),
-            &["each of 2 labels", "3 logits"],
-        ),
+        (with(|m| set(m, LABELS, r#"["a","b"]"#)), &["each of 2 labels", "3 logits"]),
         (
             with(|m| {
                 graph_of(m).input = vec![value("image", DataType::Float, &[-1, 3, 224, 224])];
             }),
             &["u8 [n, 8, 8, 3]", "image float [n, 3, 224, 224]"],
         ),
-        (
-            with(|m| graph_of(m).input.push(value("mask", DataType::Float, &[1]))),
-            &["one input", "and mask float [1]"],
-        ),
-        (
-            with(|m| graph_of(m).node[4].op_type = "Frobnicate".to_owned()),
-            &["Frobnicate"],
-        ),
-        (
-            with(|m| graph_of(m).node[4].input[0] = "gone".to_owned()),
-            &["named gone", "(Gemm)"],
-        ),
-        (
-            with(|m| graph_of(m).output[0].name = "gone".to_owned()),
-            &["gone", "output"],
-        ),
+        (with(|m| graph_of(m).input.push(value("mask", DataType::Float, &[1]))), &["one input", "and mask float [1]"]),
+        (with(|m| graph_of(m).node[4].op_type = "Frobnicate".to_owned()), &["Frobnicate"]),
+        (with(|m| graph_of(m).node[4].input[0] = "gone".to_owned()), &["named gone", "(Gemm)"]),
+        (with(|m| graph_of(m).output[0].name = "gone".to_owned()), &["gone", "output"]),
         (with(|m| graph_of(m).output.clear()), &["an output", "none"]),
-        (
-            with(|m| graph_of(m).node[1].output[0] = "nchw".to_owned()),
-            &["one value named nchw", "(Cast)"],
-        ),
+        (with(|m| graph_of(m).node[1].output[0] = "nchw".to_owned()), &["one value named nchw", "(Cast)"]),
         (
             with(|m| {
                 graph_of(m).node[4].output[0] = "answer".to_owned();
@@ -417,25 +274,13 @@ fn from_onnx_says_what_it_expected_and_what_it_found() {
             }),
             &["w in an external file"],
         ),
-        (
-            with(|m| graph_of(m).initializer[0].dims = vec![3, 1 << 40]),
-            &["load the model"],
-        ),
-        (
-            with(|m| graph_of(m).initializer[0].dims = vec![-3, -3]),
-            &["load the model"],
-        ),
-        (
-            with(|m| graph_of(m).initializer[0].data_type = 9999),
-            &["load the model"],
-        ),
+        (with(|m| graph_of(m).initializer[0].dims = vec![3, 1 << 40]), &["load the model"]),
+        (with(|m| graph_of(m).initializer[0].dims = vec![-3, -3]), &["load the model"]),
+        (with(|m| graph_of(m).initializer[0].data_type = 9999), &["load the model"]),
     ];
     for (bytes, words) in cases {
         let text = Model::from_onnx(&bytes).unwrap_err().to_string();
-        assert!(
-            words.iter().all(|w| text.contains(w)),
-            "{words:?} in: {text}"
-        );
+        assert!(words.iter().all(|w| text.contains(w)), "{words:?} in: {text}");
     }
 }
 
@@ -451,10 +296,7 @@ fn a_model_without_labels_numbers_its_classes_and_one_without_logits_says_so() {
         graph_of(m).output = vec![value("flat", DataType::Float, &[-1, 3])];
     });
     let model = Model::from_onnx(&bytes).unwrap();
-    assert_eq!(
-        model.run(&pixels([1, 2, 3])).unwrap(),
-        [vec![1.0, 2.0, 3.0]]
-    );
+    assert_eq!(model.run(&pixels([1, 2, 3])).unwrap(), [vec![1.0, 2.0, 3.0]]);
     let error = model.logits(&pixels([1, 2, 3])).unwrap_err();
     assert!(error.to_string().contains("found flat"), "{error}");
 }
@@ -467,10 +309,7 @@ fn unsupported_operators_names_the_unknown_and_the_refused() {
         graph_of(m).node[4].op_type = "QLinearAdd".to_owned();
         graph_of(m).node[2].op_type = "Frobnicate".to_owned();
     });
-    assert_eq!(
-        unsupported_operators(&unknown).unwrap(),
-        ["Frobnicate", "QLinearAdd"]
-    );
+    assert_eq!(unsupported_operators(&unknown).unwrap(), ["Frobnicate", "QLinearAdd"]);
     // Known by name, refused for its attributes.
     let refused = with(|m| graph_of(m).node[1].attribute.clear());
     assert_eq!(unsupported_operators(&refused).unwrap(), ["Cast"]);
@@ -486,11 +325,7 @@ fn no_damaged_file_panics() {
     for len in 0..whole.len() {
         refused += usize::from(Model::from_onnx(&whole[..len]).is_err());
     }
-    assert_eq!(
-        refused,
-        whole.len(),
-        "every proper prefix lacks metadata or more"
-    );
+    assert_eq!(refused, whole.len(), "every proper prefix lacks metadata or more");
     for whole in [whole, quantized().encode_to_vec()] {
         for bit in 0..whole.len() * 8 {
             let mut bytes = whole.clone();

@@ -26,21 +26,13 @@ pub fn preprocess(picture: &RgbImage, p: &Preprocessing) -> Vec<u8> {
     }
     let short_side = width.min(height);
     let out = |side: u64| {
-        if side == short_side {
-            shorter
-        } else {
-            shorter * side / short_side
-        }
+        if side == short_side { shorter } else { shorter * side / short_side }
     };
     let columns = taps(width, out(width), crop);
     let rows = taps(height, out(height), crop);
     // Only the input rows that the window reads pass the horizontal step.
     let first = rows.iter().map(|t| t.first).min().unwrap_or(0);
-    let last = rows
-        .iter()
-        .map(|t| t.first + t.weights.len())
-        .max()
-        .unwrap_or(0);
+    let last = rows.iter().map(|t| t.first + t.weights.len()).max().unwrap_or(0);
     let stride = picture.width() as usize * 3;
     let raw = picture.as_raw();
     let line_len = columns.len() * 3;
@@ -90,21 +82,14 @@ fn taps(input: u64, output: u64, crop: u64) -> Vec<Taps> {
             // C truncates towards zero, and so does `as` from a float.
             let first = (center - support + 0.5).max(0.0) as u64;
             let end = ((center + support + 0.5) as u64).min(input);
-            let mut exact: Vec<f64> = (first..end)
-                .map(|i| (1.0 - ((i as f64 - center + 0.5) * inverse).abs()).max(0.0))
-                .collect();
+            let mut exact: Vec<f64> =
+                (first..end).map(|i| (1.0 - ((i as f64 - center + 0.5) * inverse).abs()).max(0.0)).collect();
             let total: f64 = exact.iter().sum();
             if total != 0.0 {
                 exact.iter_mut().for_each(|w| *w /= total);
             }
-            let weights = exact
-                .iter()
-                .map(|w| (0.5 + w * f64::from(1 << PRECISION)) as i32)
-                .collect();
-            Taps {
-                first: usize::try_from(first).unwrap_or(usize::MAX),
-                weights,
-            }
+            let weights = exact.iter().map(|w| (0.5 + w * f64::from(1 << PRECISION)) as i32).collect();
+            Taps { first: usize::try_from(first).unwrap_or(usize::MAX), weights }
         })
         .collect()
 }
@@ -113,11 +98,7 @@ fn taps(input: u64, output: u64, crop: u64) -> Vec<Taps> {
 fn centre(side: u64, crop: u64) -> u64 {
     let spare = side.saturating_sub(crop);
     let half = spare / 2;
-    if spare % 2 == 1 {
-        half + half % 2
-    } else {
-        half
-    }
+    if spare % 2 == 1 { half + half % 2 } else { half }
 }
 
 fn clip(sum: i32) -> u8 {

@@ -42,10 +42,7 @@ pub(super) fn scan(bytes: &[u8]) -> Result<Facts, PictureError> {
         return png(bytes);
     }
     // A file cut inside the magic is a truncated one, not an unknown one.
-    for (magic, format) in [
-        (&JPEG_MAGIC[..], Format::Jpeg),
-        (&PNG_MAGIC[..], Format::Png),
-    ] {
+    for (magic, format) in [(&JPEG_MAGIC[..], Format::Jpeg), (&PNG_MAGIC[..], Format::Png)] {
         if magic.starts_with(bytes) {
             return Err(truncated(format, bytes));
         }
@@ -54,23 +51,14 @@ pub(super) fn scan(bytes: &[u8]) -> Result<Facts, PictureError> {
         return Err(PictureError::UnsupportedFormat { format: "WebP" });
     }
     if bytes.get(4..8) == Some(b"ftyp") {
-        let format = if bytes.get(8..11) == Some(b"avi") {
-            "AVIF"
-        } else {
-            "HEIC or a video"
-        };
+        let format = if bytes.get(8..11) == Some(b"avi") { "AVIF" } else { "HEIC or a video" };
         return Err(PictureError::UnsupportedFormat { format });
     }
-    if let Some((_, format)) = OTHER_MAGICS
-        .iter()
-        .find(|(magic, _)| bytes.starts_with(magic))
-    {
+    if let Some((_, format)) = OTHER_MAGICS.iter().find(|(magic, _)| bytes.starts_with(magic)) {
         return Err(PictureError::UnsupportedFormat { format });
     }
     let found: Vec<String> = bytes.iter().take(8).map(|b| format!("{b:02x}")).collect();
-    Err(PictureError::UnknownFormat {
-        found: found.join(" "),
-    })
+    Err(PictureError::UnknownFormat { found: found.join(" ") })
 }
 
 fn jpeg(bytes: &[u8]) -> Result<Facts, PictureError> {
@@ -81,15 +69,9 @@ fn jpeg(bytes: &[u8]) -> Result<Facts, PictureError> {
     loop {
         // Inside a scan everything up to the next marker is data; elsewhere there may be fill bytes.
         let rest = bytes.get(at..).unwrap_or_default();
-        let skipped = rest
-            .iter()
-            .position(|&b| b == 0xff)
-            .ok_or_else(|| truncated(format, bytes))?;
+        let skipped = rest.iter().position(|&b| b == 0xff).ok_or_else(|| truncated(format, bytes))?;
         if skipped != 0 && !in_scan {
-            return Err(corrupt(
-                format,
-                format!("expected a marker at byte {at}, found data"),
-            ));
+            return Err(corrupt(format, format!("expected a marker at byte {at}, found data")));
         }
         at += skipped + 1;
         let marker = *bytes.get(at).ok_or_else(|| truncated(format, bytes))?;
@@ -101,24 +83,16 @@ fn jpeg(bytes: &[u8]) -> Result<Facts, PictureError> {
             }
             END => break,
             0x00..=0xbf | 0xd0..=0xd8 => {
-                return Err(corrupt(
-                    format,
-                    format!("marker ff {marker:02x} at byte {at}"),
-                ));
+                return Err(corrupt(format, format!("marker ff {marker:02x} at byte {at}")));
             }
             _ => {}
         }
         at += 1;
         let len = usize::from(u16_at(bytes, at).ok_or_else(|| truncated(format, bytes))?);
         if len < 2 {
-            return Err(corrupt(
-                format,
-                format!("a segment of {len} bytes at byte {at}"),
-            ));
+            return Err(corrupt(format, format!("a segment of {len} bytes at byte {at}")));
         }
-        let segment = bytes
-            .get(at + 2..at + len)
-            .ok_or_else(|| truncated(format, bytes))?;
+        let segment = bytes.get(at + 2..at + len).ok_or_else(|| truncated(format, bytes))?;
         if is_frame_header(marker) && size.replace(frame(segment)?).is_some() {
             return Err(corrupt(format, "two frame headers".to_owned()));
         }
@@ -126,11 +100,7 @@ fn jpeg(bytes: &[u8]) -> Result<Facts, PictureError> {
         at += len;
     }
     let (width, height) = size.ok_or_else(|| corrupt(format, "no frame header".to_owned()))?;
-    Ok(Facts {
-        format,
-        width,
-        height,
-    })
+    Ok(Facts { format, width, height })
 }
 
 fn is_frame_header(marker: u8) -> bool {
@@ -140,12 +110,7 @@ fn is_frame_header(marker: u8) -> bool {
 
 /// Reads width and height of a JPEG frame header.
 fn frame(segment: &[u8]) -> Result<(u32, u32), PictureError> {
-    let short = || {
-        corrupt(
-            Format::Jpeg,
-            format!("a frame header of {} bytes", segment.len()),
-        )
-    };
+    let short = || corrupt(Format::Jpeg, format!("a frame header of {} bytes", segment.len()));
     let bits = *segment.first().ok_or_else(short)?;
     let height = u16_at(segment, 1).ok_or_else(short)?;
     let width = u16_at(segment, 3).ok_or_else(short)?;
@@ -167,16 +132,10 @@ fn png(bytes: &[u8]) -> Result<Facts, PictureError> {
     loop {
         let len = u32_at(bytes, at).ok_or_else(|| truncated(format, bytes))?;
         let len = usize::try_from(len).map_err(|e| corrupt(format, e.to_string()))?;
-        let kind = bytes
-            .get(at + 4..at + 8)
-            .ok_or_else(|| truncated(format, bytes))?;
+        let kind = bytes.get(at + 4..at + 8).ok_or_else(|| truncated(format, bytes))?;
         let data_at = at + 8;
-        let end = data_at
-            .checked_add(len)
-            .and_then(|e| e.checked_add(CHECKSUM_LEN));
-        let end = end
-            .filter(|&e| e <= bytes.len())
-            .ok_or_else(|| truncated(format, bytes))?;
+        let end = data_at.checked_add(len).and_then(|e| e.checked_add(CHECKSUM_LEN));
+        let end = end.filter(|&e| e <= bytes.len()).ok_or_else(|| truncated(format, bytes))?;
         let data = &bytes[data_at..data_at + len];
         match kind {
             b"IHDR" => {
@@ -199,37 +158,23 @@ fn png(bytes: &[u8]) -> Result<Facts, PictureError> {
         at = end;
     }
     let (width, height) = size.ok_or_else(|| corrupt(format, "no header".to_owned()))?;
-    Ok(Facts {
-        format,
-        width,
-        height,
-    })
+    Ok(Facts { format, width, height })
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(
-        bytes.get(at..at.checked_add(2)?)?.try_into().ok()?,
-    ))
+    Some(u16::from_be_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_be_bytes(
-        bytes.get(at..at.checked_add(4)?)?.try_into().ok()?,
-    ))
+    Some(u32::from_be_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
 }
 
 fn truncated(format: Format, bytes: &[u8]) -> PictureError {
-    PictureError::Truncated {
-        format: format.name(),
-        len: bytes.len(),
-    }
+    PictureError::Truncated { format: format.name(), len: bytes.len() }
 }
 
 fn corrupt(format: Format, reason: String) -> PictureError {
-    PictureError::Corrupt {
-        format: format.name(),
-        reason,
-    }
+    PictureError::Corrupt { format: format.name(), reason }
 }
 
 const JPEG_MAGIC: [u8; 3] = [0xff, 0xd8, 0xff];

@@ -17,18 +17,13 @@ fn pattern(width: u32, height: u32) -> RgbImage {
 
 fn png(picture: impl Into<DynamicImage>) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
-    picture
-        .into()
-        .write_to(&mut bytes, ImageFormat::Png)
-        .unwrap();
+    picture.into().write_to(&mut bytes, ImageFormat::Png).unwrap();
     bytes.into_inner()
 }
 
 fn jpeg(picture: &RgbImage) -> Vec<u8> {
     let mut bytes = Vec::new();
-    JpegEncoder::new_with_quality(&mut bytes, 95)
-        .encode_image(picture)
-        .unwrap();
+    JpegEncoder::new_with_quality(&mut bytes, 95).encode_image(picture).unwrap();
     bytes
 }
 
@@ -66,9 +61,8 @@ fn preprocess_equals_pillow_in_every_byte() {
         if let Some(pixels) = case.pixels {
             assert_eq!(found, pixels, "{what}");
         }
-        let fnv = found.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, &b| {
-            (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let fnv =
+            found.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
         assert_eq!(format!("{fnv:016x}"), case.fnv1a64, "{what}");
     }
 }
@@ -78,11 +72,7 @@ fn preprocess_gives_the_window_of_any_shape() {
     for (w, h) in [(1, 1), (8, 5000), (5000, 8), (8, 9), (300, 8)] {
         for (shorter, crop) in [(8, 8), (9, 8), (4, 8), (256, 224), (1, 1)] {
             let found = preprocess(&pattern(w, h), &definition(shorter, crop));
-            assert_eq!(
-                found.len(),
-                (crop * crop * 3) as usize,
-                "{w}x{h} {shorter} {crop}"
-            );
+            assert_eq!(found.len(), (crop * crop * 3) as usize, "{w}x{h} {shorter} {crop}");
         }
     }
     assert!(preprocess(&pattern(8, 8), &definition(0, 0)).is_empty());
@@ -96,25 +86,17 @@ fn decode_returns_the_pixels_of_a_png() {
 
 #[test]
 fn decode_returns_nearly_the_pixels_of_a_jpeg() {
-    let picture = RgbImage::from_fn(32, 24, |x, y| {
-        Rgb([x * 7, y * 9, 128].map(|v| u8::try_from(v).unwrap()))
-    });
+    let picture = RgbImage::from_fn(32, 24, |x, y| Rgb([x * 7, y * 9, 128].map(|v| u8::try_from(v).unwrap())));
     let found = decode(&jpeg(&picture)).unwrap();
     assert_eq!(found.dimensions(), (32, 24));
-    let worst = found
-        .as_raw()
-        .iter()
-        .zip(picture.as_raw())
-        .map(|(a, b)| a.abs_diff(*b))
-        .max();
+    let worst = found.as_raw().iter().zip(picture.as_raw()).map(|(a, b)| a.abs_diff(*b)).max();
     assert!(worst.unwrap() < 24, "{worst:?}");
 }
 
 #[test]
 fn decode_turns_a_picture_upright() {
     // Orientation 6: the camera's top is on the right, so the picture is turned clockwise.
-    let mut exif =
-        b"\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
+    let mut exif = b"\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
     exif.extend([6, 0, 0, 0, 0, 0, 0, 0]);
     let picture = RgbImage::from_fn(24, 16, |x, _| Rgb([if x < 12 { 250 } else { 5 }; 3]));
     let found = decode(&with_segment(&jpeg(&picture), &exif)).unwrap();
@@ -126,9 +108,7 @@ fn decode_turns_a_picture_upright() {
 fn decode_makes_grey_rgb_and_lays_alpha_over_white() {
     let grey = decode(&png(GrayImage::from_pixel(9, 9, image::Luma([77])))).unwrap();
     assert_eq!(grey.get_pixel(3, 3), &Rgb([77; 3]));
-    let clear = RgbaImage::from_fn(9, 9, |x, _| {
-        Rgba([10, 20, 30, [0, 255, 128][(x % 3) as usize]])
-    });
+    let clear = RgbaImage::from_fn(9, 9, |x, _| Rgba([10, 20, 30, [0, 255, 128][(x % 3) as usize]]));
     let found = decode(&png(clear)).unwrap();
     let row: Vec<_> = (0..3).map(|x| found.get_pixel(x, 0).0).collect();
     assert_eq!(row, [[255; 3], [10, 20, 30], [132, 137, 142]]);
@@ -146,25 +126,13 @@ fn decode_names_every_refusal() {
     let huge = with_frame(good.clone(), 1, &[0xff, 0xff, 0xff, 0xff]);
     let cases: [(&str, Vec<u8>, &str); 15] = [
         ("empty", vec![], "empty"),
-        (
-            "unknown-format",
-            b"hello there".to_vec(),
-            "68 65 6c 6c 6f 20 74 68",
-        ),
+        ("unknown-format", b"hello there".to_vec(), "68 65 6c 6c 6f 20 74 68"),
         ("unsupported-format", b"GIF89a....".to_vec(), "GIF"),
-        (
-            "unsupported-format",
-            b"RIFF\0\0\0\0WEBPVP8 ".to_vec(),
-            "WebP",
-        ),
+        ("unsupported-format", b"RIFF\0\0\0\0WEBPVP8 ".to_vec(), "WebP"),
         ("unsupported-format", b"\0\0\0\x18ftypheic".to_vec(), "HEIC"),
         ("truncated", good[..good.len() - 2].to_vec(), "JPEG"),
         ("truncated", png(pattern(9, 9))[..60].to_vec(), "PNG"),
-        (
-            "corrupt",
-            [&good[..2], b"\xff\xff\xffxx", &good[2..]].concat(),
-            "JPEG",
-        ),
+        ("corrupt", [&good[..2], b"\xff\xff\xffxx", &good[2..]].concat(), "JPEG"),
         ("corrupt", bad_data, "PNG"),
         ("animated", animated, "PNG"),
         ("cmyk", with_frame(good.clone(), 5, &[4]), "CMYK"),
@@ -177,10 +145,7 @@ fn decode_names_every_refusal() {
         let error = decode(&bytes).unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         let text = error.to_string();
-        assert!(
-            text.contains(word) && text.contains("expected") && text.contains(';'),
-            "{text}"
-        );
+        assert!(text.contains(word) && text.contains("expected") && text.contains(';'), "{text}");
     }
 }
 
@@ -212,10 +177,5 @@ fn decode_never_panics_on_a_changed_byte() {
 }
 
 fn definition(resize_shorter: u32, crop: u32) -> Preprocessing {
-    Preprocessing {
-        resize_shorter,
-        crop,
-        mean: [0.0; 3],
-        std: [1.0; 3],
-    }
+    Preprocessing { resize_shorter, crop, mean: [0.0; 3], std: [1.0; 3] }
 }

@@ -41,7 +41,10 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
             "runs": b.runs, "threads": args.threads, "engine": ENGINE,
         }));
     }
-    ui.line(&format!("min {:.2} ms, median {:.2} ms, 95 % under {:.2} ms ({} runs)", b.min_ms, b.median_ms, b.p95_ms, b.runs))?;
+    ui.line(&format!(
+        "min {:.2} ms, median {:.2} ms, 95 % under {:.2} ms ({} runs)",
+        b.min_ms, b.median_ms, b.p95_ms, b.runs
+    ))?;
     let rss = rss.map_or("unknown".into(), |mb| format!("{mb:.0} MB"));
     ui.line(&format!("load {load_ms:.0} ms, peak memory {rss}, {ENGINE}"))
 }

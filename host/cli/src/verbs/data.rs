@@ -14,7 +14,9 @@ use crate::ui::Ui;
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Read every picture and report classes, counts and everything that cannot be used
-    #[command(after_help = "Examples:\n  graft data check photos/\n  graft data check labels.csv --split train --strict")]
+    #[command(
+        after_help = "Examples:\n  graft data check photos/\n  graft data check labels.csv --split train --strict"
+    )]
     Check {
         /// A folder with one folder for each class, or a CSV manifest
         dir: PathBuf,
@@ -68,7 +70,8 @@ pub(crate) fn run(command: &Command, ui: &mut Ui) -> Result<()> {
     bar.finish_and_clear();
     let classes = data.labels.iter().zip(data.counts()).map(|(l, n)| Class { label: l.clone(), n }).collect();
     let bad = unusable.len();
-    let report = Report { n: data.samples.len(), usable: usable.into_inner(), classes, unusable, ignored: data.ignored };
+    let report =
+        Report { n: data.samples.len(), usable: usable.into_inner(), classes, unusable, ignored: data.ignored };
     if *json {
         ui.json(&report)?;
     } else {

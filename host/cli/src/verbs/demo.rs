@@ -41,7 +41,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 40)]
     per_class: usize,
     /// Passes over the pictures, for the pretrained net and for the one from scratch
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 12)]
     epochs: usize,
     /// Seed of pictures and training
     #[arg(long, default_value_t = 1)]
@@ -53,6 +53,7 @@ pub(crate) struct Args {
 
 const SIDE: u32 = 112;
 const TEST_PER_CLASS: usize = 40;
+const RATE: f64 = 2e-3;
 const MARK: &str = ".graft-demo";
 
 pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
@@ -68,13 +69,20 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     key.save(&key_file)?;
     let bundle = pack_one(&out.join("leaves.graft"), &models.int8, &sets.test, &key)?;
     // The second bundle: the same backbone, a head fitted again with more pictures.
-    let again = refit(&out, args, &sets, &tuned, ui)?;
+    let again = refit(&out, args, &sets, &tuned, &models.calibration, ui)?;
     let second = pack_one(&out.join("leaves-2.graft"), &again, &sets.test, &key)?;
     let device = Daemon::start(&out, &key)?;
     let story = story(&device, &out, &bundle, &second, &sets.test, ui)?;
     drop(device);
     let latency = bench(&Model::from_onnx(&models.int8)?, 1, 1.0)?;
-    let summary = Summary { out: &out, models: &models, scratch_top1, story: &story, latency_ms: latency.median_ms, seconds: start.elapsed().as_secs_f64() };
+    let summary = Summary {
+        out: &out,
+        models: &models,
+        scratch_top1,
+        story: &story,
+        latency_ms: latency.median_ms,
+        seconds: start.elapsed().as_secs_f64(),
+    };
     if args.json { ui.json(&summary.json()) } else { summary.print(args, ui) }
 }
 
@@ -84,7 +92,11 @@ fn prepare(out: &Path) -> Result<PathBuf> {
     if out.exists() {
         let used = fs::read_dir(out).with_context(doing)?.next().is_some();
         if used {
-            ensure!(out.join(MARK).exists(), "expected an empty folder or one of an earlier demo, found {} in use; give --out", out.display());
+            ensure!(
+                out.join(MARK).exists(),
+                "expected an empty folder or one of an earlier demo, found {} in use; give --out",
+                out.display()
+            );
             fs::remove_dir_all(out).with_context(doing)?;
         }
     }
@@ -122,8 +134,8 @@ impl Sets {
     }
 }
 
-fn schedule(args: &Args, rate: f64) -> Schedule {
-    Schedule { epochs: args.epochs, batch: 16, rate, decay: 0.01, smoothing: 0.1, patience: 0, seed: args.seed }
+fn schedule(args: &Args) -> Schedule {
+    Schedule { epochs: args.epochs, batch: 16, rate: RATE, decay: 0.01, smoothing: 0.1, patience: 0, seed: args.seed }
 }
 
 /// Bars of the stages of training.
@@ -141,7 +153,9 @@ fn bars(ui: &Ui) -> (Vec<indicatif::ProgressBar>, impl FnMut(Stage, usize, usize
 fn train(out: &Path, args: &Args, data: &Dataset, pretrained: &Pretrained, ui: &Ui) -> Result<Run> {
     let tune = FineTune {
         unfrozen: pretrained.network.stages,
-        schedule: schedule(args, 1e-3),
+        // As from scratch below: the two runs differ in the weights they begin with, and in nothing else.
+        norm: Norm::Batch,
+        schedule: schedule(args),
         validation: 0.0,
         device: Device::Cpu,
         checkpoint: None,
@@ -151,7 +165,14 @@ fn train(out: &Path, args: &Args, data: &Dataset, pretrained: &Pretrained, ui: &
     Ok(run)
 }
 
-fn graft(out: &Path, args: &Args, data: &Dataset, pretrained: &Pretrained, tune: Option<FineTune<'_>>, ui: &Ui) -> Result<Run> {
+fn graft(
+    out: &Path,
+    args: &Args,
+    data: &Dataset,
+    pretrained: &Pretrained,
+    tune: Option<FineTune<'_>>,
+    ui: &Ui,
+) -> Result<Run> {
     let plan = Plan {
         data: out.join("leaves/train"),
         dataset: data,
@@ -171,12 +192,12 @@ fn graft(out: &Path, args: &Args, data: &Dataset, pretrained: &Pretrained, tune:
 fn scratch(args: &Args, sets: &Sets, pretrained: &Pretrained, ui: &Ui) -> Result<f64> {
     let network = &pretrained.network;
     let (backbone, head) = random(network, sets.train.labels.len(), args.seed);
-    let mut net = Net::new(network, &backbone, &head, &pretrained.preprocessing, network.stages, Norm::Batch, &Device::Cpu)?;
+    let mut net =
+        Net::new(network, &backbone, &head, &pretrained.preprocessing, network.stages, Norm::Batch, &Device::Cpu)?;
     let samples: Vec<&Sample> = sets.train.samples.iter().collect();
     let photos = Photos::new(&samples, &pretrained.preprocessing);
     let bar = ui.bar("from scratch");
-    // A net that knows nothing takes, and needs, a higher rate than one that is fine-tuned.
-    fit(&mut net, &photos, None, &schedule(args, 3e-3), None, &ui.stop, |done, of| {
+    fit(&mut net, &photos, None, &schedule(args), None, &ui.stop, |done, of| {
         bar.set_length(of as u64);
         bar.set_position(done as u64);
     })?;
@@ -197,7 +218,7 @@ struct Models {
 
 fn export(out: &Path, run: &Run, sets: &Sets, ui: &Ui) -> Result<Models> {
     let float = run.float()?;
-    let (int8, calibration) = quantize(run, &sets.train, ui)?;
+    let (int8, calibration) = quantize(run, &sets.train, None, ui)?;
     let mut top1 = [0.0; 2];
     let bar = ui.bar("evaluating");
     for (top1, (name, onnx)) in top1.iter_mut().zip([("leaves.onnx", &float), ("leaves.int8.onnx", &int8)]) {
@@ -218,12 +239,12 @@ fn export(out: &Path, run: &Run, sets: &Sets, ui: &Ui) -> Result<Models> {
 /// Pictures that show the ranges.
 const CALIBRATION: usize = 60;
 
-fn quantize(run: &Run, data: &Dataset, ui: &Ui) -> Result<(Vec<u8>, String)> {
+fn quantize(run: &Run, data: &Dataset, method: Option<&str>, ui: &Ui) -> Result<(Vec<u8>, String)> {
     let n = data.samples.len();
     let count = CALIBRATION.min(n);
     let samples: Vec<Sample> = (0..count).map(|i| data.samples[i * n / count].clone()).collect();
     let bar = ui.bar("quantizing");
-    let found = calibrate(run, &samples, OnBad::Fail, |done, of| {
+    let found = calibrate(run, &samples, method, OnBad::Fail, |done, of| {
         bar.set_length(of as u64);
         bar.set_position(done as u64);
     })?;
@@ -237,11 +258,12 @@ fn pack_one(path: &Path, onnx: &[u8], golden: &Dataset, key: &SecretKey) -> Resu
 }
 
 /// Fits the head again on more pictures, on the backbone that is on the device.
-fn refit(out: &Path, args: &Args, sets: &Sets, run: &Run, ui: &Ui) -> Result<Vec<u8>> {
+fn refit(out: &Path, args: &Args, sets: &Sets, run: &Run, method: &str, ui: &Ui) -> Result<Vec<u8>> {
     let backbone = Pretrained::read(&out.join("run/weights.safetensors"), run.record.weights.architecture, None)?;
     let again = graft(out, args, &sets.more, &backbone, None, ui)?;
     again.save(&out.join("run-2"))?;
-    Ok(quantize(&again, &sets.train, ui)?.0)
+    // The same pictures and method: the backbone's bytes stay as they are on the device.
+    Ok(quantize(&again, &sets.train, Some(method), ui)?.0)
 }
 
 /// A daemon on a virtual serial line, ended when dropped.
@@ -279,9 +301,16 @@ impl Daemon {
         let since = Instant::now();
         while !daemon.port.exists() {
             if let Some(status) = daemon.child.try_wait()? {
-                bail!("expected graftd to serve, found that it ended ({status}); see {}", folder.join("journal.txt").display());
+                bail!(
+                    "expected graftd to serve, found that it ended ({status}); see {}",
+                    folder.join("journal.txt").display()
+                );
             }
-            ensure!(since.elapsed() < START, "expected graftd to make {}, found nothing after {START:?}", daemon.port.display());
+            ensure!(
+                since.elapsed() < START,
+                "expected graftd to make {}, found nothing after {START:?}",
+                daemon.port.display()
+            );
             sleep(Duration::from_millis(20));
         }
         Ok(daemon)
@@ -358,7 +387,10 @@ impl Summary<'_> {
     fn print(&self, args: &Args, ui: &Ui) -> Result<()> {
         let (m, s) = (self.models, self.story);
         let percent = |share: f64| format!("{:.1} %", 100.0 * share);
-        ui.line(&format!("graft demo: six kinds of generated leaves, {} pictures of each, {} epochs, {:.0} s\n", args.per_class, args.epochs, self.seconds))?;
+        ui.line(&format!(
+            "graft demo: six kinds of generated leaves, {} pictures of each, {} epochs, {:.0} s\n",
+            args.per_class, args.epochs, self.seconds
+        ))?;
         ui.line("accuracy   top-1 on 240 other leaves, in the engine of the device")?;
         ui.line(&format!("  pretrained backbone   {} float, {} int8", percent(m.float_top1), percent(m.int8_top1)))?;
         ui.line(&format!("  the same from scratch {} float, same pictures and epochs", percent(self.scratch_top1)))?;

@@ -14,7 +14,9 @@ use crate::ui::Ui;
 ///
 /// Shares (top1, macro_f1, precision, recall) are between 0 and 1 in JSON.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  graft evaluate runs/leaves --data test/\n  graft evaluate leaves.onnx --data test/ --json")]
+#[command(
+    after_help = "Examples:\n  graft evaluate runs/leaves --data test/\n  graft evaluate leaves.onnx --data test/ --json"
+)]
 pub(crate) struct Args {
     /// A run folder or an .onnx file
     model: PathBuf,

@@ -17,7 +17,9 @@ use crate::ui::Ui;
 /// The graph takes `image`, u8 [n, h, w, 3], and gives `logits`. With --int8 activations become u8 and weights s8 by
 /// channel (QDQ form); their ranges come from the pictures of --calibrate, which need no labels beyond their folders.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  graft export runs/leaves --out leaves.onnx\n  graft export runs/leaves --int8 --calibrate photos/ --out leaves.int8.onnx")]
+#[command(
+    after_help = "Examples:\n  graft export runs/leaves --out leaves.onnx\n  graft export runs/leaves --int8 --calibrate photos/ --out leaves.int8.onnx"
+)]
 pub(crate) struct Args {
     /// A run folder
     run: PathBuf,
@@ -30,6 +32,10 @@ pub(crate) struct Args {
     /// Use at most this many pictures, spread over all classes
     #[arg(long, default_value_t = 200)]
     calibration_pictures: usize,
+    /// Choose the ranges so, instead of trying all: min-max, percentile-99.999, percentile-99.99 or percentile-99.9. With
+    /// the same pictures and method a new head on an old backbone leaves the backbone's bytes as they are
+    #[arg(long, value_name = "METHOD", requires = "int8")]
+    ranges: Option<String>,
     /// The file to write
     #[arg(long)]
     out: PathBuf,
@@ -49,7 +55,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
             let count = args.calibration_pictures.min(n);
             let samples: Vec<_> = (0..count).map(|i| data.samples[i * n / count].clone()).collect();
             let bar = ui.bar("calibrating");
-            let found = calibrate(&run, &samples, OnBad::Skip, |done, of| {
+            let found = calibrate(&run, &samples, args.ranges.as_deref(), OnBad::Skip, |done, of| {
                 bar.set_length(of as u64);
                 bar.set_position(done as u64);
             })?;

@@ -49,7 +49,8 @@ impl At {
 }
 
 pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
-    let bundle = Bundle::open(&args.bundle).with_context(|| format!("cannot use {} as a bundle", args.bundle.display()))?;
+    let bundle =
+        Bundle::open(&args.bundle).with_context(|| format!("cannot use {} as a bundle", args.bundle.display()))?;
     let mut session = args.at.connect(ui)?;
     let report = flash(&mut session, &bundle, ui)?;
     if args.json {

@@ -86,7 +86,11 @@ pub(crate) fn cached(entry: &Entry) -> Option<PathBuf> {
 
 fn fetch(entry: &Entry) -> Result<PathBuf> {
     let Source::Hub { repo, file, revision } = &entry.source else {
-        bail!("expected weights that are on the hub, found {}, which `graft model show {}` tells about", entry.id, entry.id);
+        bail!(
+            "expected weights that are on the hub, found {}, which `graft model show {}` tells about",
+            entry.id,
+            entry.id
+        );
     };
     let path = match cached(entry) {
         Some(path) => path,
@@ -99,7 +103,8 @@ fn fetch(entry: &Entry) -> Result<PathBuf> {
                 )
             };
             if offline {
-                return Err(anyhow::anyhow!("HF_HUB_OFFLINE is set and the file is not in the cache")).with_context(remedy);
+                return Err(anyhow::anyhow!("HF_HUB_OFFLINE is set and the file is not in the cache"))
+                    .with_context(remedy);
             }
             let api = ApiBuilder::from_env().with_progress(true).build().context("opening the hub's cache")?;
             let repo = Repo::with_revision((*repo).into(), RepoType::Model, (*revision).into());
@@ -121,7 +126,11 @@ fn verify(entry: &Entry, path: &PathBuf) -> Result<()> {
     let mut hasher = Sha256::new();
     std::io::copy(&mut file, &mut HashWriter(&mut hasher)).with_context(doing)?;
     let found: String = hasher.finalize().iter().map(|b| format!("{b:02x}")).collect();
-    ensure!(found == expected, "expected SHA-256 {expected}, found {found}; delete {} and fetch again", target.display());
+    ensure!(
+        found == expected,
+        "expected SHA-256 {expected}, found {found}; delete {} and fetch again",
+        target.display()
+    );
     Ok(())
 }
 

@@ -69,7 +69,14 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
                     .to_string(),
                 )?;
             } else {
-                ui.line(&format!("{:6}  {}  {}  {:.1} %  {:.0} ms", p.id, p.source, p.label, 100.0 * p.probability, p.latency_ms))?;
+                ui.line(&format!(
+                    "{:6}  {}  {}  {:.1} %  {:.0} ms",
+                    p.id,
+                    p.source,
+                    p.label,
+                    100.0 * p.probability,
+                    p.latency_ms
+                ))?;
             }
         }
         if let Some(path) = args.screen.as_ref().filter(|_| args.once || !fresh.is_empty()) {

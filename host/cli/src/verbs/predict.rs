@@ -13,7 +13,9 @@ use crate::ui::Ui;
 ///
 /// A picture that cannot be read is reported and the others go on; the exit code is then 1.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  graft predict leaves.onnx leaf.jpg\n  graft predict runs/leaves photos/*.jpg --json")]
+#[command(
+    after_help = "Examples:\n  graft predict leaves.onnx leaf.jpg\n  graft predict runs/leaves photos/*.jpg --json"
+)]
 pub(crate) struct Args {
     /// A run folder or an .onnx file
     model: PathBuf,

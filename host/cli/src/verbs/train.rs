@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, ensure};
 use graft_train::dataset::Dataset;
 use graft_train::fit::{Checkpoint, Resume, Schedule};
+use graft_train::net::Norm;
 use graft_train::pictures::OnBad;
 use graft_train::pretrained::Pretrained;
 use graft_train::transfer::{Device, FineTune, Plan, transfer};
@@ -59,6 +60,9 @@ pub(crate) struct Args {
     /// Peak learning rate while fine-tuning (AdamW, cosine)
     #[arg(long, default_value_t = 3e-4)]
     rate: f64,
+    /// Statistics that normalise while fine-tuning: the pretrained ones, or those of each batch
+    #[arg(long, value_enum, default_value_t = Statistics::Frozen)]
+    norm: Statistics,
     /// Share of the pictures that chooses the best epoch; 0 trains on all and takes the last
     #[arg(long, default_value_t = 0.1)]
     validation: f64,
@@ -89,6 +93,12 @@ pub(crate) struct Args {
 enum Place {
     Cpu,
     Cuda,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Statistics {
+    Frozen,
+    Batch,
 }
 
 pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
@@ -134,10 +144,16 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     }
     ui.line(&format!("{} pictures of {} classes, {} left out", r.pictures, r.labels.len(), r.skipped))?;
     ui.line(&format!("features  {:.1} s ({} from the cache)", r.features_seconds, trained.cached))?;
-    ui.line(&format!("head      {:.1} s, C = {}, cross-validated top-1 {:.1} %", r.head_seconds, r.strength, 100.0 * best))?;
+    ui.line(&format!(
+        "head      {:.1} s, C = {}, cross-validated top-1 {:.1} %",
+        r.head_seconds,
+        r.strength,
+        100.0 * best
+    ))?;
     if let Some(f) = &r.fine_tuned {
         let chosen = f.epochs.get(f.best.saturating_sub(1));
-        let top1 = chosen.and_then(|e| e.top1).map_or(String::new(), |t| format!(", validation top-1 {:.1} %", 100.0 * t));
+        let top1 =
+            chosen.and_then(|e| e.top1).map_or(String::new(), |t| format!(", validation top-1 {:.1} %", 100.0 * t));
         ui.line(&format!("tuning    {:.1} s, epoch {} of {}{top1}", f.seconds, f.best, f.epochs.len()))?;
     }
     ui.line(&format!("run       {}", args.out.display()))
@@ -166,6 +182,10 @@ fn device(place: Place) -> Result<Device> {
 fn fine_tune<'a>(args: &Args, device: Device, checkpoint: &'a Path) -> FineTune<'a> {
     FineTune {
         unfrozen: args.unfreeze,
+        norm: match args.norm {
+            Statistics::Frozen => Norm::Frozen,
+            Statistics::Batch => Norm::Batch,
+        },
         schedule: Schedule {
             epochs: args.epochs,
             batch: args.batch,
@@ -192,7 +212,11 @@ fn pretrained(args: &Args) -> Result<Pretrained> {
         (Some(e), None) => e.architecture,
         (_, width) => {
             let id = width.map_or(args.model.clone(), |w| format!("{}:{w}", args.model));
-            ensure!(width.is_none_or(|w| (0.1..=2.0).contains(&w)), "expected a width of 0.1 to 2, found {:?}", args.width);
+            ensure!(
+                width.is_none_or(|w| (0.1..=2.0).contains(&w)),
+                "expected a width of 0.1 to 2, found {:?}",
+                args.width
+            );
             id.parse::<Architecture>().context("reading --model")?
         }
     };

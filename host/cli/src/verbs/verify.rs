@@ -76,6 +76,7 @@ fn public_key(text: &str) -> Result<PublicKey> {
     if let Ok(key) = text.parse() {
         return Ok(key);
     }
-    let read = std::fs::read_to_string(text).with_context(|| format!("expected a public key or a file with one, found {text}"))?;
+    let read = std::fs::read_to_string(text)
+        .with_context(|| format!("expected a public key or a file with one, found {text}"))?;
     Ok(read.parse()?)
 }

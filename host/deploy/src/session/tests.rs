@@ -38,7 +38,10 @@ impl Service for Keeper {
             }
             Request::Finish => {
                 progress(Progress { text: "self-test".into(), done: 1, total: 1 });
-                Response::Finished { slot: "A".into(), self_test: SelfTest { passed: true, samples: 1, ..SelfTest::default() } }
+                Response::Finished {
+                    slot: "A".into(),
+                    self_test: SelfTest { passed: true, samples: 1, ..SelfTest::default() },
+                }
             }
             _ => Response::Refused { code: RefusalCode::NoModel, message: "nothing runs".into() },
         }
@@ -86,7 +89,10 @@ fn a_flash_sends_everything_once_and_a_second_one_almost_nothing() {
         let report = session.flash(&bundle, |p| steps.push(p)).unwrap();
         check(&report, &keeper, &bundle);
         assert_eq!(report.chunks_sent, report.chunks_total);
-        assert!(report.wire_bytes > report.payload_bytes && report.wire_bytes < report.payload_bytes * 104 / 100, "{report:?}");
+        assert!(
+            report.wire_bytes > report.payload_bytes && report.wire_bytes < report.payload_bytes * 104 / 100,
+            "{report:?}"
+        );
         assert!(matches!(steps.last(), Some(FlashProgress::Device { done: 1, .. })));
         assert!(steps.iter().any(|s| matches!(s, FlashProgress::Sending { done, total } if done == total)));
         let again = session.flash(&bundle, |_| ()).unwrap();

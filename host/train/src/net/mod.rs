@@ -14,6 +14,8 @@ use graft_zoo::network::{Activation, Conv, Op};
 use graft_zoo::weights::Tensors;
 use graft_zoo::{Network, Preprocessing, Tensor};
 
+use serde::{Deserialize, Serialize};
+
 use crate::rng::Rng;
 
 mod ops;
@@ -22,7 +24,8 @@ mod plain;
 use ops::{Affine, BatchNorm, Depthwise, MaxPool, Statistics, Unfold, Window};
 
 /// Which batch statistics normalise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Norm {
     /// The running ones, as pretrained: right for fine-tuning on few pictures.
     Frozen,
@@ -117,7 +120,8 @@ impl Net {
 
     /// Returns everything that training changes: trained parameters and running statistics.
     pub(crate) fn state(&self) -> Result<Tensors> {
-        let changes = |name: &str| self.vars.contains_key(name) || (self.norm == Norm::Batch && name.contains(".running_"));
+        let changes =
+            |name: &str| self.vars.contains_key(name) || (self.norm == Norm::Batch && name.contains(".running_"));
         self.arrays.iter().filter(|(n, _)| changes(n)).map(|(n, a)| Ok((n.clone(), tensor(a)?))).collect()
     }
 
@@ -228,7 +232,12 @@ impl Net {
         let (side, p) = (self.preprocessing.crop as usize, &self.preprocessing);
         let mut data = Vec::with_capacity(pictures.len() * side * side * 3);
         for picture in pictures {
-            ensure!(picture.len() == side * side * 3, "expected {} values in a picture, found {}", side * side * 3, picture.len());
+            ensure!(
+                picture.len() == side * side * 3,
+                "expected {} values in a picture, found {}",
+                side * side * 3,
+                picture.len()
+            );
             let normal = |(i, &v): (usize, &u8)| (f32::from(v) - p.mean[i % 3]) / p.std[i % 3];
             data.extend(picture.iter().enumerate().map(normal));
         }
@@ -307,7 +316,8 @@ pub fn random(network: &Network, classes: usize, seed: u64) -> (Tensors, Head) {
         let data = (0..shape.iter().product()).map(|_| rng.normal() * deviation).collect();
         tensors.insert(format!("{}.weight", c.name), Tensor { shape, data });
         for (part, value) in [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)] {
-            tensors.insert(format!("{}.{part}", c.norm), Tensor { shape: vec![c.outputs], data: vec![value; c.outputs] });
+            tensors
+                .insert(format!("{}.{part}", c.norm), Tensor { shape: vec![c.outputs], data: vec![value; c.outputs] });
         }
     }
     let weight = Tensor { shape: vec![classes, network.features], data: vec![0.0; classes * network.features] };

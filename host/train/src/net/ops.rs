@@ -349,8 +349,11 @@ impl CustomOp3 for BatchNorm {
         });
         let mean: Vec<f64> = total.iter().map(|t| t / n).collect();
         let variance: Vec<f64> = square.iter().zip(&mean).map(|(s, m)| (s / n - m * m).max(0.0)).collect();
-        let scale: Vec<f32> =
-            gamma.iter().zip(&variance).map(|(&g, v)| (f64::from(g) / (v + f64::from(self.eps)).sqrt()) as f32).collect();
+        let scale: Vec<f32> = gamma
+            .iter()
+            .zip(&variance)
+            .map(|(&g, v)| (f64::from(g) / (v + f64::from(self.eps)).sqrt()) as f32)
+            .collect();
         let shift: Vec<f32> =
             beta.iter().zip(&mean).zip(&scale).map(|((&b, &m), &s)| (f64::from(b) - m * f64::from(s)) as f32).collect();
         let out = scaled(x, &scale, &shift, self.bounds);

@@ -45,7 +45,10 @@ fn what_was_packed_comes_out_and_packing_again_gives_the_same_bytes() {
     assert!(matches!(bundle.file("x"), Err(BundleError::NoFile(_))));
     let m = bundle.manifest();
     assert_eq!((m.golden[0].logits.as_slice(), m.tolerance), (&[-0.1, 1.0e-8][..], 0.05));
-    assert_eq!(bundle.head().trust(&policy(&[key(1).public()], Unsigned::Refuse)).unwrap(), Trust::Signed(key(1).public()));
+    assert_eq!(
+        bundle.head().trust(&policy(&[key(1).public()], Unsigned::Refuse)).unwrap(),
+        Trust::Signed(key(1).public())
+    );
     let head = Head::read(&mut &bytes[..]).unwrap();
     assert_eq!(&head, bundle.head());
 }

@@ -38,21 +38,11 @@ pub(super) fn scene(class: usize, size: usize, rng: &mut Rng) -> Picture {
     scene
 }
 
-fn discs(
-    scene: &mut Picture,
-    count: usize,
-    radii: (f32, f32),
-    rng: &mut Rng,
-    mut fill: impl FnMut(&mut Colour, f32),
-) {
+fn discs(scene: &mut Picture, count: usize, radii: (f32, f32), rng: &mut Rng, mut fill: impl FnMut(&mut Colour, f32)) {
     for centre in scatter(count, rng) {
         let radius = rng.range(radii.0, radii.1);
         let axes = (radius * rng.range(0.8, 1.25), radius);
-        let disc = Ellipse {
-            centre,
-            axes,
-            along: direction(rng.range(0.0, TAU)),
-        };
+        let disc = Ellipse { centre, axes, along: direction(rng.range(0.0, TAU)) };
         disc.fill(scene, |_, r, inside, _, out| {
             let mut painted = *out;
             fill(&mut painted, r);
@@ -64,17 +54,13 @@ fn discs(
 fn small_discs(scene: &mut Picture, rng: &mut Rng) {
     let (colour, count) = (against(scene, rng), rng.count(8, 90));
     let dome = rng.range(0.0, 0.4);
-    discs(scene, count, (0.009, 0.022), rng, |out, r| {
-        *out = scaled(colour, 1.0 + dome * (0.5 - r))
-    });
+    discs(scene, count, (0.009, 0.022), rng, |out, r| *out = scaled(colour, 1.0 + dome * (0.5 - r)));
 }
 
 fn large_discs(scene: &mut Picture, rng: &mut Rng) {
     let (colour, count) = (against(scene, rng), rng.count(2, 12));
     let dome = rng.range(0.0, 0.5);
-    discs(scene, count, (0.05, 0.13), rng, |out, r| {
-        *out = scaled(colour, 1.0 + dome * (0.5 - r))
-    });
+    discs(scene, count, (0.05, 0.13), rng, |out, r| *out = scaled(colour, 1.0 + dome * (0.5 - r)));
 }
 
 fn haloed_discs(scene: &mut Picture, rng: &mut Rng) {
@@ -89,11 +75,7 @@ fn haloed_discs(scene: &mut Picture, rng: &mut Rng) {
 
 fn eyed_discs(scene: &mut Picture, rng: &mut Rng) {
     let rim = against(scene, rng);
-    let eye = if rng.chance(0.5) {
-        mixed(rim, [1.0; 3], 0.7)
-    } else {
-        any_colour(rng)
-    };
+    let eye = if rng.chance(0.5) { mixed(rim, [1.0; 3], 0.7) } else { any_colour(rng) };
     let (count, largest) = (rng.count(4, 32), rng.range(0.025, 0.08));
     let core = rng.range(0.35, 0.65);
     discs(scene, count, (0.5 * largest, largest), rng, |out, r| {
@@ -110,11 +92,7 @@ fn targets(scene: &mut Picture, rng: &mut Rng) {
         blot(scene, centre, radius, seed, |_, depth, out| {
             let wave = depth * rings;
             let ring = (2.0 * (wave - floor(wave)) - 1.0).abs();
-            *out = mixed(
-                *out,
-                mixed(first, second, step(0.2, 0.8, ring)),
-                step(-0.04, 0.06, depth),
-            );
+            *out = mixed(*out, mixed(first, second, step(0.2, 0.8, ring)), step(-0.04, 0.06, depth));
         });
     }
 }
@@ -140,10 +118,7 @@ fn powder(scene: &mut Picture, rng: &mut Rng) {
     for centre in scatter(rng.count(2, 12), rng) {
         let (radius, seed) = (rng.range(0.05, 0.2), rng.seed());
         blot(scene, centre, radius, seed, |index, depth, out| {
-            let (x, y) = (
-                (index % size) as f32 / size as f32,
-                (index / size) as f32 / size as f32,
-            );
+            let (x, y) = ((index % size) as f32 / size as f32, (index / size) as f32 / size as f32);
             let dust = octaves(x * fineness, y * fineness, grain, 2);
             let veil = step(-0.45, 0.55, depth) * (0.35 + 0.9 * step(0.3, 0.7, dust));
             *out = mixed(*out, colour, opacity * veil.min(1.0));
@@ -179,11 +154,7 @@ fn edge_stain(size: usize, rng: &mut Rng) -> Picture {
     for (point, out) in tissue.points().iter().zip(&mut scene.pixels) {
         if point.cover > 0.0 {
             let reach = depth * 2.0 * octaves(point.u * 7.0 + 3.0, point.v * 7.0 + 3.0, seed, 2);
-            *out = mixed(
-                *out,
-                colour,
-                0.95 * step(reach, 0.7 * reach, point.margin) * point.cover,
-            );
+            *out = mixed(*out, colour, 0.95 * step(reach, 0.7 * reach, point.margin) * point.cover);
         }
     }
     scene
@@ -197,11 +168,7 @@ fn holes(scene: &mut Picture, rng: &mut Rng) {
         blot(scene, centre, radius, seed, |index, depth, out| {
             *out = mixed(*out, rim, 0.7 * step(-rim_width, 0.0, depth));
             if let Some(&below) = beneath.pixels.get(index) {
-                *out = mixed(
-                    *out,
-                    scaled(below, 0.55 + 0.3 * step(0.1, 0.6, depth)),
-                    step(0.0, 0.15, depth),
-                );
+                *out = mixed(*out, scaled(below, 0.55 + 0.3 * step(0.1, 0.6, depth)), step(0.0, 0.15, depth));
             }
         });
     }
@@ -211,13 +178,7 @@ fn drops(scene: &mut Picture, rng: &mut Rng) {
     let (lx, ly) = direction(rng.range(0.0, TAU));
     let largest = rng.range(0.025, 0.08);
     for centre in scatter(rng.count(6, 45), rng) {
-        clutter::drop(
-            scene,
-            centre,
-            rng.range(0.3, 1.0) * largest,
-            (lx, ly),
-            |_| 1.0,
-        );
+        clutter::drop(scene, centre, rng.range(0.3, 1.0) * largest, (lx, ly), |_| 1.0);
     }
 }
 

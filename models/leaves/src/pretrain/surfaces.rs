@@ -59,22 +59,14 @@ fn recolour(scene: &mut Picture, rng: &mut Rng) {
 fn stripes(size: usize, bend: f32, rng: &mut Rng) -> Picture {
     let (first, second) = contrast(rng);
     let (c, s) = direction(rng.range(0.0, TAU));
-    let (count, share, waves) = (
-        rng.range(3.0, 14.0),
-        rng.range(0.25, 0.7),
-        rng.range(1.5, 4.0),
-    );
+    let (count, share, waves) = (rng.range(3.0, 14.0), rng.range(0.25, 0.7), rng.range(1.5, 4.0));
     let (seed, wear) = (rng.seed(), rng.range(0.0, 0.3));
     Picture::paint(size, |x, y| {
         let (along, across) = (x * c + y * s, y * c - x * s);
-        let t = (across + bend * sin(along * waves * TAU)) * count
-            + 0.15 * value(along * 5.0, across * 5.0, seed);
+        let t = (across + bend * sin(along * waves * TAU)) * count + 0.15 * value(along * 5.0, across * 5.0, seed);
         let saw = (2.0 * (t - floor(t)) - 1.0).abs();
         let tone = 1.0 - wear * octaves(x * 20.0, y * 20.0, seed, 2);
-        scaled(
-            mixed(first, second, step(share - 0.1, share + 0.1, saw)),
-            tone,
-        )
+        scaled(mixed(first, second, step(share - 0.1, share + 0.1, saw)), tone)
     })
 }
 
@@ -92,10 +84,7 @@ fn lattice(size: usize, rng: &mut Rng) -> Picture {
         } else {
             step(thin + 0.06, thin - 0.06, (0.5 - du).min(0.5 - dv))
         };
-        scaled(
-            mixed(first, second, share),
-            1.0 - wear * octaves(x * 20.0, y * 20.0, seed, 2),
-        )
+        scaled(mixed(first, second, share), 1.0 - wear * octaves(x * 20.0, y * 20.0, seed, 2))
     })
 }
 
@@ -129,11 +118,7 @@ fn cellular(size: usize, kind: Cellular, rng: &mut Rng) -> Picture {
                 let dome = scaled(first, tone * (1.25 - 0.9 * cell.nearest));
                 mixed(scaled(second, 0.6), dome, step(0.05, 0.25, edge))
             }
-            Cellular::Net => mixed(
-                scaled(first, 0.5 + 0.5 * tone),
-                second,
-                step(3.0 * thin, thin, edge),
-            ),
+            Cellular::Net => mixed(scaled(first, 0.5 + 0.5 * tone), second, step(3.0 * thin, thin, edge)),
         }
     })
 }
@@ -145,10 +130,7 @@ fn mottle(size: usize, scale: f32, rng: &mut Rng) -> Picture {
     Picture::paint(size, |x, y| {
         let field = octaves(x * scale, y * scale, seed, 2);
         let tone = 1.0 - shade * octaves(x * 4.0, y * 4.0, seed ^ 3, 2);
-        scaled(
-            mixed(first, second, step(cut - soft, cut + soft, field)),
-            tone,
-        )
+        scaled(mixed(first, second, step(cut - soft, cut + soft, field)), tone)
     })
 }
 
@@ -167,22 +149,11 @@ fn marble(size: usize, rng: &mut Rng) -> Picture {
 fn feather(size: usize, rng: &mut Rng) -> Picture {
     let (first, second) = contrast(rng);
     let (c, s) = direction(rng.range(0.0, TAU));
-    let (at, slope, pairs) = (
-        rng.range(-0.2, 0.2),
-        rng.range(0.4, 1.4),
-        rng.range(4.0, 10.0),
-    );
-    let (curve, thin, relief) = (
-        rng.range(-0.6, 0.9),
-        rng.range(0.008, 0.02),
-        rng.range(0.0, 0.2),
-    );
+    let (at, slope, pairs) = (rng.range(-0.2, 0.2), rng.range(0.4, 1.4), rng.range(4.0, 10.0));
+    let (curve, thin, relief) = (rng.range(-0.6, 0.9), rng.range(0.008, 0.02), rng.range(0.0, 0.2));
     let (seed, strength) = (rng.seed(), rng.range(0.5, 1.0));
     Picture::paint(size, |x, y| {
-        let (u, v) = (
-            (x - 0.5) * c + (y - 0.5) * s,
-            (y - 0.5) * c - (x - 0.5) * s - at,
-        );
+        let (u, v) = ((x - 0.5) * c + (y - 0.5) * s, (y - 0.5) * c - (x - 0.5) * s - at);
         let away = v.abs();
         let phase = (u - away * slope - away * away * curve) * pairs;
         let gap = (phase - floor(phase + 0.5)).abs() / (pairs * length(1.0, slope));
