@@ -1,2 +1,69 @@
-//! Chores of the workspace.
-fn main() {}
+//! Chores of the workspace: `cargo xtask ci`, `cargo xtask pretrain`.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+
+/// Do a chore
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+enum Chore {
+    /// Check format, lints, documentation and the shell scripts; the tests are `cargo test --workspace`
+    Ci,
+    /// Train the embedded backbone anew: models/weights/mobilenet_v2_0.35_96.safetensors
+    ///
+    /// Takes about half an hour on two cores. Ctrl-C loses at most an epoch: the same command goes on.
+    Pretrain {
+        /// Passed on to the trainer, such as `--epochs 10`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Chore::parse() {
+        Chore::Ci => ci(),
+        Chore::Pretrain { arguments } => pretrain(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ci() -> Result<()> {
+    cargo(&["fmt", "--all", "--check"], &[])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[])?;
+    cargo(&["doc", "--workspace", "--no-deps", "--locked", "--quiet"], &[("RUSTDOCFLAGS", "-D warnings")])?;
+    run(Command::new("sh").arg("scripts/tests/install-device.sh"))
+}
+
+fn pretrain(arguments: &[String]) -> Result<()> {
+    let mut command =
+        cargo_command(&["run", "--release", "--locked", "-p", "graft-train", "--example", "pretrain", "--"]);
+    run(command.args(arguments))
+}
+
+fn cargo(arguments: &[&str], variables: &[(&str, &str)]) -> Result<()> {
+    run(cargo_command(arguments).envs(variables.iter().copied()))
+}
+
+fn cargo_command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments);
+    command
+}
+
+/// Runs a command from the workspace's root.
+fn run(command: &mut Command) -> Result<()> {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let text = format!("{command:?}");
+    eprintln!("+ {text}");
+    let status = command.current_dir(root).status().with_context(|| format!("starting {text}"))?;
+    ensure!(status.success(), "expected {text} to succeed, found {status}");
+    Ok(())
+}
