@@ -37,13 +37,11 @@ pub(crate) fn pack(packing: &Packing<'_>, key: &SecretKey, out: &Path) -> Result
         !model.labels().is_empty(),
         "expected a model with labels (graft.labels), found none; export it with `graft export`"
     );
-    let is_int8 = model.metadata().contains_key("graft.calibration");
-    let tolerance = packing.tolerance.unwrap_or(if is_int8 { INT8_TOLERANCE } else { FLOAT_TOLERANCE });
-    ensure!(tolerance.is_finite() && tolerance >= 0.0, "expected a tolerance of 0 or more, found {tolerance}");
+    let (samples, tolerance) = golden(packing, &model)?;
     let mut writer = BundleWriter::new(packing.name, concat!("graft ", env!("CARGO_PKG_VERSION")));
     writer.labels(model.labels()).metadata(model.metadata().clone()).tolerance(tolerance);
     writer.add_file(MODEL_FILE, packing.onnx, &graft_onnx::tensor_borders(packing.onnx)?)?;
-    for (i, sample) in golden(packing, &model, tolerance)?.into_iter().enumerate() {
+    for (i, sample) in samples.into_iter().enumerate() {
         let file = format!("golden/{i:02}.jpg");
         writer.add_file(&file, &sample.jpeg, &[])?;
         writer.golden(&file, &sample.label, &sample.logits);
@@ -60,50 +58,54 @@ struct Golden {
     logits: Vec<f32>,
 }
 
-/// Chooses pictures of different classes whose best class is clear, so that rounding cannot close the gate.
-fn golden(packing: &Packing<'_>, model: &Model, tolerance: f32) -> Result<Vec<Golden>> {
-    let data = packing.golden.clone().relabel(model.labels()).context("choosing golden samples")?;
+/// Chooses pictures, of different classes where it can, whose best class leads clearly, so that rounding cannot close
+/// the gate; returns them with the tolerance.
+fn golden(packing: &Packing<'_>, model: &Model) -> Result<(Vec<Golden>, f32)> {
+    let is_int8 = model.metadata().contains_key("graft.calibration");
+    let wanted = packing.tolerance.unwrap_or(if is_int8 { INT8_TOLERANCE } else { FLOAT_TOLERANCE });
+    ensure!(wanted.is_finite() && wanted >= 0.0, "expected a tolerance of 0 or more, found {wanted}");
     ensure!(
         (1..=graft_bundle::limits::MAX_GOLDEN).contains(&packing.count),
         "expected 1 to 64 golden samples, found {}",
         packing.count
     );
+    let data = packing.golden.clone().relabel(model.labels()).context("choosing golden samples")?;
     let mut classes: Vec<Vec<usize>> = vec![vec![]; data.labels.len()];
     for (i, sample) in data.samples.iter().enumerate().rev() {
         classes[sample.class].push(i);
     }
-    let mut chosen = Vec::new();
-    let mut tried = 0;
-    while chosen.len() < packing.count && tried < packing.count * TRIES {
-        let before = tried;
-        for class in &mut classes {
-            let Some(index) = class.pop().filter(|_| chosen.len() < packing.count) else { continue };
-            tried += 1;
-            let sample = &data.samples[index];
-            let Ok(rgb) =
-                std::fs::read(&sample.path).map_err(anyhow::Error::from).and_then(|b| Ok(picture::decode(&b)?))
-            else {
-                continue;
-            };
-            let jpeg = small_jpeg(&rgb, model.preprocessing().resize_shorter)?;
-            // The expected answer is that to the picture as it travels.
-            let pixels = picture::preprocess(&picture::decode(&jpeg)?, model.preprocessing());
-            let logits = model.logits(&pixels)?;
-            if margin(&logits) > 2.0 * tolerance {
-                chosen.push(Golden { jpeg, label: data.labels[sample.class].clone(), logits });
-            }
-        }
-        if tried == before {
+    let longest = classes.iter().map(Vec::len).max().unwrap_or(0);
+    let count = classes.len();
+    let in_turn = (0..longest).flat_map(|_| 0..count);
+    let order: Vec<usize> = in_turn.filter_map(|class| classes[class].pop()).take(packing.count * TRIES).collect();
+    let (mut found, mut clear) = (Vec::new(), 0);
+    for index in order {
+        let sample = &data.samples[index];
+        let read = std::fs::read(&sample.path).map_err(anyhow::Error::from);
+        let Ok(rgb) = read.and_then(|bytes| Ok(picture::decode(&bytes)?)) else { continue };
+        let jpeg = small_jpeg(&rgb, model.preprocessing().resize_shorter)?;
+        // The expected answer is that to the picture as it travels.
+        let logits = model.logits(&picture::preprocess(&picture::decode(&jpeg)?, model.preprocessing()))?;
+        let lead = margin(&logits);
+        clear += usize::from(lead > 2.0 * wanted);
+        found.push((lead, Golden { jpeg, label: data.labels[sample.class].clone(), logits }));
+        if clear == packing.count {
             break;
         }
     }
-    if chosen.is_empty() {
-        bail!(
-            "expected a golden picture whose best class leads by more than {}, found none among {tried}; train longer or lower --tolerance",
-            2.0 * tolerance
-        );
+    found.sort_by(|a, b| b.0.total_cmp(&a.0));
+    found.truncate(packing.count);
+    if packing.tolerance.is_some() {
+        found.retain(|f| f.0 > 2.0 * wanted);
     }
-    Ok(chosen)
+    let Some(least) = found.last().map(|f| f.0).filter(|&lead| lead > 0.0) else {
+        bail!(
+            "expected a golden picture whose best class leads by more than {}, found none; lower --tolerance",
+            2.0 * wanted
+        );
+    };
+    // A model that is never sure has small leads; its rounding differences are small as well.
+    Ok((found.into_iter().map(|f| f.1).collect(), wanted.min(least / 2.0)))
 }
 
 /// Pictures looked at for one golden sample.

@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// Pictures of each class to train on
     #[arg(long, default_value_t = 40)]
     per_class: usize,
+    /// Pictures of each class to test on
+    #[arg(long, default_value_t = 40)]
+    test_per_class: usize,
     /// Passes over the pictures, for the pretrained net and for the one from scratch
     #[arg(long, default_value_t = 12)]
     epochs: usize,
@@ -52,7 +55,6 @@ pub(crate) struct Args {
 }
 
 const SIDE: u32 = 112;
-const TEST_PER_CLASS: usize = 40;
 const RATE: f64 = 2e-3;
 const MARK: &str = ".graft-demo";
 
@@ -124,7 +126,7 @@ impl Sets {
             Dataset::open(&folder, None)
         };
         let train = make("train", args.per_class, args.seed.wrapping_mul(3))?;
-        let test = make("test", TEST_PER_CLASS, args.seed.wrapping_mul(3).wrapping_add(1))?;
+        let test = make("test", args.test_per_class, args.seed.wrapping_mul(3).wrapping_add(1))?;
         let mut more = make("more", args.per_class, args.seed.wrapping_mul(3).wrapping_add(2))?;
         for sample in &train.samples {
             more.samples.push(Sample { key: format!("train/{}", sample.key), ..sample.clone() });
@@ -391,7 +393,7 @@ impl Summary<'_> {
             "graft demo: six kinds of generated leaves, {} pictures of each, {} epochs, {:.0} s\n",
             args.per_class, args.epochs, self.seconds
         ))?;
-        ui.line("accuracy   top-1 on 240 other leaves, in the engine of the device")?;
+        ui.line(&format!("accuracy   top-1 on {} other leaves, in the engine of the device", 6 * args.test_per_class))?;
         ui.line(&format!("  pretrained backbone   {} float, {} int8", percent(m.float_top1), percent(m.int8_top1)))?;
         ui.line(&format!("  the same from scratch {} float, same pictures and epochs", percent(self.scratch_top1)))?;
         ui.line(&format!("size       {} bytes float, {} bytes int8 ({})", m.float_bytes, m.int8.len(), m.calibration))?;
