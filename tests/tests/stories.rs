@@ -149,7 +149,7 @@ fn mistakes_are_named_with_their_exit_code() {
     }
 }
 
-/// The reference is `facts.md`'s scikit-learn head on PyTorch features, 77.7 %; at most one point below it.
+/// scikit-learn on PyTorch features of the same weights reaches 77.7 %: at most one point (three pictures) below it.
 #[test]
 fn real_leaves_are_classified_as_well_as_by_the_reference() {
     let Some(shared) = shared("real_leaves_are_classified_as_well_as_by_the_reference") else { return };
@@ -167,5 +167,5 @@ fn real_leaves_are_classified_as_well_as_by_the_reference() {
     );
     let found = graft_json(at, &["evaluate", "run", "--data", test.to_str().unwrap(), "--json"]);
     assert_eq!(found["n"], 300);
-    assert!(found["top1"].as_f64().unwrap() >= 0.767, "{}", found["top1"]);
+    assert!(found["top1"].as_f64().unwrap() >= 0.766, "{}", found["top1"]);
 }

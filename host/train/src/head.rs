@@ -21,6 +21,8 @@ pub const STRENGTHS: [f64; 6] = [1e-4, 1e-3, 3e-3, 1e-2, 1e-1, 1.0];
 pub const FOLDS: usize = 3;
 const MAX_ITERATIONS: usize = 200;
 const MEMORY: usize = 10;
+/// Share of the mean variance of all features that is added to that of each.
+const FLOOR: f64 = 0.05;
 /// Stops where the largest gradient entry falls below this.
 const GRADIENT_TOLERANCE: f64 = 1e-4;
 
@@ -178,8 +180,11 @@ impl Scaler {
                 *s += (f64::from(v) - m).powi(2) / n;
             }
         }
-        // A feature that never varies says nothing; dividing by its rounding noise would make it shout.
-        let inverse = square.iter().map(|&s| if s > 1e-12 { 1.0 / s.sqrt() } else { 0.0 }).collect();
+        // A feature that never varies says nothing; dividing by its rounding noise would make it shout. One that varies
+        // little is not raised to the rest either: the noise of int8 would be raised with it.
+        let typical = square.iter().sum::<f64>() / width.max(1) as f64;
+        let scale = |&s: &f64| if s > 1e-12 { 1.0 / (s + FLOOR * typical).sqrt() } else { 0.0 };
+        let inverse = square.iter().map(scale).collect();
         Self { mean, inverse }
     }
 
