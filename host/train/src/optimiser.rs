@@ -101,7 +101,7 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
-    /// PyTorch 2.9: `w = tensor([[1., -2.]]); b = tensor([0.5])`, `AdamW([w, b], lr=0.1, weight_decay=0.01)` for `w`,
+    /// PyTorch 2.15: `w = tensor([[1., -2.]]); b = tensor([0.5])`, `AdamW([w, b], lr=0.1, weight_decay=0.01)` for `w`,
     /// 0 for `b`; loss `(w**2).sum() + 3 * b.sum()`, two steps. See `host/train/tests/golden/adamw.py`.
     #[test]
     fn two_steps_equal_pytorch() {

@@ -1,7 +1,7 @@
 //! A network that learns: zoo data and candle tensors.
 //!
 //! Parameters keep the layout and the names of torchvision, so that what is trained here is exported as it is. On the
-//! CPU the operations are those of [`ops`]; on other devices they are candle's own ([`plain`]), which also serve as
+//! CPU the operations are those of `ops`; on other devices they are candle's own (`plain`), which also serve as
 //! the reference that the former are tested against.
 
 use std::collections::BTreeMap;
