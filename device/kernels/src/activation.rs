@@ -1,0 +1,84 @@
+//! The function that closes a convolution or a sum.
+
+use crate::simd::Simd;
+
+/// A function of one number, applied where a result is written.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Activation {
+    /// `min(max(x, low), high)`: identity, ReLU and ReLU6 by their bounds.
+    Clamp {
+        /// Smallest result.
+        low: f32,
+        /// Largest result.
+        high: f32,
+    },
+    /// `x * min(max(x / 6 + 1/2, 0), 1)`.
+    HardSwish,
+    /// `min(max(slope * x + offset, 0), 1)`.
+    HardSigmoid {
+        /// Factor of `x`.
+        slope: f32,
+        /// Result at zero.
+        offset: f32,
+    },
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// `x / (1 + exp(-x))`.
+    Silu,
+}
+
+impl Activation {
+    /// The identity.
+    pub const NONE: Self = Self::Clamp { low: f32::NEG_INFINITY, high: f32::INFINITY };
+    /// `max(x, 0)`.
+    pub const RELU: Self = Self::Clamp { low: 0.0, high: f32::INFINITY };
+    /// `min(max(x, 0), 6)`.
+    pub const RELU6: Self = Self::Clamp { low: 0.0, high: 6.0 };
+}
+
+/// Applies a function to vectors.
+///
+/// # Safety
+///
+/// The machine has the instructions of `S`.
+#[inline(always)]
+pub(crate) unsafe fn apply<S: Simd, const N: usize>(v: &mut [S::V; N], f: Activation) {
+    match f {
+        Activation::Clamp { low, high } => {
+            let (low, high) = (S::splat(low), S::splat(high));
+            v.iter_mut().for_each(|x| *x = S::min(S::max(*x, low), high));
+        }
+        Activation::HardSwish => v.iter_mut().for_each(|x| *x = S::mul(*x, hard_sigmoid::<S>(*x, 1.0 / 6.0, 0.5))),
+        Activation::HardSigmoid { slope, offset } => {
+            v.iter_mut().for_each(|x| *x = hard_sigmoid::<S>(*x, slope, offset));
+        }
+        Activation::Sigmoid => v.iter_mut().for_each(|x| *x = S::div(S::splat(1.0), one_plus_exp_neg::<S>(*x))),
+        Activation::Silu => v.iter_mut().for_each(|x| *x = S::div(*x, one_plus_exp_neg::<S>(*x))),
+    }
+}
+
+#[inline(always)]
+unsafe fn hard_sigmoid<S: Simd>(x: S::V, slope: f32, offset: f32) -> S::V {
+    let y = S::fma(x, S::splat(slope), S::splat(offset));
+    S::min(S::max(y, S::splat(0.0)), S::splat(1.0))
+}
+
+/// Returns `1 + exp(-x)`; the exponential is within 2 units in the last place.
+///
+/// # Source
+///
+/// Range reduction by Cody and Waite, coefficients of Cephes `expf`.
+#[inline(always)]
+unsafe fn one_plus_exp_neg<S: Simd>(x: S::V) -> S::V {
+    let x = S::min(S::max(S::mul(x, S::splat(-1.0)), S::splat(-87.0)), S::splat(87.0));
+    let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
+    let r = S::fma(n, S::splat(-0.693_359_4), x);
+    let r = S::fma(n, S::splat(2.121_944_4e-4), r);
+    let mut p = S::splat(1.987_569_2e-4);
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        p = S::fma(p, r, S::splat(c));
+    }
+    let p = S::add(S::fma(S::mul(p, r), r, r), S::splat(1.0));
+    S::fma(p, S::pow2(n), S::splat(1.0))
+}

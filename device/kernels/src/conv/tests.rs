@@ -1,0 +1,144 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::depthwise::Depthwise;
+
+/// Uniform numbers in [-1, 1), the same for a seed.
+fn numbers(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// The definition, in double precision: `[h, w, c]` in and out, no channel padding.
+fn reference(x: &[f32], size: [usize; 2], weights: &[f32], bias: &[f32], w: &Window, groups: usize) -> Vec<f64> {
+    let outputs = bias.len();
+    let channels = x.len() / (size[0] * size[1]);
+    let (per, out) = (channels / groups, w.output(size).unwrap());
+    let mut y = Vec::new();
+    for oy in 0..out[0] {
+        for ox in 0..out[1] {
+            for o in 0..outputs {
+                let group = o / (outputs / groups);
+                let mut sum = f64::from(bias[o]);
+                for i in 0..per {
+                    for ky in 0..w.kernel[0] {
+                        for kx in 0..w.kernel[1] {
+                            let iy = (oy * w.stride[0] + ky * w.dilation[0]) as isize - w.before[0] as isize;
+                            let ix = (ox * w.stride[1] + kx * w.dilation[1]) as isize - w.before[1] as isize;
+                            if iy < 0 || ix < 0 || iy >= size[0] as isize || ix >= size[1] as isize {
+                                continue;
+                            }
+                            let at = (iy as usize * size[1] + ix as usize) * channels + group * per + i;
+                            let k = ((o * per + i) * w.kernel[0] + ky) * w.kernel[1] + kx;
+                            sum += f64::from(x[at]) * f64::from(weights[k]);
+                        }
+                    }
+                }
+                y.push(sum);
+            }
+        }
+    }
+    y
+}
+
+fn spread(x: &[f32], channels: usize) -> Vec<f32> {
+    let mut wide = Vec::new();
+    for pixel in x.chunks(channels) {
+        wide.extend_from_slice(pixel);
+        wide.resize(wide.len().next_multiple_of(BLOCK), 77.0);
+    }
+    wide
+}
+
+fn window() -> impl Strategy<Value = Window> {
+    let axis = (1usize..=5, 1usize..=3, 1usize..=2, 0usize..=3, 0usize..=3);
+    (axis.clone(), axis).prop_map(|(a, b)| Window {
+        kernel: [a.0, b.0],
+        stride: [a.1, b.1],
+        dilation: [a.2, b.2],
+        before: [a.3, b.3],
+        after: [a.4, b.4],
+    })
+}
+
+fn functions() -> impl Strategy<Value = Activation> {
+    prop_oneof![
+        Just(Activation::NONE),
+        Just(Activation::RELU6),
+        Just(Activation::HardSwish),
+        Just(Activation::Sigmoid),
+        Just(Activation::Silu),
+        Just(Activation::HardSigmoid { slope: 0.2, offset: 0.5 }),
+    ]
+}
+
+fn exact(x: f64, f: Activation) -> f64 {
+    match f {
+        Activation::Clamp { low, high } => x.max(f64::from(low)).min(f64::from(high)),
+        Activation::HardSwish => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
+        Activation::HardSigmoid { slope, offset } => (f64::from(slope) * x + f64::from(offset)).clamp(0.0, 1.0),
+        Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        Activation::Silu => x / (1.0 + (-x).exp()),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn dense_convolutions_equal_their_definition_on_every_instruction_set(
+        seed: u64, w in window(), f in functions(), size in [1usize..=12, 1usize..=12],
+        inputs in 1usize..=35, outputs in 1usize..=70, threads in 1usize..=3, with_residual: bool,
+    ) {
+        let Some(out) = w.output(size) else { return Ok(()) };
+        let x = numbers(seed, size[0] * size[1] * inputs);
+        let weights = numbers(seed ^ 1, outputs * inputs * w.kernel[0] * w.kernel[1]);
+        let bias = numbers(seed ^ 2, outputs);
+        let residual = numbers(seed ^ 3, out[0] * out[1] * outputs);
+        let expected = reference(&x, size, &weights, &bias, &w, 1);
+        let (wide, wide_residual) = (spread(&x, inputs), spread(&residual, outputs));
+        let conv = Conv::new(&weights, &bias, w, f);
+        let mut team = Threads::new(threads);
+        for isa in Isa::available() {
+            let mut y = vec![55.0; out[0] * out[1] * padded(outputs)];
+            let source = Source { data: &wide, size, stride: padded(inputs) };
+            conv.run(isa, &mut team, source, with_residual.then_some(&wide_residual[..]), &mut y);
+            for (i, e) in expected.iter().enumerate() {
+                let found = y[i / outputs * padded(outputs) + i % outputs];
+                let e = exact(e + if with_residual { f64::from(residual[i]) } else { 0.0 }, f);
+                prop_assert!((f64::from(found) - e).abs() <= 1e-4 * (1.0 + e.abs()), "{isa:?} {i}: {found} {e}");
+            }
+        }
+    }
+
+    #[test]
+    fn depthwise_convolutions_equal_their_definition_on_every_instruction_set(
+        seed: u64, w in window(), f in functions(), size in [1usize..=14, 1usize..=14],
+        channels in 1usize..=40, threads in 1usize..=3,
+    ) {
+        let Some(out) = w.output(size) else { return Ok(()) };
+        let x = numbers(seed, size[0] * size[1] * channels);
+        let weights = numbers(seed ^ 1, channels * w.kernel[0] * w.kernel[1]);
+        let bias = numbers(seed ^ 2, channels);
+        let expected = reference(&x, size, &weights, &bias, &w, channels);
+        let wide = spread(&x, channels);
+        let conv = Depthwise::new(&weights, &bias, w, f);
+        let mut team = Threads::new(threads);
+        for isa in Isa::available() {
+            let mut y = vec![55.0; out[0] * out[1] * padded(channels)];
+            conv.run(isa, &mut team, &wide, size, &mut y);
+            for (i, e) in expected.iter().enumerate() {
+                let found = y[i / channels * padded(channels) + i % channels];
+                let e = exact(*e, f);
+                prop_assert!((f64::from(found) - e).abs() <= 1e-4 * (1.0 + e.abs()), "{isa:?} {i}: {found} {e}");
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The vector type that kernels are written over, one implementation an instruction set.
+//!
+//! Every function is inlined into a kernel that carries the instruction set's `target_feature`; none may be called
+//! from elsewhere.
+
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod arm;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod x86;
+
+/// A vector of `LANES` single-precision numbers.
+///
+/// # Safety
+///
+/// The functions need the machine to have the instruction set, and `load` and `store` that `LANES` numbers lie there.
+pub(crate) trait Simd: Copy {
+    type V: Copy;
+    const LANES: usize;
+    unsafe fn splat(x: f32) -> Self::V;
+    unsafe fn load(p: *const f32) -> Self::V;
+    unsafe fn store(p: *mut f32, v: Self::V);
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    /// Rounds half to even.
+    unsafe fn round(a: Self::V) -> Self::V;
+    /// Returns `2^n` of whole numbers from -126 to 127.
+    unsafe fn pow2(n: Self::V) -> Self::V;
+}
+
+/// Plain Rust.
+#[derive(Clone, Copy)]
+pub(crate) struct Scalar;
+
+impl Simd for Scalar {
+    type V = f32;
+    const LANES: usize = 1;
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> f32 {
+        x
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> f32 {
+        *p
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: f32) {
+        *p = v;
+    }
+    #[inline(always)]
+    unsafe fn add(a: f32, b: f32) -> f32 {
+        a + b
+    }
+    #[inline(always)]
+    unsafe fn mul(a: f32, b: f32) -> f32 {
+        a * b
+    }
+    #[inline(always)]
+    unsafe fn div(a: f32, b: f32) -> f32 {
+        a / b
+    }
+    #[inline(always)]
+    unsafe fn fma(a: f32, b: f32, c: f32) -> f32 {
+        // Not `mul_add`, which is a call into libm where the target has no such instruction.
+        a * b + c
+    }
+    #[inline(always)]
+    unsafe fn max(a: f32, b: f32) -> f32 {
+        if a > b { a } else { b }
+    }
+    #[inline(always)]
+    unsafe fn min(a: f32, b: f32) -> f32 {
+        if a < b { a } else { b }
+    }
+    #[inline(always)]
+    unsafe fn round(a: f32) -> f32 {
+        a.round_ties_even()
+    }
+    #[inline(always)]
+    unsafe fn pow2(n: f32) -> f32 {
+        f32::from_bits(((n as i32 + 127) as u32) << 23)
+    }
+}
+
+/// Compiles `$generic::<S, VECTORS, ROWS>` for every instruction set and picks one at run time; `VECTORS` vectors hold
+/// a block of channels and `ROWS` is how many rows of accumulators the register file holds.
+macro_rules! dispatch {
+    ($isa:expr, $generic:ident, $args:expr, $type:ty) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn avx2(args: $type) {
+            $generic::<crate::simd::x86::Avx2, 2, 6>(args)
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        unsafe fn avx512(args: $type) {
+            $generic::<crate::simd::x86::Avx512, 1, 12>(args)
+        }
+        #[cfg(target_arch = "aarch64")]
+        #[target_feature(enable = "neon")]
+        unsafe fn neon(args: $type) {
+            $generic::<crate::simd::arm::Neon, 4, 6>(args)
+        }
+        unsafe fn scalar(args: $type) {
+            $generic::<crate::simd::Scalar, 16, 2>(args)
+        }
+        match $isa {
+            crate::Isa::Scalar => scalar($args),
+            #[cfg(target_arch = "x86_64")]
+            crate::Isa::Avx2 => avx2($args),
+            #[cfg(target_arch = "x86_64")]
+            crate::Isa::Avx512 => avx512($args),
+            #[cfg(target_arch = "aarch64")]
+            crate::Isa::Neon => neon($args),
+        }
+    }};
+}
+pub(crate) use dispatch;

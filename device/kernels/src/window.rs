@@ -1,0 +1,54 @@
+//! Where a convolution or pool looks: kernel, stride, dilation and padding on both axes.
+
+use std::ops::Range;
+
+/// A window that slides over `[h, w]` pixels. Axis 0 is height, axis 1 width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// Taps on each axis.
+    pub kernel: [usize; 2],
+    /// Pixels between two outputs.
+    pub stride: [usize; 2],
+    /// Pixels between two taps.
+    pub dilation: [usize; 2],
+    /// Pixels of padding before the picture.
+    pub before: [usize; 2],
+    /// Pixels of padding behind it.
+    pub after: [usize; 2],
+}
+
+impl Window {
+    /// The window of a pointwise convolution.
+    pub const POINT: Self = Self { kernel: [1; 2], stride: [1; 2], dilation: [1; 2], before: [0; 2], after: [0; 2] };
+
+    /// Returns the output size for an input size, or none where the window does not fit.
+    pub fn output(&self, input: [usize; 2]) -> Option<[usize; 2]> {
+        let axis = |a: usize| {
+            let padded = input[a].checked_add(self.before[a])?.checked_add(self.after[a])?;
+            let reach = self.kernel[a].checked_sub(1)?.checked_mul(self.dilation[a])?.checked_add(1)?;
+            Some(padded.checked_sub(reach)?.checked_div(self.stride[a])? + 1)
+        };
+        Some([axis(0)?, axis(1)?])
+    }
+
+    /// Returns the taps of an output position that fall on the picture, on one axis of `len` pixels.
+    pub(crate) fn taps(&self, axis: usize, at: usize, len: usize) -> Range<usize> {
+        let (step, before, start) = (self.dilation[axis], self.before[axis], at * self.stride[axis]);
+        let first = before.saturating_sub(start).div_ceil(step).min(self.kernel[axis]);
+        let end = (len + before).saturating_sub(start).div_ceil(step).min(self.kernel[axis]);
+        first..end.max(first)
+    }
+
+    /// Returns the outputs of which every tap falls on the picture, on one axis of `len` pixels with `out` outputs.
+    pub(crate) fn inside(&self, axis: usize, len: usize, out: usize) -> Range<usize> {
+        let whole = |at: &usize| self.taps(axis, *at, len) == (0..self.kernel[axis]);
+        let start = (0..out).find(whole).unwrap_or(out);
+        let end = (start..out).find(|at| !whole(at)).unwrap_or(out);
+        start..end
+    }
+
+    /// Returns the pixel that a tap of an output sees, which must fall on the picture.
+    pub(crate) fn pixel(&self, axis: usize, at: usize, tap: usize) -> usize {
+        at * self.stride[axis] + tap * self.dilation[axis] - self.before[axis]
+    }
+}
