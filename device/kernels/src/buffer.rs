@@ -1,45 +1,75 @@
 //! Memory on cache-line borders.
 
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 /// Numbers that start on a cache line, as vector loads like them. Never grows.
 #[derive(Debug, Clone, Default)]
-pub struct Buffer {
+pub struct Buffer<T = f32> {
     lines: Vec<Line>,
+    kind: PhantomData<T>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+/// A number of which every bit pattern is a value, and that fits a cache line without a gap.
+///
+/// # Safety
+///
+/// Only for numbers and addresses of 1, 2, 4 or 8 bytes.
+pub unsafe trait Plain: Copy {}
+// SAFETY: plain numbers.
+unsafe impl Plain for u8 {}
+// SAFETY: as above.
+unsafe impl Plain for i8 {}
+// SAFETY: as above.
+unsafe impl Plain for i16 {}
+// SAFETY: as above.
+unsafe impl Plain for i32 {}
+// SAFETY: as above.
+unsafe impl Plain for f32 {}
+// SAFETY: as above.
+unsafe impl Plain for *const f32 {}
+
+#[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([f32; LINE]);
+struct Line([u8; LINE]);
 
-const LINE: usize = 16;
+const LINE: usize = 64;
 
-impl Buffer {
+impl<T: Plain> Buffer<T> {
     /// Returns zeros, at least `len` of them; the length is rounded up to a cache line.
     pub fn zeros(len: usize) -> Self {
-        Self { lines: vec![Line::default(); len.div_ceil(LINE)] }
+        let lines = len.checked_mul(size_of::<T>()).expect("a buffer that memory can hold").div_ceil(LINE);
+        Self { lines: vec![Line([0; LINE]); lines], kind: PhantomData }
     }
 
     /// Returns a copy, zeros behind it up to the end of a cache line.
-    pub fn copy_of(values: &[f32]) -> Self {
+    pub fn copy_of(values: &[T]) -> Self {
         let mut buffer = Self::zeros(values.len());
         buffer[..values.len()].copy_from_slice(values);
         buffer
     }
-}
 
-impl Deref for Buffer {
-    type Target = [f32];
-
-    fn deref(&self) -> &[f32] {
-        // SAFETY: a line is LINE numbers without gaps, and lines of a vector follow each other.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * LINE) }
+    /// Returns the same memory as numbers of another kind.
+    pub fn view<U: Plain>(&mut self) -> &mut [U] {
+        let len = self.lines.len() * LINE / size_of::<U>();
+        // SAFETY: lines of a vector follow each other without gaps and are aligned for every plain number, of which every
+        // bit pattern is a value; the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), len) }
     }
 }
 
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as in `deref`, and the borrow is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * LINE) }
+impl<T: Plain> Deref for Buffer<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        let len = self.lines.len() * LINE / size_of::<T>();
+        // SAFETY: as in `view`, and the borrow is shared.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), len) }
+    }
+}
+
+impl<T: Plain> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        self.view()
     }
 }

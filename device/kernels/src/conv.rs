@@ -25,6 +25,8 @@ pub struct Conv {
     weights: Buffer,
     /// `[padded(outputs)]`.
     bias: Buffer,
+    /// A pixel of padding.
+    zeros: Buffer,
     activation: Activation,
 }
 
@@ -61,7 +63,13 @@ impl Conv {
         }
         let mut padded_bias = Buffer::zeros(padded(outputs));
         padded_bias[..outputs].copy_from_slice(bias);
-        Self { window, inputs, outputs, weights: packed, bias: padded_bias, activation }
+        let zeros = Buffer::zeros(inputs);
+        Self { window, inputs, outputs, weights: packed, bias: padded_bias, zeros, activation }
+    }
+
+    /// Returns the bytes of working memory that a thread needs.
+    pub fn scratch(&self) -> usize {
+        PIXELS * self.window.kernel[0] * self.window.kernel[1] * size_of::<*const f32>()
     }
 
     /// Returns the number of output channels.
@@ -88,22 +96,21 @@ impl Conv {
         assert!(input.stride >= self.inputs && input.data.len() >= input.size[0] * input.size[1] * input.stride);
         assert!(output.len() >= pixels * width && residual.is_none_or(|r| r.len() >= pixels * width));
         assert!(Isa::available().contains(&isa));
-        let zeros = Buffer::zeros(self.inputs);
         let shared = Shared::new(output);
         // One pixel is split by channels, many by pixels.
         let blocks = width / BLOCK;
         let by_channel = pixels < 4 * threads.count();
-        let work = |range: Range<usize>| {
+        let work = |range: Range<usize>, scratch: &mut Buffer<u8>| {
             let (pixels, blocks) = if by_channel { (0..pixels, range) } else { (range, 0..blocks) };
-            let job = Job { conv: self, input, size, residual, zeros: &zeros, output: shared, pixels, blocks };
+            let job = Job { conv: self, input, size, residual, output: shared, pixels, blocks };
             // SAFETY: the machine has the instruction set; lengths are checked above; the ranges of the threads are
             // disjoint, in pixels or in blocks of channels, so no place is written twice.
-            unsafe { dispatch!(isa, run_part, &job, &Job<'_>) }
+            unsafe { dispatch!(isa, run_part, (&job, scratch.view()), (&Job<'_>, &mut [*const f32])) }
         };
         if by_channel {
-            threads.split(blocks, 1, &work);
+            threads.split(blocks, 1, self.scratch(), &work);
         } else {
-            threads.split(pixels, 1, &work);
+            threads.split(pixels, 1, self.scratch(), &work);
         }
     }
 }
@@ -114,23 +121,22 @@ struct Job<'a> {
     input: Source<'a>,
     size: [usize; 2],
     residual: Option<&'a [f32]>,
-    zeros: &'a [f32],
     output: Shared<'a, f32>,
     pixels: Range<usize>,
     blocks: Range<usize>,
 }
 
 #[inline(always)]
-unsafe fn run_part<S: Simd, const V: usize, const R: usize>(job: &Job<'_>) {
+unsafe fn run_part<S: Simd, const V: usize, const R: usize>((job, rows): (&Job<'_>, &mut [*const f32])) {
     let taps = job.conv.window.kernel[0] * job.conv.window.kernel[1];
-    let mut rows: Vec<*const f32> = vec![std::ptr::null(); PIXELS * taps];
+    assert!(rows.len() >= PIXELS * taps);
     let mut at = job.pixels.start;
     while at < job.pixels.end {
         let left = job.pixels.end - at;
         let count = left.div_ceil(left.div_ceil(PIXELS));
         // Tiles of equal height: 49 pixels are seven tiles of seven rather than six of eight and one of one.
         let height = count.div_ceil(count.div_ceil(R));
-        find_rows(job, at..at + count, height, &mut rows);
+        find_rows(job, at..at + count, height, rows);
         let mut block = job.blocks.start;
         while block < job.blocks.end {
             let wide = V == 1 && block + 1 < job.blocks.end;
@@ -170,7 +176,7 @@ unsafe fn find_rows(job: &Job<'_>, pixels: Range<usize>, height: usize, rows: &m
                     let at = w.pixel(0, y, ty) * job.input.size[1] + w.pixel(1, x, tx);
                     data.add(at * job.input.stride)
                 } else {
-                    job.zeros.as_ptr()
+                    job.conv.zeros.as_ptr()
                 };
                 *rows.get_unchecked_mut(base + (ty * taps_x + tx) * tile_height) = row;
             }

@@ -52,7 +52,7 @@ impl Depthwise {
         assert!(input.len() >= size[0] * size[1] * width && output.len() >= out[0] * out[1] * width);
         assert!(Isa::available().contains(&isa));
         let shared = Shared::new(output);
-        threads.split(out[0], 1, &|rows| {
+        threads.split(out[0], 1, 0, &|rows, _| {
             let job = Job { conv: self, input, size, out, output: shared, rows };
             // SAFETY: the machine has the instruction set; lengths are checked above; the threads' rows are disjoint.
             unsafe { dispatch!(isa, run_part, &job, &Job<'_>) }

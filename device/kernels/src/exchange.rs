@@ -5,12 +5,19 @@ use std::marker::PhantomData;
 /// A pointer to a slice that may cross threads.
 ///
 /// Whoever writes through it says why no two threads write the same place.
-#[derive(Clone, Copy)]
 pub(crate) struct Shared<'a, T> {
     start: *mut T,
     len: usize,
     life: PhantomData<&'a mut [T]>,
 }
+
+impl<T> Clone for Shared<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {
     pub(crate) fn new(slice: &'a mut [T]) -> Self {

@@ -46,7 +46,7 @@ pub fn run(
         Pointwise::Nothing => crate::BLOCK,
     };
     let shared = Shared::new(output);
-    threads.split(len, grain, &|range| {
+    threads.split(len, grain, 0, &|range, _| {
         let job = Job { input: &input[range.clone()], start: range.start, operation, activation, output: shared };
         // SAFETY: the machine has the instruction set; lengths are checked above; the threads' ranges are disjoint.
         unsafe { dispatch!(isa, run_part, &job, &Job<'_>) }

@@ -39,7 +39,7 @@ pub fn run(
     // One output, as of a global pool, is split by channels and several by rows.
     let by_channel = out[0] < threads.count();
     let blocks = width / BLOCK;
-    threads.split(if by_channel { blocks } else { out[0] }, 1, &|range| {
+    threads.split(if by_channel { blocks } else { out[0] }, 1, 0, &|range, _| {
         let (rows, blocks) = if by_channel { (0..out[0], range) } else { (range, 0..blocks) };
         let job = Job { kind, window, input, size, out, width, rows, blocks, output: shared };
         // SAFETY: the machine has the instruction set; lengths are checked above; the threads' rows or blocks of

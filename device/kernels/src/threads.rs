@@ -5,12 +5,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 
+use crate::Buffer;
+use crate::exchange::Shared;
+
 /// Threads that wait for work; the caller is one of them.
 #[derive(Debug)]
 pub struct Threads {
     shared: Arc<State>,
     helpers: Vec<JoinHandle<()>>,
     handles: Vec<Thread>,
+    /// Working memory, one a thread.
+    scratch: Vec<Buffer<u8>>,
 }
 
 /// The work of one call: an erased closure, borrowed for as long as `left` is above zero.
@@ -53,7 +58,15 @@ impl Threads {
             })
             .collect();
         let handles = helpers.iter().map(|h| h.thread().clone()).collect();
-        Self { shared, helpers, handles }
+        let scratch = vec![Buffer::default(); helpers.len() + 1];
+        Self { shared, helpers, handles, scratch }
+    }
+
+    /// Gives every thread at least `bytes` of working memory, so that no later [`Threads::split`] of as many allocates.
+    pub fn reserve(&mut self, bytes: usize) {
+        for buffer in self.scratch.iter_mut().filter(|b| b.len() < bytes) {
+            *buffer = Buffer::zeros(bytes);
+        }
     }
 
     /// Returns the number of threads, the caller's included.
@@ -63,38 +76,34 @@ impl Threads {
 
     /// Cuts `0..len` into one range a thread, each a multiple of `grain` but for the last, and does them all.
     ///
+    /// `work` also gets at least `scratch` bytes of working memory, its own and of any content.
+    ///
     /// # Panics
     ///
     /// If `work` panics.
-    pub fn split(&mut self, len: usize, grain: usize, work: &(dyn Fn(Range<usize>) + Sync)) {
+    pub fn split(
+        &mut self,
+        len: usize,
+        grain: usize,
+        scratch: usize,
+        work: &(dyn Fn(Range<usize>, &mut Buffer<u8>) + Sync),
+    ) {
+        self.reserve(scratch);
         let (grain, count) = (grain.max(1), self.count());
         let grains = len.div_ceil(grain);
         if count == 1 || grains <= 1 {
-            return work(0..len);
+            return work(0..len, &mut self.scratch[0]);
         }
-        self.run(&|index| {
+        let each = Shared::new(&mut self.scratch);
+        let work = |index: usize| {
             let at = |i: usize| (i * grains / count * grain).min(len);
             let range = at(index)..at(index + 1);
             if !range.is_empty() {
-                work(range);
+                // SAFETY: one buffer a thread, and `index` is another on each.
+                work(range, unsafe { &mut *each.at(index) });
             }
-        });
-    }
-
-    fn run(&mut self, work: &(dyn Fn(usize) + Sync)) {
-        let state = &self.shared;
-        // SAFETY: only the lifetime changes; `wait` holds until no helper uses the closure, even when `work` panics here.
-        let job = Job(unsafe {
-            std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(work)
-        });
-        *state.job.lock().unwrap_or_else(|e| e.into_inner()) = Some(job);
-        state.left.store(self.helpers.len(), Ordering::Relaxed);
-        state.round.fetch_add(1, Ordering::Release);
-        self.handles.iter().for_each(Thread::unpark);
-        let wait = Wait(state);
-        work(0);
-        drop(wait);
-        assert!(!state.panicked.swap(false, Ordering::Relaxed), "a kernel panicked on another thread");
+        };
+        run(&self.shared, &self.handles, &work);
     }
 }
 
@@ -108,6 +117,22 @@ impl Drop for Threads {
             let _ = helper.join();
         }
     }
+}
+
+/// Has the caller and every helper do `work`, each with its own index.
+fn run(state: &State, helpers: &[Thread], work: &(dyn Fn(usize) + Sync)) {
+    // SAFETY: only the lifetime changes; `wait` holds until no helper uses the closure, even when `work` panics here.
+    let job = Job(unsafe {
+        std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(work)
+    });
+    *state.job.lock().unwrap_or_else(|e| e.into_inner()) = Some(job);
+    state.left.store(helpers.len(), Ordering::Relaxed);
+    state.round.fetch_add(1, Ordering::Release);
+    helpers.iter().for_each(Thread::unpark);
+    let wait = Wait(state);
+    work(0);
+    drop(wait);
+    assert!(!state.panicked.swap(false, Ordering::Relaxed), "a kernel panicked on another thread");
 }
 
 /// Waits on drop until every helper is done.
@@ -173,7 +198,8 @@ mod tests {
             let mut threads = Threads::new(count);
             for (len, grain) in [(0, 1), (1, 4), (7, 2), (100, 3), (4, 100)] {
                 let hits: Vec<AtomicUsize> = (0..len).map(|_| AtomicUsize::new(0)).collect();
-                threads.split(len, grain, &|range| {
+                threads.split(len, grain, 100, &|range, scratch| {
+                    assert!(scratch.len() >= 100);
                     assert!(range.start.is_multiple_of(grain));
                     range.for_each(|i| {
                         hits[i].fetch_add(1, Ordering::Relaxed);
@@ -188,11 +214,11 @@ mod tests {
     fn a_panic_in_a_helper_reaches_the_caller_and_the_team_goes_on() {
         let mut threads = Threads::new(2);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            threads.split(2, 1, &|range| assert!(range.start == 0, "on purpose"));
+            threads.split(2, 1, 0, &|range, _| assert!(range.start == 0, "on purpose"));
         }));
         assert!(outcome.is_err());
         let sum = AtomicUsize::new(0);
-        threads.split(10, 1, &|range| {
+        threads.split(10, 1, 0, &|range, _| {
             sum.fetch_add(range.sum(), Ordering::Relaxed);
         });
         assert_eq!(sum.into_inner(), 45);

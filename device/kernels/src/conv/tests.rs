@@ -24,9 +24,9 @@ fn reference(x: &[f32], size: [usize; 2], weights: &[f32], bias: &[f32], w: &Win
     let mut y = Vec::new();
     for oy in 0..out[0] {
         for ox in 0..out[1] {
-            for o in 0..outputs {
+            for (o, b) in bias.iter().enumerate() {
                 let group = o / (outputs / groups);
-                let mut sum = f64::from(bias[o]);
+                let mut sum = f64::from(*b);
                 for i in 0..per {
                     for ky in 0..w.kernel[0] {
                         for kx in 0..w.kernel[1] {
