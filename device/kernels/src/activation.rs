@@ -1,6 +1,6 @@
 //! The function that closes a convolution or a sum.
 
-use crate::simd::Simd;
+use crate::simd::{Scalar, Simd};
 
 /// A function of one number, applied where a result is written.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -26,6 +26,16 @@ pub enum Activation {
     Sigmoid,
     /// `x / (1 + exp(-x))`.
     Silu,
+    /// `min(max(round(x / scale), low), high) * scale`, half to even: what a QuantizeLinear and its DequantizeLinear do,
+    /// with the bounds counted from the zero point.
+    Quantized {
+        /// Size of a step.
+        scale: f32,
+        /// Smallest number of steps.
+        low: f32,
+        /// Largest number of steps.
+        high: f32,
+    },
 }
 
 impl Activation {
@@ -35,6 +45,30 @@ impl Activation {
     pub const RELU: Self = Self::Clamp { low: 0.0, high: f32::INFINITY };
     /// `min(max(x, 0), 6)`.
     pub const RELU6: Self = Self::Clamp { low: 0.0, high: 6.0 };
+
+    /// Returns its value at `x`.
+    pub fn at(self, x: f32) -> f32 {
+        let mut v = [x];
+        // SAFETY: plain Rust needs no instruction set.
+        unsafe { apply::<Scalar, 1>(&mut v, self) };
+        v[0]
+    }
+
+    /// Returns the one function that is this and then `next`, where there is one.
+    pub fn then(self, next: Self) -> Option<Self> {
+        match (self, next) {
+            (Self::NONE, next) => Some(next),
+            (Self::Clamp { low, high }, Self::Clamp { low: floor, high: ceiling }) => {
+                Some(Self::Clamp { low: low.max(floor).min(ceiling), high: high.max(floor).min(ceiling) })
+            }
+            // Rounding to steps never reverses an order, so the bounds may be rounded instead of the number before it.
+            (Self::Clamp { low, high }, Self::Quantized { scale, low: floor, high: ceiling }) => {
+                let steps = |x: f32| (x / scale).round_ties_even().max(floor).min(ceiling);
+                Some(Self::Quantized { scale, low: steps(low), high: steps(high) })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Applies a function to vectors.
@@ -55,6 +89,13 @@ pub(crate) unsafe fn apply<S: Simd, const N: usize>(v: &mut [S::V; N], f: Activa
         }
         Activation::Sigmoid => v.iter_mut().for_each(|x| *x = S::div(S::splat(1.0), one_plus_exp_neg::<S>(*x))),
         Activation::Silu => v.iter_mut().for_each(|x| *x = S::div(*x, one_plus_exp_neg::<S>(*x))),
+        Activation::Quantized { scale, low, high } => {
+            let (scale, low, high) = (S::splat(scale), S::splat(low), S::splat(high));
+            // A division, as the specification has it: a product with the reciprocal may round to another step.
+            v.iter_mut().for_each(|x| {
+                *x = S::mul(S::min(S::max(S::round(S::div(*x, scale)), low), high), scale);
+            });
+        }
     }
 }
 
@@ -81,4 +122,26 @@ unsafe fn one_plus_exp_neg<S: Simd>(x: S::V) -> S::V {
     }
     let p = S::add(S::fma(S::mul(p, r), r, r), S::splat(1.0));
     S::fma(p, S::pow2(n), S::splat(1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_and_the_next_equal_both_in_turn() {
+        let steps = Activation::Quantized { scale: 0.03, low: -12.0, high: 243.0 };
+        let odd = Activation::Clamp { low: -0.1, high: 0.77 };
+        for first in [Activation::NONE, Activation::RELU, Activation::RELU6, odd] {
+            for next in [Activation::RELU6, odd, steps] {
+                let both = first.then(next).unwrap();
+                for i in -2000..2000 {
+                    let x = i as f32 * 0.005;
+                    assert_eq!(both.at(x), next.at(first.at(x)), "{first:?} {next:?} {x}");
+                }
+            }
+        }
+        assert_eq!(Activation::Silu.then(steps), None);
+        assert_eq!(steps.then(Activation::RELU), None);
+    }
 }

@@ -77,6 +77,16 @@ impl Conv {
         self.outputs
     }
 
+    /// Returns the function that closes it.
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
+    /// Closes it by another function.
+    pub fn set_activation(&mut self, activation: Activation) {
+        self.activation = activation;
+    }
+
     /// Computes `activation(conv(input) + bias + residual)` into `[h, w, padded(outputs)]`.
     ///
     /// # Panics
@@ -95,7 +105,7 @@ impl Conv {
         let width = padded(self.outputs);
         assert!(input.stride >= self.inputs && input.data.len() >= input.size[0] * input.size[1] * input.stride);
         assert!(output.len() >= pixels * width && residual.is_none_or(|r| r.len() >= pixels * width));
-        assert!(Isa::available().contains(&isa));
+        assert!(isa.is_available());
         let shared = Shared::new(output);
         // One pixel is split by channels, many by pixels.
         let blocks = width / BLOCK;

@@ -41,6 +41,16 @@ impl Depthwise {
         Self { window, channels, weights: packed, bias: padded_bias, activation }
     }
 
+    /// Returns the function that closes it.
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
+    /// Closes it by another function.
+    pub fn set_activation(&mut self, activation: Activation) {
+        self.activation = activation;
+    }
+
     /// Computes `activation(conv(input) + bias)` from `[h, w, padded(channels)]` into the same layout.
     ///
     /// # Panics
@@ -50,7 +60,7 @@ impl Depthwise {
         let out = self.window.output(size).expect("the window fits the input");
         let width = padded(self.channels);
         assert!(input.len() >= size[0] * size[1] * width && output.len() >= out[0] * out[1] * width);
-        assert!(Isa::available().contains(&isa));
+        assert!(isa.is_available());
         let shared = Shared::new(output);
         threads.split(out[0], 1, 0, &|rows, _| {
             let job = Job { conv: self, input, size, out, output: shared, rows };

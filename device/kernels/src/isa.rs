@@ -18,27 +18,38 @@ pub enum Isa {
 }
 
 impl Isa {
+    /// Every one that this program was compiled with, the slowest first.
+    const ALL: &[Self] = &[
+        Self::Scalar,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx2,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512,
+        #[cfg(target_arch = "aarch64")]
+        Self::Neon,
+    ];
+
     /// Lists what this machine can run, the slowest first.
     pub fn available() -> Vec<Self> {
-        #[allow(unused_mut)]
-        let mut found = vec![Self::Scalar];
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                found.push(Self::Avx2);
-                if avx512() {
-                    found.push(Self::Avx512);
-                }
-            }
+        Self::ALL.iter().copied().filter(|isa| isa.is_available()).collect()
+    }
+
+    /// Whether this machine can run it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => avx2() && avx512(),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => true,
         }
-        #[cfg(target_arch = "aarch64")]
-        found.push(Self::Neon);
-        found
     }
 
     /// Returns the fastest that this machine can run.
     pub fn best() -> Self {
-        *Self::available().last().unwrap_or(&Self::Scalar)
+        Self::ALL.iter().rev().copied().find(|isa| isa.is_available()).unwrap_or(Self::Scalar)
     }
 
     /// Returns its name in lower case, such as `avx512`.
@@ -53,6 +64,11 @@ impl Isa {
             Self::Neon => "neon",
         }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
 #[cfg(target_arch = "x86_64")]

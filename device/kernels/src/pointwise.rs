@@ -31,7 +31,7 @@ pub fn run(
 ) {
     let len = input.len();
     assert!(output.len() == len && len.is_multiple_of(crate::BLOCK));
-    assert!(Isa::available().contains(&isa));
+    assert!(isa.is_available());
     let grain = match operation {
         Pointwise::Add(other) => {
             assert!(other.len() == len);

@@ -34,7 +34,7 @@ pub fn run(
     let out = window.output(size).expect("the window fits the input");
     assert!(width.is_multiple_of(BLOCK) && input.len() >= size[0] * size[1] * width);
     assert!(output.len() >= out[0] * out[1] * width);
-    assert!(Isa::available().contains(&isa));
+    assert!(isa.is_available());
     let shared = Shared::new(output);
     // One output, as of a global pool, is split by channels and several by rows.
     let by_channel = out[0] < threads.count();

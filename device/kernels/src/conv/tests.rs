@@ -75,6 +75,8 @@ fn functions() -> impl Strategy<Value = Activation> {
         Just(Activation::HardSwish),
         Just(Activation::Sigmoid),
         Just(Activation::Silu),
+        // Steps far below the tolerance: a number near the border of two may fall to either.
+        Just(Activation::Quantized { scale: 1e-6, low: -1e5, high: 2e5 }),
         Just(Activation::HardSigmoid { slope: 0.2, offset: 0.5 }),
     ]
 }
@@ -86,6 +88,10 @@ fn exact(x: f64, f: Activation) -> f64 {
         Activation::HardSigmoid { slope, offset } => (f64::from(slope) * x + f64::from(offset)).clamp(0.0, 1.0),
         Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
         Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Quantized { scale, low, high } => {
+            let scale = f64::from(scale);
+            (x / scale).round_ties_even().clamp(f64::from(low), f64::from(high)) * scale
+        }
     }
 }
 
