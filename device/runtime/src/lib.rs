@@ -1,14 +1,19 @@
-//! Loads a model with tract, preprocesses, runs and postprocesses: the wall around the engine.
+//! Loads a model, preprocesses, runs and postprocesses: the wall around the engine.
+//!
+//! A graph of which every operator is recognised runs on graft-kernels alone; any other runs in tract.
 //!
 //! The host measures with this crate and the device runs it, so the numbers in a report are those of the shipped
 //! engine. Nothing of tract shows outside. Bytes from outside are refused by typed errors: lengths are bounded
 //! before allocation, no file but the named one is read, and a panic of the engine is caught.
 
 mod bench;
+mod compile;
+mod constant;
 mod error;
 mod graph;
 mod model;
 pub mod picture;
+mod program;
 
 pub use bench::{Bench, bench, peak_rss_mb};
 pub use error::RuntimeError;

@@ -1,6 +1,6 @@
 //! A loaded model: its metadata, and running pictures through it.
 //!
-//! The only file that drives tract. Loading and running are wrapped in `catch_unwind`: a graph that makes the engine
+//! The only file that drives tract, which runs the graphs that [`crate::compile`] does not recognise. Loading and running are wrapped in `catch_unwind`: a graph that makes the engine
 //! panic becomes [`RuntimeError::Engine`] (the panic's own message still goes to standard error). Not guarded
 //! against: a graph that asks for more memory than there is, or for endless arithmetic; on the device only bundles
 //! of trusted signers are loaded.
@@ -24,7 +24,8 @@ use tract_onnx::prelude::{
 };
 
 use crate::graph::{self, MAX_MODEL_LEN};
-use crate::{RuntimeError, picture};
+use crate::program::Program;
+use crate::{RuntimeError, compile, picture};
 
 /// Metadata key of the labels, a JSON array of strings in the order of the logits.
 pub const LABELS: &str = "graft.labels";
@@ -40,11 +41,22 @@ pub const MAX_SIDE: u32 = 4096;
 /// A model ready to run. Shared freely between threads.
 #[derive(Debug)]
 pub struct Model {
-    plan: Arc<TypedSimplePlan>,
+    engine: Engine,
     labels: Vec<String>,
     preprocessing: Preprocessing,
     metadata: BTreeMap<String, String>,
     outputs: Vec<String>,
+}
+
+/// What runs the network.
+#[derive(Debug)]
+enum Engine {
+    Kernels(Box<Program>),
+    Tract {
+        plan: Arc<TypedSimplePlan>,
+        /// The operator that the compiler does not know.
+        because: String,
+    },
 }
 
 /// The answer for one picture.
@@ -84,6 +96,26 @@ impl Model {
     ///
     /// [`RuntimeError`] says what a sound model has and what this one has.
     pub fn from_onnx(bytes: &[u8]) -> Result<Self, RuntimeError> {
+        Self::load(bytes, engine)
+    }
+
+    /// Loads as [`Model::from_onnx`], but for tract alone: what graft's own kernels are compared with.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::from_onnx`].
+    pub fn in_tract(bytes: &[u8]) -> Result<Self, RuntimeError> {
+        let because = "nothing: tract was asked for".to_owned();
+        Self::load(bytes, |proto, graph, side| {
+            proto.graph = Some(graph);
+            Ok(Engine::Tract { plan: load(proto, side)?, because })
+        })
+    }
+
+    fn load(
+        bytes: &[u8],
+        engine: impl FnOnce(&mut ModelProto, GraphProto, u32) -> Result<Engine, RuntimeError>,
+    ) -> Result<Self, RuntimeError> {
         let (mut proto, graph) = graph::read(bytes)?;
         let metadata = graph::metadata(&proto);
         let preprocessing = preprocessing(&metadata)?;
@@ -94,9 +126,8 @@ impl Model {
             return Err(RuntimeError::UnsupportedOperators { names });
         }
         let outputs = graph.output.iter().map(|o| o.name.clone()).collect();
-        proto.graph = Some(graph);
-        let plan = load(&proto, preprocessing.crop)?;
-        let model = Self { plan, labels, preprocessing, metadata, outputs };
+        let engine = engine(&mut proto, graph, preprocessing.crop)?;
+        let model = Self { engine, labels, preprocessing, metadata, outputs };
         model.check_labels()?;
         Ok(model)
     }
@@ -109,6 +140,14 @@ impl Model {
     /// Returns what is done to a picture before the network.
     pub fn preprocessing(&self) -> &Preprocessing {
         &self.preprocessing
+    }
+
+    /// Returns the operator because of which tract runs the whole network, slower; none where graft's own kernels do.
+    pub fn unrecognised(&self) -> Option<&str> {
+        match &self.engine {
+            Engine::Kernels(_) => None,
+            Engine::Tract { because, .. } => Some(because),
+        }
     }
 
     /// Returns the metadata of the file.
@@ -133,8 +172,12 @@ impl Model {
             return Err(RuntimeError::Pixels { expected, found: pixels.len() });
         }
         guarded("run the model", || {
+            let plan = match &self.engine {
+                Engine::Kernels(program) => return Ok(program.run(pixels)),
+                Engine::Tract { plan, .. } => plan,
+            };
             let input = Tensor::from_shape(&[1, side, side, 3], pixels)?;
-            let outputs = self.plan.run(tvec!(input.into_tvalue()))?;
+            let outputs = plan.run(tvec!(input.into_tvalue()))?;
             outputs
                 .iter()
                 .map(|value| {
@@ -253,7 +296,11 @@ impl Model {
         }
         let at = self.logits_index().ok_or_else(|| RuntimeError::NoLogits { outputs: self.outputs.clone() })?;
         let logits = guarded("read the shape of the logits", || {
-            let fact = self.plan.model().output_fact(at)?;
+            let plan = match &self.engine {
+                Engine::Kernels(program) => return Ok(Some(program.output_len(at))),
+                Engine::Tract { plan, .. } => plan,
+            };
+            let fact = plan.model().output_fact(at)?;
             Ok(fact.shape.as_concrete().map(|s| s.iter().product::<usize>()))
         })?;
         // A shape that depends on data is settled by running once.
@@ -376,6 +423,17 @@ fn blamed_operator(graph: &GraphProto, error: &RuntimeError) -> Option<String> {
     nodes.iter().find(|n| names(&n.name)).map(|n| n.op_type.clone())
 }
 
+/// Compiles a graph for our kernels, or gives it to tract.
+fn engine(proto: &mut ModelProto, graph: GraphProto, side: u32) -> Result<Engine, RuntimeError> {
+    match guarded("compile the model", || Ok(compile::compile(&graph, side as usize)))? {
+        Ok(program) => Ok(Engine::Kernels(Box::new(program))),
+        Err(because) => {
+            proto.graph = Some(graph);
+            Ok(Engine::Tract { plan: load(proto, side)?, because })
+        }
+    }
+}
+
 fn load(proto: &ModelProto, side: u32) -> Result<Arc<TypedSimplePlan>, RuntimeError> {
     let side = side as usize;
     guarded("load the model into tract", || {
@@ -411,4 +469,4 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

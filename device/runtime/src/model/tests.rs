@@ -15,7 +15,7 @@ use super::*;
 
 const SIDE: i64 = 8;
 
-fn value(name: &str, kind: DataType, dims: &[i64]) -> ValueInfoProto {
+pub(crate) fn value(name: &str, kind: DataType, dims: &[i64]) -> ValueInfoProto {
     let dim = dims.iter().map(|&d| Dimension {
         value: Some(match d {
             -1 => dimension::Value::DimParam("n".to_owned()),
@@ -33,17 +33,17 @@ fn value(name: &str, kind: DataType, dims: &[i64]) -> ValueInfoProto {
     }
 }
 
-fn tensor(name: &str, kind: DataType, dims: &[i64], raw_data: Vec<u8>) -> TensorProto {
+pub(crate) fn tensor(name: &str, kind: DataType, dims: &[i64], raw_data: Vec<u8>) -> TensorProto {
     let (name, dims) = (name.to_owned(), dims.to_vec());
     TensorProto { name, dims, data_type: kind as i32, raw_data, ..Default::default() }
 }
 
-fn floats(name: &str, dims: &[i64], data: &[f32]) -> TensorProto {
+pub(crate) fn floats(name: &str, dims: &[i64], data: &[f32]) -> TensorProto {
     let raw = data.iter().flat_map(|v| v.to_le_bytes()).collect();
     tensor(name, DataType::Float, dims, raw)
 }
 
-fn node(op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>) -> NodeProto {
+pub(crate) fn node(op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>) -> NodeProto {
     NodeProto {
         op_type: op.to_owned(),
         name: output.to_owned(),
@@ -54,12 +54,12 @@ fn node(op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>)
     }
 }
 
-fn int(name: &str, i: i64) -> AttributeProto {
+pub(crate) fn int(name: &str, i: i64) -> AttributeProto {
     let r#type = AttributeType::Int as i32;
     AttributeProto { name: name.to_owned(), r#type, i, ..Default::default() }
 }
 
-fn ints(name: &str, ints: &[i64]) -> AttributeProto {
+pub(crate) fn ints(name: &str, ints: &[i64]) -> AttributeProto {
     let r#type = AttributeType::Ints as i32;
     AttributeProto { name: name.to_owned(), r#type, ints: ints.to_vec(), ..Default::default() }
 }
@@ -69,7 +69,7 @@ fn definition() -> Preprocessing {
 }
 
 /// Logits are 2 * red + 1, green - blue and 0.5 * blue, of the picture's mean colour.
-fn colours() -> ModelProto {
+pub(crate) fn colours() -> ModelProto {
     let graph = GraphProto {
         name: "colours".to_owned(),
         input: vec![value("image", DataType::Uint8, &[-1, SIDE, SIDE, 3])],
@@ -143,7 +143,7 @@ fn with(change: impl FnOnce(&mut ModelProto)) -> Vec<u8> {
     model.encode_to_vec()
 }
 
-fn graph_of(model: &mut ModelProto) -> &mut GraphProto {
+pub(crate) fn graph_of(model: &mut ModelProto) -> &mut GraphProto {
     model.graph.as_mut().unwrap()
 }
 
