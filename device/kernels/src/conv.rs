@@ -77,6 +77,11 @@ impl Conv {
         self.outputs
     }
 
+    /// Returns the multiplications in one number of the output.
+    pub fn depth(&self) -> usize {
+        self.window.kernel[0] * self.window.kernel[1] * self.inputs
+    }
+
     /// Returns the function that closes it.
     pub fn activation(&self) -> Activation {
         self.activation

@@ -41,6 +41,11 @@ impl Depthwise {
         Self { window, channels, weights: packed, bias: padded_bias, activation }
     }
 
+    /// Returns the multiplications in one number of the output.
+    pub fn depth(&self) -> usize {
+        self.window.kernel[0] * self.window.kernel[1]
+    }
+
     /// Returns the function that closes it.
     pub fn activation(&self) -> Activation {
         self.activation

@@ -87,7 +87,8 @@ impl Simd for Scalar {
 }
 
 /// Compiles `$generic::<S, VECTORS, ROWS>` for every instruction set and picks one at run time; `VECTORS` vectors hold
-/// a block of channels and `ROWS` is how many rows of accumulators the register file holds.
+/// a block of channels and `ROWS` is how many rows of a tile the registers hold, the addresses of the rows included: with
+/// 12 rows AVX-512 would have accumulators enough, but runs at a third of the speed as the addresses spill.
 macro_rules! dispatch {
     ($isa:expr, $generic:ident, $args:expr, $type:ty) => {{
         #[cfg(target_arch = "x86_64")]
@@ -98,7 +99,7 @@ macro_rules! dispatch {
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
         unsafe fn avx512(args: $type) {
-            $generic::<crate::simd::x86::Avx512, 1, 12>(args)
+            $generic::<crate::simd::x86::Avx512, 1, 8>(args)
         }
         #[cfg(target_arch = "aarch64")]
         #[target_feature(enable = "neon")]

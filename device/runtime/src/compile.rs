@@ -38,6 +38,7 @@ pub(crate) fn compile(graph: &GraphProto, side: usize) -> Result<Program, String
     }
     for node in &graph.node {
         compiler.node(node).ok_or_else(|| node.op_type.clone())?;
+        compiler.name(node);
     }
     let mut outputs = Vec::new();
     for output in &graph.output {
@@ -122,6 +123,16 @@ impl<'a> Compiler<'a> {
         Some(())
     }
 
+    /// Names the step that makes a node's output, or made it before what was fused in.
+    fn name(&mut self, node: &NodeProto) {
+        let Some(name) = node.output.first() else { return };
+        if let Some(Value::Act(act)) = self.values.get(name.as_str())
+            && act.alone
+        {
+            self.steps[act.shape.slot].name.clone_from(name);
+        }
+    }
+
     fn constant(&self, node: &NodeProto, index: usize) -> Option<&Constant> {
         match self.values.get(node.input.get(index)?.as_str())? {
             Value::Constant(constant) => Some(constant),
@@ -191,7 +202,7 @@ impl<'a> Compiler<'a> {
         let len = size[0].checked_mul(size[1])?.checked_mul(stride)?;
         (len <= MAX_ACTIVATION).then_some(())?;
         let shape = Shape { slot: self.steps.len(), size, channels, stride };
-        self.steps.push(Step { work, from, other, to: shape });
+        self.steps.push(Step { name: String::new(), work, from, other, to: shape });
         Some(Act { shape, alone: true, flat: false, steps: None })
     }
 

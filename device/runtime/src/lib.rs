@@ -21,6 +21,7 @@ pub use graph::MAX_MODEL_LEN;
 pub use model::{
     LABELS, LOGITS, MAX_SIDE, Model, PREPROCESSING, PREPROCESSING_DIGEST, Prediction, unsupported_operators,
 };
+pub use program::Explained;
 
 /// Name and version of what runs the models.
-pub const ENGINE: &str = concat!("graft-runtime ", env!("CARGO_PKG_VERSION"), " (tract 0.23.9)");
+pub const ENGINE: &str = concat!("graft-runtime ", env!("CARGO_PKG_VERSION"));

@@ -24,8 +24,8 @@ use tract_onnx::prelude::{
 };
 
 use crate::graph::{self, MAX_MODEL_LEN};
-use crate::program::Program;
-use crate::{RuntimeError, compile, picture};
+use crate::program::{Explained, Program};
+use crate::{ENGINE, RuntimeError, compile, picture};
 
 /// Metadata key of the labels, a JSON array of strings in the order of the logits.
 pub const LABELS: &str = "graft.labels";
@@ -147,6 +147,25 @@ impl Model {
         match &self.engine {
             Engine::Kernels(_) => None,
             Engine::Tract { because, .. } => Some(because),
+        }
+    }
+
+    /// Returns the engine's name and version, and what of it runs this network.
+    pub fn engine(&self) -> String {
+        match &self.engine {
+            Engine::Kernels(program) => format!("{ENGINE} (kernels for {})", program.isa()),
+            Engine::Tract { .. } => format!("{ENGINE} (tract 0.23.9)"),
+        }
+    }
+
+    /// Times every step on a grey picture; none where tract runs the network.
+    pub fn explain(&self, runs: usize) -> Option<Vec<Explained>> {
+        match &self.engine {
+            Engine::Kernels(program) => {
+                let side = self.preprocessing.crop as usize;
+                Some(program.explain(&vec![127; side * side * 3], runs))
+            }
+            Engine::Tract { .. } => None,
         }
     }
 

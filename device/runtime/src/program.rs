@@ -1,12 +1,14 @@
 //! A network as a list of steps over buffers planned ahead, run by graft-kernels alone.
 
 use std::sync::Mutex;
+use std::time::Instant;
 
 use graft_kernels::conv::{Conv, Source};
 use graft_kernels::depthwise::Depthwise;
 use graft_kernels::pointwise::{self, Pointwise};
 use graft_kernels::pool::{self, Pool};
 use graft_kernels::{Activation, Buffer, Isa, Threads, Window};
+use serde::Serialize;
 
 /// A network ready to run. Shared freely between threads.
 #[derive(Debug)]
@@ -44,9 +46,28 @@ impl Shape {
     }
 }
 
+/// What one step of a network costs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Explained {
+    /// Name of the value in the ONNX graph that the step makes; what was fused into it comes before.
+    pub node: String,
+    /// Which kernel ran it.
+    pub kernel: &'static str,
+    /// Height, width and channels of what it makes.
+    pub shape: [usize; 3],
+    /// The fastest of its runs, in milliseconds.
+    pub ms: f64,
+    /// Its part of the sum of all steps, 0 to 1.
+    pub share: f64,
+    /// Thousand million multiplications and additions in a second; 0 where it is not a convolution.
+    pub gflops: f64,
+}
+
 /// One kernel's work.
 #[derive(Debug)]
 pub(crate) struct Step {
+    /// Name of the value that it makes.
+    pub name: String,
     pub work: Work,
     pub from: Option<Shape>,
     /// The second operand: what a convolution or sum adds.
@@ -100,6 +121,11 @@ impl Program {
         Self { isa: Isa::best(), steps, outputs, slots, scratch: scratch.unwrap_or(0), idle: Mutex::default() }
     }
 
+    /// Returns the name of the instruction set.
+    pub fn isa(&self) -> &'static str {
+        self.isa.name()
+    }
+
     /// Returns the numbers in an output.
     pub fn output_len(&self, index: usize) -> usize {
         let o = &self.outputs[index];
@@ -108,25 +134,81 @@ impl Program {
 
     /// Runs one picture, `u8 [h, w, 3]`, and returns the outputs as `[c, h, w]`.
     pub fn run(&self, pixels: &[u8]) -> Vec<Vec<f32>> {
+        let mut state = self.state();
+        for step in &self.steps {
+            step.run(self.isa, &mut state, pixels);
+        }
+        let outputs = self.outputs.iter().map(|o| planes(o, &state.slots[o.slot])).collect();
+        self.give_back(state);
+        outputs
+    }
+
+    /// Times every step over `runs` runs of one picture.
+    pub fn explain(&self, pixels: &[u8], runs: usize) -> Vec<Explained> {
+        let mut state = self.state();
+        let mut fastest = vec![f64::INFINITY; self.steps.len()];
+        for _ in 0..runs {
+            for (step, fastest) in self.steps.iter().zip(&mut fastest) {
+                let start = Instant::now();
+                step.run(self.isa, &mut state, pixels);
+                *fastest = fastest.min(start.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+        self.give_back(state);
+        let total: f64 = fastest.iter().sum();
+        let each = self.steps.iter().zip(fastest).map(|(step, ms)| Explained {
+            node: step.name.clone(),
+            kernel: step.kernel(),
+            shape: [step.to.size[0], step.to.size[1], step.to.channels],
+            ms,
+            share: ms / total,
+            gflops: step.multiplications() as f64 * 2.0 / ms / 1e6,
+        });
+        each.collect()
+    }
+
+    fn state(&self) -> State {
         let idle = self.idle.lock().unwrap_or_else(|e| e.into_inner()).pop();
-        let mut state = idle.unwrap_or_else(|| {
+        idle.unwrap_or_else(|| {
             let mut threads = Threads::new(1);
             threads.reserve(self.scratch);
             State { slots: self.slots.iter().map(|len| Buffer::zeros(*len)).collect(), threads }
-        });
-        for step in &self.steps {
-            let mut to = std::mem::take(&mut state.slots[step.to.slot]);
-            step.run(self.isa, &mut state, pixels, &mut to[..step.to.len()]);
-            state.slots[step.to.slot] = to;
-        }
-        let outputs = self.outputs.iter().map(|o| planes(o, &state.slots[o.slot])).collect();
+        })
+    }
+
+    fn give_back(&self, state: State) {
         self.idle.lock().unwrap_or_else(|e| e.into_inner()).push(state);
-        outputs
     }
 }
 
 impl Step {
-    fn run(&self, isa: Isa, state: &mut State, pixels: &[u8], to: &mut [f32]) {
+    fn run(&self, isa: Isa, state: &mut State, pixels: &[u8]) {
+        let mut to = std::mem::take(&mut state.slots[self.to.slot]);
+        self.write(isa, state, pixels, &mut to[..self.to.len()]);
+        state.slots[self.to.slot] = to;
+    }
+
+    /// Returns the multiplications that the definition needs.
+    fn multiplications(&self) -> usize {
+        let outputs = self.to.size[0] * self.to.size[1] * self.to.channels;
+        match &self.work {
+            Work::Conv(conv) => outputs * conv.depth(),
+            Work::Depthwise(conv) => outputs * conv.depth(),
+            _ => 0,
+        }
+    }
+
+    fn kernel(&self) -> &'static str {
+        match self.work {
+            Work::Normalise(_) => "normalise",
+            Work::Conv(_) => "conv",
+            Work::Depthwise(_) => "depthwise",
+            Work::Pool(..) => "pool",
+            Work::Pointwise(_) => "pointwise",
+        }
+    }
+
+    fn write(&self, isa: Isa, state: &mut State, pixels: &[u8], to: &mut [f32]) {
         let State { slots, threads } = state;
         let numbers = |s: &Shape| &slots[s.slot][..s.len()];
         let other = self.other.as_ref().map(numbers);

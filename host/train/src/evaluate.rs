@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use graft_runtime::{ENGINE, Model};
+use graft_runtime::Model;
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -18,7 +18,7 @@ pub struct Evaluation {
     #[serde(flatten)]
     pub metrics: Metrics,
     /// What ran the model.
-    pub engine: &'static str,
+    pub engine: String,
     /// Median milliseconds of one run of the network, one thread a picture, decoding not counted.
     pub median_ms: f64,
     /// Pictures left out.
@@ -49,7 +49,7 @@ pub fn evaluate(model: &Model, data: Dataset, on_bad: OnBad, progress: impl FnMu
     let metrics = Metrics::of(&data.labels, pairs);
     let mut times: Vec<f64> = answers.iter().map(|a| a.milliseconds).collect();
     times.sort_by(f64::total_cmp);
-    Ok(Evaluation { metrics, engine: ENGINE, median_ms: times[times.len() / 2], skipped })
+    Ok(Evaluation { metrics, engine: model.engine(), median_ms: times[times.len() / 2], skipped })
 }
 
 /// Runs a model on samples, in their order.
