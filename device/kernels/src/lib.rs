@@ -1,6 +1,6 @@
 //! Kernels for convolutional networks: channels last, packed weights, closing operations fused in.
 //!
-//! The one crate with `unsafe`. Every kernel is written once over the vector type of [`simd`] and compiled for each
+//! The one crate with `unsafe`. Every kernel is written once over the vector type of `simd.rs` and compiled for each
 //! instruction set that [`Isa`] names; the scalar one is the twin that the others are tested against. Knows nothing
 //! of ONNX, files or models.
 //!

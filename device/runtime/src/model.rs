@@ -1,6 +1,6 @@
 //! A loaded model: its metadata, and running pictures through it.
 //!
-//! The only file that drives tract, which runs the graphs that [`crate::compile`] does not recognise. Loading and running are wrapped in `catch_unwind`: a graph that makes the engine
+//! The only file that drives tract, which runs the graphs that `compile` does not recognise. Loading and running are wrapped in `catch_unwind`: a graph that makes the engine
 //! panic becomes [`RuntimeError::Engine`] (the panic's own message still goes to standard error). Not guarded
 //! against: a graph that asks for more memory than there is, or for endless arithmetic; on the device only bundles
 //! of trusted signers are loaded.

@@ -96,8 +96,8 @@ impl Program {
         }
         outputs.iter().for_each(|s| last[s.slot] = usize::MAX);
         let (mut slots, mut free, mut place): (Vec<usize>, Vec<usize>, Vec<usize>) = Default::default();
-        for i in 0..steps.len() {
-            let len = steps[i].to.len();
+        for (i, step) in steps.iter().enumerate() {
+            let len = step.to.len();
             // The smallest that holds it, else the largest, which grows least.
             let fit = (0..free.len()).min_by_key(|&f| {
                 let size = slots[free[f]];
