@@ -20,10 +20,11 @@ fn links(package: &str) -> Vec<String> {
 #[test]
 fn each_crate_links_only_what_the_architecture_allows() {
     let light = ["tract-onnx", "tract-core", "candle-core", "serialport", "hf-hub"];
-    let cases: [(&str, &[&str]); 7] = [
+    let cases: [(&str, &[&str]); 8] = [
         ("graft-bundle", &light),
         ("graft-zoo", &light),
         ("graft-link", &light),
+        ("graft-kernels", &light),
         ("graft-runtime", &["candle-core", "serialport", "hf-hub", "graft-train", "graft-onnx"]),
         ("graft-agent", &["candle-core", "hf-hub", "graft-train", "graft-onnx", "graft-deploy", "graft-leaves"]),
         ("graft-onnx", &["candle-core", "graft-runtime", "serialport"]),
