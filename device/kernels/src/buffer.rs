@@ -19,12 +19,6 @@ pub unsafe trait Plain: Copy {}
 // SAFETY: plain numbers.
 unsafe impl Plain for u8 {}
 // SAFETY: as above.
-unsafe impl Plain for i8 {}
-// SAFETY: as above.
-unsafe impl Plain for i16 {}
-// SAFETY: as above.
-unsafe impl Plain for i32 {}
-// SAFETY: as above.
 unsafe impl Plain for f32 {}
 // SAFETY: as above.
 unsafe impl Plain for *const f32 {}

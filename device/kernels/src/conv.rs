@@ -87,9 +87,9 @@ impl Conv {
         self.activation
     }
 
-    /// Closes it by another function.
-    pub fn set_activation(&mut self, activation: Activation) {
-        self.activation = activation;
+    /// Returns the function that closes it, to be changed.
+    pub fn activation_mut(&mut self) -> &mut Activation {
+        &mut self.activation
     }
 
     /// Computes `activation(conv(input) + bias + residual)` into `[h, w, padded(outputs)]`.
@@ -217,7 +217,7 @@ unsafe fn pick<S: Simd, const V: usize, const R: usize>(
             }
         };
     }
-    heights!(1 2 3 4 5 6 7 8 9 10 11 12)
+    heights!(1 2 3 4 5 6 7 8)
 }
 
 /// Computes `H` pixels of `V` vectors of channels.

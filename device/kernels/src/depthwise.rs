@@ -46,14 +46,9 @@ impl Depthwise {
         self.window.kernel[0] * self.window.kernel[1]
     }
 
-    /// Returns the function that closes it.
-    pub fn activation(&self) -> Activation {
-        self.activation
-    }
-
-    /// Closes it by another function.
-    pub fn set_activation(&mut self, activation: Activation) {
-        self.activation = activation;
+    /// Returns the function that closes it, to be changed.
+    pub fn activation_mut(&mut self) -> &mut Activation {
+        &mut self.activation
     }
 
     /// Computes `activation(conv(input) + bias)` from `[h, w, padded(channels)]` into the same layout.

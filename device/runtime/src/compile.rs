@@ -99,14 +99,14 @@ impl<'a> Compiler<'a> {
             "Gemm" => Value::Act(self.gemm(node)?),
             "Add" => Value::Act(self.add(node)?),
             "MaxPool" | "AveragePool" | "GlobalAveragePool" => Value::Act(self.pool(node)?),
-            "Relu" => self.close(input, Activation::RELU)?,
-            "Clip" => self.close(input, self.clip(node)?)?,
-            "HardSwish" => self.close(input, Activation::HardSwish)?,
-            "Sigmoid" => self.close(input, Activation::Sigmoid)?,
+            "Relu" => Value::Act(self.close(input, Activation::RELU)?),
+            "Clip" => Value::Act(self.close(input, self.clip(node)?)?),
+            "HardSwish" => Value::Act(self.close(input, Activation::HardSwish)?),
+            "Sigmoid" => Value::Act(self.close(input, Activation::Sigmoid)?),
             "HardSigmoid" => {
                 let slope = float(node, "alpha").unwrap_or(0.2);
                 let offset = float(node, "beta").unwrap_or(0.5);
-                self.close(input, Activation::HardSigmoid { slope, offset })?
+                Value::Act(self.close(input, Activation::HardSigmoid { slope, offset })?)
             }
             "Identity" => self.alias(input)?,
             "Flatten" => match self.alias(input)? {
@@ -115,7 +115,7 @@ impl<'a> Compiler<'a> {
                 }
                 _ => return None,
             },
-            "QuantizeLinear" => self.quantize(node)?,
+            "QuantizeLinear" => Value::Act(self.quantize(node)?),
             "DequantizeLinear" => self.dequantize(node)?,
             _ => return None,
         };
@@ -138,6 +138,25 @@ impl<'a> Compiler<'a> {
             Value::Constant(constant) => Some(constant),
             _ => None,
         }
+    }
+
+    /// Returns the constant at an input that may be left out, `Some(None)` where it is, or none if it is no constant.
+    fn optional(&self, node: &NodeProto, index: usize) -> Option<Option<&Constant>> {
+        match node.input.get(index).filter(|n| !n.is_empty()) {
+            Some(_) => self.constant(node, index).map(Some),
+            None => Some(None),
+        }
+    }
+
+    /// Returns the third input of a convolution or product, zeros where it is left out.
+    ///
+    /// The caller has checked that there are weights for `outputs`, so that what is allocated is bounded by the file.
+    fn bias(&self, node: &NodeProto, outputs: usize) -> Option<Vec<f32>> {
+        let bias = match self.optional(node, 2)? {
+            Some(bias) => bias.floats()?.to_vec(),
+            None => vec![0.0; outputs],
+        };
+        (bias.len() == outputs).then_some(bias)
     }
 
     /// Returns the value under a further name.
@@ -172,7 +191,8 @@ impl<'a> Compiler<'a> {
 
     /// Returns an activation of floats; a picture is made into one where it is first read as such.
     fn float(&mut self, name: &str) -> Option<Act> {
-        match self.values.get(name)? {
+        let (&name, value) = self.values.get_key_value(name)?;
+        match value {
             Value::Act(act) => act.steps.is_none().then_some(*act),
             Value::Constant(_) => None,
             Value::Picture(p) => {
@@ -183,8 +203,8 @@ impl<'a> Compiler<'a> {
                 let of = |c: usize| std::array::from_fn(|byte| (byte as f32 - mean[c]) / std[c]);
                 let table = Box::new([of(0), of(1), of(2)]);
                 let act = self.push(Work::Normalise(table), None, None, [self.side; 2], 3, 4)?;
-                let (name, _) = self.values.iter().find(|(key, _)| **key == name)?;
-                self.values.insert(*name, Value::Act(act));
+                self.steps[act.shape.slot].name = name.to_owned();
+                self.values.insert(name, Value::Act(act));
                 Some(act)
             }
         }
@@ -211,16 +231,11 @@ impl<'a> Compiler<'a> {
         let shape = act.shape;
         let weights = self.constant(node, 1)?;
         let &[outputs, per_group, kh, kw] = &weights.dims[..] else { return None };
-        let bias = match node.input.get(2).filter(|n| !n.is_empty()) {
-            Some(_) => self.constant(node, 2)?.floats()?.to_vec(),
-            None => vec![0.0; outputs],
-        };
         let groups = usize::try_from(int(node, "group").unwrap_or(1)).ok()?;
         let window = window(node, [kh, kw])?;
         let size = window.output(shape.size)?;
-        let sound =
-            !act.flat && outputs > 0 && bias.len() == outputs && per_group.checked_mul(groups)? == shape.channels;
-        let floats = sound.then(|| weights.floats()).flatten()?;
+        (!act.flat && outputs > 0 && per_group.checked_mul(groups)? == shape.channels).then_some(())?;
+        let (floats, bias) = (weights.floats()?, self.bias(node, outputs)?);
         let work = if groups == 1 {
             Work::Conv(Conv::new(floats, &bias, window, Activation::NONE))
         } else if groups == shape.channels && groups == outputs && shape.stride == padded(outputs) {
@@ -240,17 +255,12 @@ impl<'a> Compiler<'a> {
         let plain = int(node, "transA").unwrap_or(0) == 0
             && float(node, "alpha").unwrap_or(1.0) == 1.0
             && float(node, "beta").unwrap_or(1.0) == 1.0;
-        let floats = weights.floats()?;
+        (act.flat && plain && outputs > 0 && inputs == act.shape.channels).then_some(())?;
+        let (floats, bias) = (weights.floats()?, self.bias(node, outputs)?);
         let packed: Vec<f32> = match across {
             true => floats.to_vec(),
             false => (0..floats.len()).map(|i| floats[i % inputs * outputs + i / inputs]).collect(),
         };
-        let bias = match node.input.get(2).filter(|n| !n.is_empty()) {
-            Some(_) => self.constant(node, 2)?.floats()?.to_vec(),
-            None => vec![0.0; outputs],
-        };
-        let sound = act.flat && plain && outputs > 0 && bias.len() == outputs && inputs == act.shape.channels;
-        sound.then_some(())?;
         let work = Work::Conv(Conv::new(&packed, &bias, Window::POINT, Activation::NONE));
         let made = self.push(work, Some(act.shape), None, [1, 1], outputs, padded(outputs))?;
         Some(Act { flat: true, ..made })
@@ -301,8 +311,8 @@ impl<'a> Compiler<'a> {
     }
 
     fn clip(&self, node: &NodeProto) -> Option<Activation> {
-        let bound = |index: usize, name: &str, open: f32| match node.input.get(index).filter(|n| !n.is_empty()) {
-            Some(_) => self.constant(node, index)?.float(),
+        let bound = |index: usize, name: &str, open: f32| match self.optional(node, index)? {
+            Some(bound) => bound.float(),
             None => Some(float(node, name).unwrap_or(open)),
         };
         let (low, high) = (bound(1, "min", f32::NEG_INFINITY)?, bound(2, "max", f32::INFINITY)?);
@@ -310,19 +320,19 @@ impl<'a> Compiler<'a> {
     }
 
     /// Applies a function to a value: in the step that makes it, or else in one of its own.
-    fn close(&mut self, name: &str, f: Activation) -> Option<Value> {
+    fn close(&mut self, name: &str, f: Activation) -> Option<Act> {
         let act = self.float(name)?;
         let shape = act.shape;
         if act.alone && self.reads.get(name) == Some(&1) && self.steps[shape.slot].close(f) {
-            return Some(Value::Act(act));
+            return Some(act);
         }
         (shape.stride == padded(shape.channels)).then_some(())?;
         let made = self.push(Work::Pointwise(f), Some(shape), None, shape.size, shape.channels, shape.stride)?;
-        Some(Value::Act(Act { flat: act.flat, ..made }))
+        Some(Act { flat: act.flat, ..made })
     }
 
     /// Rounds to the steps of a scale at once; the name then stands for integers.
-    fn quantize(&mut self, node: &NodeProto) -> Option<Value> {
+    fn quantize(&mut self, node: &NodeProto) -> Option<Act> {
         let scale = self.constant(node, 1)?.float()?;
         let zero = self.constant(node, 2)?;
         let [z] = zero.steps()?[..] else { return None };
@@ -333,19 +343,12 @@ impl<'a> Compiler<'a> {
         };
         (scale.is_finite() && scale > 0.0).then_some(())?;
         let f = Activation::Quantized { scale, low: (low - z) as f32, high: (high - z) as f32 };
-        match self.close(node.input.first()?, f)? {
-            Value::Act(act) => Some(Value::Act(Act { steps: Some((scale, z)), ..act })),
-            _ => None,
-        }
+        Some(Act { steps: Some((scale, z)), ..self.close(node.input.first()?, f)? })
     }
 
     fn dequantize(&self, node: &NodeProto) -> Option<Value> {
         let scale = self.constant(node, 1)?;
-        let zero = node.input.get(2).filter(|n| !n.is_empty());
-        let zero = match zero {
-            Some(_) => Some(self.constant(node, 2)?),
-            None => None,
-        };
+        let zero = self.optional(node, 2)?;
         if let Some(constant) = self.constant(node, 0) {
             let axis = usize::try_from(int(node, "axis").unwrap_or(1)).ok()?;
             return Some(Value::Constant(constant.dequantized(scale, zero, axis)?));
@@ -365,23 +368,19 @@ impl<'a> Compiler<'a> {
 impl Step {
     /// Applies a function to what the step makes, where the step can take it in.
     fn close(&mut self, f: Activation) -> bool {
-        match &mut self.work {
-            Work::Normalise(table) => table.as_flattened_mut().iter_mut().for_each(|v| *v = f.at(*v)),
-            Work::Conv(conv) => match conv.activation().then(f) {
-                Some(both) => conv.set_activation(both),
-                None => return false,
-            },
-            Work::Depthwise(conv) => match conv.activation().then(f) {
-                Some(both) => conv.set_activation(both),
-                None => return false,
-            },
-            Work::Pointwise(own) => match own.then(f) {
-                Some(both) => *own = both,
-                None => return false,
-            },
+        let own = match &mut self.work {
+            Work::Normalise(table) => {
+                table.as_flattened_mut().iter_mut().for_each(|v| *v = f.at(*v));
+                return true;
+            }
+            Work::Conv(conv) => conv.activation_mut(),
+            Work::Depthwise(conv) => conv.activation_mut(),
+            Work::Pointwise(activation) => activation,
             Work::Pool(..) => return false,
-        }
-        true
+        };
+        let both = own.then(f);
+        *own = both.unwrap_or(*own);
+        both.is_some()
     }
 }
 

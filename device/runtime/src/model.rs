@@ -1,9 +1,9 @@
 //! A loaded model: its metadata, and running pictures through it.
 //!
-//! The only file that drives tract, which runs the graphs that `compile` does not recognise. Loading and running are wrapped in `catch_unwind`: a graph that makes the engine
-//! panic becomes [`RuntimeError::Engine`] (the panic's own message still goes to standard error). Not guarded
-//! against: a graph that asks for more memory than there is, or for endless arithmetic; on the device only bundles
-//! of trusted signers are loaded.
+//! The only file that drives tract, which runs the graphs that `compile` does not recognise. Loading and running are
+//! wrapped in `catch_unwind`: a graph that makes the engine panic becomes [`RuntimeError::Engine`] (the panic's own
+//! message still goes to standard error). Not guarded against: a graph that asks for more memory than there is, or for
+//! endless arithmetic; on the device only bundles of trusted signers are loaded.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -100,33 +100,22 @@ impl Model {
     }
 
     /// Loads as [`Model::from_onnx`], but for tract alone: what graft's own kernels are compared with.
-    ///
-    /// # Errors
-    ///
-    /// As [`Model::from_onnx`].
-    pub fn in_tract(bytes: &[u8]) -> Result<Self, RuntimeError> {
-        let because = "nothing: tract was asked for".to_owned();
-        Self::load(bytes, |proto, graph, side| {
-            proto.graph = Some(graph);
-            Ok(Engine::Tract { plan: load(proto, side)?, because })
-        })
+    #[cfg(test)]
+    pub(crate) fn in_tract(bytes: &[u8]) -> Result<Self, RuntimeError> {
+        Self::load(bytes, |proto, graph, side| tract(proto, graph, side, "nothing: tract was asked for".to_owned()))
     }
 
     fn load(
         bytes: &[u8],
-        engine: impl FnOnce(&mut ModelProto, GraphProto, u32) -> Result<Engine, RuntimeError>,
+        engine: impl FnOnce(ModelProto, GraphProto, u32) -> Result<Engine, RuntimeError>,
     ) -> Result<Self, RuntimeError> {
-        let (mut proto, graph) = graph::read(bytes)?;
+        let (proto, graph) = graph::read(bytes)?;
         let metadata = graph::metadata(&proto);
         let preprocessing = preprocessing(&metadata)?;
         let labels = labels(&metadata)?;
         graph::check_input(&graph, preprocessing.crop)?;
-        let names = unknown_operators(&graph);
-        if !names.is_empty() {
-            return Err(RuntimeError::UnsupportedOperators { names });
-        }
         let outputs = graph.output.iter().map(|o| o.name.clone()).collect();
-        let engine = engine(&mut proto, graph, preprocessing.crop)?;
+        let engine = engine(proto, graph, preprocessing.crop)?;
         let model = Self { engine, labels, preprocessing, metadata, outputs };
         model.check_labels()?;
         Ok(model)
@@ -443,22 +432,25 @@ fn blamed_operator(graph: &GraphProto, error: &RuntimeError) -> Option<String> {
 }
 
 /// Compiles a graph for our kernels, or gives it to tract.
-fn engine(proto: &mut ModelProto, graph: GraphProto, side: u32) -> Result<Engine, RuntimeError> {
+fn engine(proto: ModelProto, graph: GraphProto, side: u32) -> Result<Engine, RuntimeError> {
     match guarded("compile the model", || Ok(compile::compile(&graph, side as usize)))? {
         Ok(program) => Ok(Engine::Kernels(Box::new(program))),
-        Err(because) => {
-            proto.graph = Some(graph);
-            Ok(Engine::Tract { plan: load(proto, side)?, because })
-        }
+        Err(because) => tract(proto, graph, side, because),
     }
 }
 
-fn load(proto: &ModelProto, side: u32) -> Result<Arc<TypedSimplePlan>, RuntimeError> {
+fn tract(mut proto: ModelProto, graph: GraphProto, side: u32, because: String) -> Result<Engine, RuntimeError> {
+    let names = unknown_operators(&graph);
+    if !names.is_empty() {
+        return Err(RuntimeError::UnsupportedOperators { names });
+    }
+    proto.graph = Some(graph);
     let side = side as usize;
-    guarded("load the model into tract", || {
+    let plan = guarded("load the model into tract", || {
         let fact = InferenceFact::dt_shape(u8::datum_type(), tvec!(1, side, side, 3));
-        tract_onnx::onnx().model_for_proto_model(proto)?.with_input_fact(0, fact)?.into_optimized()?.into_runnable()
-    })
+        tract_onnx::onnx().model_for_proto_model(&proto)?.with_input_fact(0, fact)?.into_optimized()?.into_runnable()
+    })?;
+    Ok(Engine::Tract { plan, because })
 }
 
 /// Calls into the engine, turning its errors and panics into ours.

@@ -109,7 +109,13 @@ impl Program {
             }
             slots[slot] = slots[slot].max(len);
             place.push(slot);
-            free.extend((0..=i).filter(|&s| last[s] == i).map(|s| place[s]));
+            for used in step.from.iter().chain(&step.other).chain([&step.to]).map(|s| s.slot) {
+                if last[used] == i {
+                    free.push(place[used]);
+                    // Given back once, though a sum may read it twice.
+                    last[used] = usize::MAX;
+                }
+            }
         }
         let moved = |s: &mut Shape| s.slot = place[s.slot];
         for step in &mut steps {

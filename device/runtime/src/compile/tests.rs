@@ -174,3 +174,24 @@ fn windows_that_do_not_fit_and_shapes_that_contradict_are_not_compiled() {
     assert!(!change("conv2", vec![int("group", 5)]));
     assert!(!change("logits", vec![]));
 }
+
+#[test]
+fn weights_of_no_numbers_claim_no_memory() {
+    let mut model = block();
+    let graph = graph_of(&mut model);
+    graph.initializer.push(floats("none", &[1 << 40, 0, 1, 1], &[]));
+    let at = graph.node.iter().position(|n| n.output[0] == "conv3").unwrap();
+    graph.node[at].input[1] = "none".to_owned();
+    assert_eq!(super::compile(graph, 8).err().as_deref(), Some("Conv"));
+}
+
+#[test]
+fn every_step_has_a_name_and_a_share() {
+    let model = Model::from_onnx(&block().encode_to_vec()).unwrap();
+    let steps = model.explain(2).unwrap();
+    let named: Vec<&str> = steps.iter().map(|s| s.node.as_str()).collect();
+    let made = ["normalised", "act0", "act1", "act2", "sum", "largest", "means", "soft", "flat", "logits"];
+    assert_eq!(named, made);
+    assert!((steps.iter().map(|s| s.share).sum::<f64>() - 1.0).abs() < 1e-9);
+    assert_eq!(Model::in_tract(&block().encode_to_vec()).unwrap().explain(2), None);
+}
