@@ -21,6 +21,10 @@ unsafe impl Plain for u8 {}
 // SAFETY: as above.
 unsafe impl Plain for f32 {}
 // SAFETY: as above.
+unsafe impl Plain for i32 {}
+// SAFETY: as above.
+unsafe impl Plain for *const u8 {}
+// SAFETY: as above.
 unsafe impl Plain for *const f32 {}
 
 #[derive(Debug, Clone, Copy)]

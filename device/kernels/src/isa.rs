@@ -9,12 +9,21 @@ pub enum Isa {
     /// x86-64 with AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// x86-64 with AVX2 and FMA, and AVX-VNNI.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// The same with AVX-512 VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
     /// AArch64.
     #[cfg(target_arch = "aarch64")]
     Neon,
+    /// AArch64 with dot products of bytes (FEAT_DotProd), such as a Cortex-A76.
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
 }
 
 impl Isa {
@@ -24,9 +33,15 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         Self::Avx2,
         #[cfg(target_arch = "x86_64")]
+        Self::AvxVnni,
+        #[cfg(target_arch = "x86_64")]
         Self::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512Vnni,
         #[cfg(target_arch = "aarch64")]
         Self::Neon,
+        #[cfg(target_arch = "aarch64")]
+        Self::NeonDot,
     ];
 
     /// Lists what this machine can run, the slowest first.
@@ -41,9 +56,15 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => avx2(),
             #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => avx2() && is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512 => avx2() && avx512(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => avx2() && avx512() && is_x86_feature_detected!("avx512vnni"),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
         }
     }
 
@@ -59,9 +80,15 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => "avx-vnni",
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => "avx512-vnni",
             #[cfg(target_arch = "aarch64")]
             Self::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => "neon-dotprod",
         }
     }
 }

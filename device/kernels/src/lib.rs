@@ -12,6 +12,7 @@ pub mod buffer;
 pub mod conv;
 pub mod depthwise;
 mod exchange;
+pub mod int8;
 pub mod isa;
 pub mod pointwise;
 pub mod pool;

@@ -112,11 +112,11 @@ macro_rules! dispatch {
         match $isa {
             crate::Isa::Scalar => scalar($args),
             #[cfg(target_arch = "x86_64")]
-            crate::Isa::Avx2 => avx2($args),
+            crate::Isa::Avx2 | crate::Isa::AvxVnni => avx2($args),
             #[cfg(target_arch = "x86_64")]
-            crate::Isa::Avx512 => avx512($args),
+            crate::Isa::Avx512 | crate::Isa::Avx512Vnni => avx512($args),
             #[cfg(target_arch = "aarch64")]
-            crate::Isa::Neon => neon($args),
+            crate::Isa::Neon | crate::Isa::NeonDot => neon($args),
         }
     }};
 }

@@ -1,0 +1,301 @@
+//! Dense convolution, pointwise and fully connected layers on bytes: one indirect matrix product.
+//!
+//! As the one of single precision, with the products of four input channels summed at once.
+
+use std::ops::Range;
+
+use super::simd::{Bytes, Format, dispatch};
+use super::{Closing, Grid, Output, Requantize, Source, look_up};
+use crate::exchange::Shared;
+use crate::simd::Simd;
+use crate::{BLOCK, Buffer, Isa, Threads, Window, padded};
+
+/// A convolution with its weights packed for one instruction set.
+#[derive(Debug, Clone)]
+pub struct Conv {
+    isa: Isa,
+    window: Window,
+    inputs: usize,
+    /// Fours of input channels.
+    groups: usize,
+    outputs: usize,
+    /// `[padded(outputs) / BLOCK, taps, groups, BLOCK, 4]`, each vector in the format of the instruction set.
+    weights: Buffer<u8>,
+    /// What the sums start with, the part of the input's zero taken off: `[padded(outputs)]`.
+    start: Buffer<i32>,
+    /// The input's zero, a pixel of it.
+    padding: Buffer<u8>,
+    requantize: Requantize,
+}
+
+/// Weights and what their products are worth.
+#[derive(Debug, Clone, Copy)]
+pub struct Weights<'a> {
+    /// `[outputs, inputs, kernel h, kernel w]`, row-major.
+    pub values: &'a [i8],
+    /// What each output's sum starts with.
+    pub bias: &'a [i32],
+    /// What one unit of each output's sum is worth: the scale of the input times that of the weights.
+    pub units: &'a [f32],
+}
+
+impl Conv {
+    /// Packs weights for an input whose zero is `zero`.
+    ///
+    /// # Panics
+    ///
+    /// If the lengths do not fit each other, or the machine does not have the instruction set.
+    pub fn new(isa: Isa, weights: Weights<'_>, zero: u8, window: Window, closing: Closing) -> Self {
+        let outputs = weights.bias.len();
+        let taps = window.kernel[0] * window.kernel[1];
+        assert!(outputs > 0 && taps > 0 && weights.values.len().is_multiple_of(outputs * taps), "weights do not fit");
+        assert!(weights.units.len() == outputs && isa.is_available());
+        let inputs = weights.values.len() / (outputs * taps);
+        let (groups, format) = (inputs.div_ceil(4), Format::of(isa));
+        let weight = |o: usize, tap: usize, i: usize| match o < outputs && i < inputs {
+            true => weights.values[(o * inputs + i) * taps + tap],
+            false => 0,
+        };
+        let vector = format.lanes * format.group();
+        let mut packed = Buffer::zeros(padded(outputs) * taps * groups * format.group());
+        let mut to = packed.chunks_exact_mut(vector);
+        for block in (0..padded(outputs)).step_by(BLOCK) {
+            for tap in 0..taps {
+                for group in 0..groups {
+                    for o in (block..block + BLOCK).step_by(format.lanes) {
+                        let each =
+                            (o..o + format.lanes).map(|o| std::array::from_fn(|i| weight(o, tap, group * 4 + i)));
+                        format.pack(each, to.next().expect("memory for all weights"));
+                    }
+                }
+            }
+        }
+        let mut start = Buffer::zeros(padded(outputs));
+        for (o, s) in start.iter_mut().enumerate().take(outputs) {
+            let own = &weights.values[o * inputs * taps..(o + 1) * inputs * taps];
+            let sum = own.iter().fold(0i32, |sum, w| sum.wrapping_add(i32::from(*w)));
+            *s = weights.bias[o].wrapping_sub(sum.wrapping_mul(format.zero(zero)));
+        }
+        let mut padding = Buffer::zeros(groups * 4);
+        padding.fill(zero);
+        let requantize = Requantize::new(weights.units, closing);
+        Self { isa, window, inputs, groups, outputs, weights: packed, start, padding, requantize }
+    }
+
+    /// Returns the bytes of working memory that a thread needs.
+    pub fn scratch(&self) -> usize {
+        PIXELS * self.window.kernel[0] * self.window.kernel[1] * size_of::<*const u8>()
+    }
+
+    /// Returns the multiplications in one number of the output.
+    pub fn depth(&self) -> usize {
+        self.window.kernel[0] * self.window.kernel[1] * self.inputs
+    }
+
+    /// Computes `closing(conv(input) + bias)` into `[h, w, padded(outputs)]`; `added` is the addend and its grid.
+    ///
+    /// # Panics
+    ///
+    /// If a length does not fit, or the output is not of the kind that the closing writes.
+    pub fn run(&self, threads: &mut Threads, input: Source<'_>, added: Option<(&[u8], Grid)>, output: &mut Output<'_>) {
+        let size = self.window.output(input.size).expect("the window fits the input");
+        let pixels = size[0] * size[1];
+        let width = padded(self.outputs);
+        assert!(input.stride.is_multiple_of(4) && input.stride >= self.groups * 4);
+        assert!(input.data.len() >= input.size[0] * input.size[1] * input.stride);
+        assert!(output.len() >= pixels * width && added.is_none_or(|(a, _)| a.len() >= pixels * width));
+        let bytes = self.requantize.closing.written(added.is_some()).is_some();
+        assert!(bytes == matches!(output, Output::Bytes(_)));
+        let to = To::new(output);
+        // One pixel is split by channels, many by pixels.
+        let blocks = width / BLOCK;
+        let by_channel = pixels < 4 * threads.count();
+        let work = |range: Range<usize>, scratch: &mut Buffer<u8>| {
+            let (pixels, blocks) = if by_channel { (0..pixels, range) } else { (range, 0..blocks) };
+            let job = Job { conv: self, input, size, added, to, pixels, blocks };
+            // SAFETY: the machine has the instruction set; lengths are checked above; the ranges of the threads are
+            // disjoint, in pixels or in blocks of channels, so no place is written twice.
+            unsafe { dispatch!(self.isa, run_part, (&job, scratch.view()), (&Job<'_>, &mut [*const u8])) }
+        };
+        threads.split(if by_channel { blocks } else { pixels }, 1, self.scratch(), &work);
+    }
+}
+
+/// Where threads write.
+#[derive(Clone, Copy)]
+pub(super) enum To<'a> {
+    Bytes(Shared<'a, u8>),
+    Floats(Shared<'a, f32>),
+}
+
+impl<'a> To<'a> {
+    pub fn new(output: &'a mut Output<'_>) -> Self {
+        match output {
+            Output::Bytes(b) => Self::Bytes(Shared::new(b)),
+            Output::Floats(f) => Self::Floats(Shared::new(f)),
+        }
+    }
+
+    /// Writes one vector at an index.
+    ///
+    /// # Safety
+    ///
+    /// The machine has the instructions of `S`, and no other thread writes there.
+    #[inline(always)]
+    pub unsafe fn write<S: Bytes>(self, at: usize, v: <S::F as Simd>::V) {
+        match self {
+            Self::Bytes(b) => S::store_bytes(b.at(at), v),
+            Self::Floats(f) => S::F::store(f.at(at), v),
+        }
+    }
+}
+
+/// What one thread does.
+struct Job<'a> {
+    conv: &'a Conv,
+    input: Source<'a>,
+    size: [usize; 2],
+    added: Option<(&'a [u8], Grid)>,
+    to: To<'a>,
+    pixels: Range<usize>,
+    blocks: Range<usize>,
+}
+
+#[inline(always)]
+unsafe fn run_part<S: Bytes, const V: usize, const R: usize>((job, rows): (&Job<'_>, &mut [*const u8])) {
+    let taps = job.conv.window.kernel[0] * job.conv.window.kernel[1];
+    assert!(rows.len() >= PIXELS * taps);
+    let mut at = job.pixels.start;
+    while at < job.pixels.end {
+        let left = job.pixels.end - at;
+        let count = left.div_ceil(left.div_ceil(PIXELS));
+        // Tiles of equal height: 49 pixels are seven tiles of seven rather than six of eight and one of one.
+        let height = count.div_ceil(count.div_ceil(R));
+        find_rows(job, at..at + count, height, rows);
+        let mut block = job.blocks.start;
+        while block < job.blocks.end {
+            let wide = V == 1 && block + 1 < job.blocks.end;
+            let mut done = 0;
+            while done < count {
+                let h = height.min(count - done);
+                let table = rows.as_ptr().add(done * taps);
+                if wide {
+                    pick::<S, 2, R>(job, h, taps, table, at + done, block);
+                } else {
+                    pick::<S, V, R>(job, h, taps, table, at + done, block);
+                }
+                done += h;
+            }
+            block += if wide { 2 } else { 1 };
+        }
+        at += count;
+    }
+}
+
+/// Fills the table of input rows, `[tile, tap, pixel of the tile]`.
+#[inline(always)]
+unsafe fn find_rows(job: &Job<'_>, pixels: Range<usize>, height: usize, rows: &mut [*const u8]) {
+    let w = &job.conv.window;
+    let [taps_y, taps_x] = w.kernel;
+    let data = job.input.data.as_ptr();
+    let count = pixels.len();
+    for (i, pixel) in pixels.enumerate() {
+        let (y, x) = (pixel / job.size[1], pixel % job.size[1]);
+        let tile = i / height * height;
+        let (in_tile, tile_height) = (i - tile, height.min(count - tile));
+        let base = tile * taps_y * taps_x + in_tile;
+        let (ys, xs) = (w.taps(0, y, job.input.size[0]), w.taps(1, x, job.input.size[1]));
+        for ty in 0..taps_y {
+            for tx in 0..taps_x {
+                let row = if ys.contains(&ty) && xs.contains(&tx) {
+                    let at = w.pixel(0, y, ty) * job.input.size[1] + w.pixel(1, x, tx);
+                    data.add(at * job.input.stride)
+                } else {
+                    job.conv.padding.as_ptr()
+                };
+                *rows.get_unchecked_mut(base + (ty * taps_x + tx) * tile_height) = row;
+            }
+        }
+    }
+}
+
+/// Calls the tile of `height` rows.
+#[inline(always)]
+unsafe fn pick<S: Bytes, const V: usize, const R: usize>(
+    job: &Job<'_>,
+    height: usize,
+    taps: usize,
+    rows: *const *const u8,
+    pixel: usize,
+    block: usize,
+) {
+    macro_rules! heights {
+        ($($h:literal)*) => {
+            match height {
+                $($h if $h <= R => tile::<S, V, $h>(job, taps, rows, pixel, block),)*
+                _ => unreachable!("tiles have 1 to R rows"),
+            }
+        };
+    }
+    heights!(1 2 3 4 5 6 7 8)
+}
+
+/// Computes `H` pixels of `V` vectors of channels.
+#[inline(always)]
+unsafe fn tile<S: Bytes, const V: usize, const H: usize>(
+    job: &Job<'_>,
+    taps: usize,
+    rows: *const *const u8,
+    pixel: usize,
+    block: usize,
+) {
+    let conv = job.conv;
+    let (groups, group) = (conv.groups, S::FORMAT.group());
+    let depth = taps * groups * BLOCK * group;
+    let weights = conv.weights.as_ptr().add(block * depth);
+    // Vector `v` of a tile is in block `v * LANES / BLOCK` of the weights.
+    let mut b: [*const u8; V] = [weights; V];
+    let mut acc = [[S::sums(conv.start.as_ptr().add(block * BLOCK)); V]; H];
+    for v in 0..V {
+        b[v] = weights.add(v * S::LANES / BLOCK * depth + v * S::LANES % BLOCK * group);
+        let start = S::sums(conv.start.as_ptr().add(block * BLOCK + v * S::LANES));
+        acc.iter_mut().for_each(|row| row[v] = start);
+    }
+    for tap in 0..taps {
+        let mut a = [std::ptr::null(); H];
+        for (h, p) in a.iter_mut().enumerate() {
+            *p = *rows.add(tap * H + h);
+        }
+        for i in 0..groups {
+            let mut w = [S::weights(b[0]); V];
+            for v in 0..V {
+                w[v] = S::weights(b[v]);
+                b[v] = b[v].add(BLOCK * group);
+            }
+            for h in 0..H {
+                let x = S::broadcast(a[h].add(i * 4));
+                for v in 0..V {
+                    acc[h][v] = S::dot(acc[h][v], x, w[v]);
+                }
+            }
+        }
+    }
+    let width = padded(conv.outputs);
+    for v in 0..V {
+        let channel = block * BLOCK + v * S::LANES;
+        let factors = S::F::load(conv.requantize.factors.as_ptr().add(channel));
+        for (h, row) in acc.iter().enumerate() {
+            let at = (pixel + h) * width + channel;
+            let added = job.added.map(|(bytes, grid)| (bytes.as_ptr().add(at), grid));
+            job.to.write::<S>(at, conv.requantize.close::<S>(row[v], factors, added));
+        }
+    }
+    if let (Some(table), To::Bytes(bytes)) = (&conv.requantize.closing.table, job.to) {
+        for h in 0..H {
+            look_up(table, bytes.at((pixel + h) * width + block * BLOCK), V * S::LANES);
+        }
+    }
+}
+
+/// Pixels whose input rows are looked up together; their inputs stay in the cache while the weights pass by.
+const PIXELS: usize = 96;

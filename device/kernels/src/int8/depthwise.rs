@@ -1,0 +1,284 @@
+//! Depthwise convolution on bytes.
+//!
+//! Up to four taps of a column are brought together channel by channel, so that one instruction multiplies and sums
+//! them; neighbouring outputs share the columns.
+
+use std::ops::Range;
+
+use super::conv::{To, Weights};
+use super::simd::{Bytes, Format, dispatch};
+use super::{Closing, Output, Requantize, Source, look_up};
+use crate::simd::Simd;
+use crate::{Buffer, Isa, Threads, Window, padded};
+
+/// A depthwise convolution with its weights packed for one instruction set.
+#[derive(Debug, Clone)]
+pub struct Depthwise {
+    isa: Isa,
+    window: Window,
+    channels: usize,
+    /// Fours of taps in a column of the window.
+    groups: usize,
+    /// `[part of 4 * LANES channels, column, group, 4 vectors]`, each in the format of the instruction set.
+    weights: Buffer<u8>,
+    /// What the sums start with, in the order that interleaving gives channels.
+    start: Buffer<i32>,
+    /// The input's zero for every channel.
+    padding: Buffer<u8>,
+    /// In the order of `start`.
+    requantize: Requantize,
+}
+
+impl Depthwise {
+    /// Packs weights `[channels, 1, kernel h, kernel w]` for an input whose zero is `zero`.
+    ///
+    /// # Panics
+    ///
+    /// If the lengths do not fit each other, the machine does not have the instruction set, or the closing does not
+    /// write bytes.
+    pub fn new(isa: Isa, weights: Weights<'_>, zero: u8, window: Window, closing: Closing) -> Self {
+        let channels = weights.bias.len();
+        let [height, breadth] = window.kernel;
+        assert!(height * breadth > 0 && weights.values.len() == channels * height * breadth, "weights do not fit");
+        assert!(weights.units.len() == channels && isa.is_available() && closing.written(false).is_some());
+        let (groups, format) = (height.div_ceil(4), Format::of(isa));
+        let part = 4 * format.lanes;
+        let parts = padded(channels).div_ceil(part);
+        let weight = |c: usize, x: usize, y: usize| match c < channels && y < height {
+            true => weights.values[(c * height + y) * breadth + x],
+            false => 0,
+        };
+        let mut packed = Buffer::zeros(parts * breadth * groups * part * format.group());
+        let mut to = packed.chunks_exact_mut(format.lanes * format.group());
+        // The channel of each place in memory.
+        let order: Vec<usize> = (0..parts * part)
+            .map(|i| i / part * part + format.channel(i % part / format.lanes, i % format.lanes))
+            .collect();
+        for of_part in order.chunks_exact(part) {
+            for x in 0..breadth {
+                for group in 0..groups {
+                    for lanes in of_part.chunks_exact(format.lanes) {
+                        let each = lanes.iter().map(|c| std::array::from_fn(|y| weight(*c, x, group * 4 + y)));
+                        format.pack(each, to.next().expect("memory for all weights"));
+                    }
+                }
+            }
+        }
+        let mut start = Buffer::zeros(order.len());
+        let mut units = vec![0.0; order.len()];
+        for (i, &c) in order.iter().enumerate().filter(|(_, c)| **c < channels) {
+            let own = &weights.values[c * height * breadth..(c + 1) * height * breadth];
+            let sum = own.iter().fold(0i32, |sum, w| sum.wrapping_add(i32::from(*w)));
+            start[i] = weights.bias[c].wrapping_sub(sum.wrapping_mul(format.zero(zero)));
+            units[i] = weights.units[c];
+        }
+        let mut padding = Buffer::zeros(padded(channels));
+        padding.fill(zero);
+        let requantize = Requantize::new(&units, closing);
+        Self { isa, window, channels, groups, weights: packed, start, padding, requantize }
+    }
+
+    /// Returns the multiplications in one number of the output.
+    pub fn depth(&self) -> usize {
+        self.window.kernel[0] * self.window.kernel[1]
+    }
+
+    /// Computes `closing(conv(input) + bias)` from `[h, w, padded(channels)]` into the same layout.
+    ///
+    /// # Panics
+    ///
+    /// If a length does not fit.
+    pub fn run(&self, threads: &mut Threads, input: Source<'_>, output: &mut [u8]) {
+        let out = self.window.output(input.size).expect("the window fits the input");
+        let width = padded(self.channels);
+        assert!(input.stride == width && input.data.len() >= input.size[0] * input.size[1] * width);
+        assert!(output.len() >= out[0] * out[1] * width);
+        let mut output = Output::Bytes(output);
+        let to = To::new(&mut output);
+        threads.split(out[0], 1, 0, &|rows, _| {
+            let job = Job { conv: self, input, out, to, rows };
+            // SAFETY: the machine has the instruction set; lengths are checked above; the threads' rows are disjoint.
+            unsafe { dispatch!(self.isa, run_part, &job, &Job<'_>) }
+        });
+    }
+}
+
+/// What one thread does.
+struct Job<'a> {
+    conv: &'a Depthwise,
+    input: Source<'a>,
+    out: [usize; 2],
+    to: To<'a>,
+    rows: Range<usize>,
+}
+
+#[inline(always)]
+unsafe fn run_part<S: Bytes, const V: usize, const R: usize>(job: &Job<'_>) {
+    let w = &job.conv.window;
+    // Vectors of 512 bits come with registers for twice the outputs.
+    match (w.kernel, w.stride[1], w.dilation[1], V) {
+        ([3, 3], 1, 1, 1) => run_rows::<S, 3, 3, 1, 4>(job),
+        ([3, 3], 2, 1, 1) => run_rows::<S, 3, 3, 2, 4>(job),
+        ([5, 5], 1, 1, 1) => run_rows::<S, 5, 5, 1, 4>(job),
+        ([5, 5], 2, 1, 1) => run_rows::<S, 5, 5, 2, 4>(job),
+        ([3, 3], 1, 1, _) => run_rows::<S, 3, 3, 1, 2>(job),
+        ([3, 3], 2, 1, _) => run_rows::<S, 3, 3, 2, 2>(job),
+        ([5, 5], 1, 1, _) => run_rows::<S, 5, 5, 1, 2>(job),
+        ([5, 5], 2, 1, _) => run_rows::<S, 5, 5, 2, 2>(job),
+        _ => run_any::<S>(job),
+    }
+}
+
+/// Does every row, `N` outputs at a time, of a window of `KY` times `KX` taps and stride `T` on the width.
+#[inline(always)]
+unsafe fn run_rows<S: Bytes, const KY: usize, const KX: usize, const T: usize, const N: usize>(job: &Job<'_>) {
+    for y in job.rows.clone() {
+        let mut x = 0;
+        while x + N <= job.out[1] {
+            run_tile::<S, KY, KX, T, N>(job, y, x);
+            x += N;
+        }
+        while x < job.out[1] {
+            run_tile::<S, KY, KX, T, 1>(job, y, x);
+            x += 1;
+        }
+    }
+}
+
+/// Does all channels of `N` neighbouring outputs.
+#[inline(always)]
+unsafe fn run_tile<S: Bytes, const KY: usize, const KX: usize, const T: usize, const N: usize>(
+    job: &Job<'_>,
+    y: usize,
+    x: usize,
+) {
+    // The columns that the outputs see, each with its rows. The weights of rows past the window are zero, so any do.
+    let mut columns = [[job.conv.padding.as_ptr(); ROWS]; COLUMNS];
+    for (i, column) in columns.iter_mut().enumerate().take((N - 1) * T + KX) {
+        for (ty, row) in column.iter_mut().enumerate().take(KY) {
+            *row = find(job, [y, x], [ty, i]);
+        }
+    }
+    let (width, part) = (padded(job.conv.channels), 4 * S::LANES);
+    let mut channel = 0;
+    while channel + part <= width {
+        tile::<S, KY, KX, T, N>(job, &columns, y, x, channel, part);
+        channel += part;
+    }
+    if channel < width {
+        tile::<S, KY, KX, T, N>(job, &columns, y, x, channel, width - channel);
+    }
+}
+
+/// Returns the pixel that a tap of an output sees, or padding.
+#[inline(always)]
+fn find(job: &Job<'_>, at: [usize; 2], tap: [usize; 2]) -> *const u8 {
+    let w = &job.conv.window;
+    // What lies before the picture wraps round to far behind it.
+    let axis = |a: usize| (at[a] * w.stride[a] + tap[a] * w.dilation[a]).wrapping_sub(w.before[a]);
+    let (y, x) = (axis(0), axis(1));
+    if y < job.input.size[0] && x < job.input.size[1] {
+        job.input.data[(y * job.input.size[1] + x) * job.input.stride..].as_ptr()
+    } else {
+        job.conv.padding.as_ptr()
+    }
+}
+
+/// Computes `channels` channels of `N` outputs.
+#[inline(always)]
+unsafe fn tile<S: Bytes, const KY: usize, const KX: usize, const T: usize, const N: usize>(
+    job: &Job<'_>,
+    columns: &[[*const u8; ROWS]; COLUMNS],
+    y: usize,
+    x: usize,
+    channel: usize,
+    channels: usize,
+) {
+    let conv = job.conv;
+    let mut acc = [start::<S>(conv, channel); N];
+    let weights = conv.weights.as_ptr().add(channel * conv.groups * KX * S::FORMAT.group());
+    // One after the other rather than in a loop, so that sums stay in registers.
+    macro_rules! columns {
+        ($($i:literal)*) => {$(
+            if $i < (N - 1) * T + KX {
+                for group in 0..KY.div_ceil(4) {
+                    let rows: [*const u8; 4] = std::array::from_fn(|r| columns[$i][group * 4 + r].add(channel));
+                    let bytes = S::interleave(rows, channels);
+                    for n in 0..N {
+                        // Which column of its window this is for output `n`.
+                        if $i >= n * T && $i < n * T + KX {
+                            let tap = (($i - n * T) * conv.groups + group) * 4;
+                            accumulate::<S>(&mut acc[n], bytes, weights, tap);
+                        }
+                    }
+                }
+            }
+        )*};
+    }
+    columns!(0 1 2 3 4 5 6 7 8 9 10);
+    for (n, acc) in acc.iter().enumerate() {
+        close::<S>(job, acc, [y, x + n], channel, channels);
+    }
+}
+
+/// Computes outputs of any window one by one.
+#[inline(always)]
+unsafe fn run_any<S: Bytes>(job: &Job<'_>) {
+    let (conv, part) = (job.conv, 4 * S::LANES);
+    let width = padded(conv.channels);
+    let [height, breadth] = conv.window.kernel;
+    for y in job.rows.clone() {
+        for x in 0..job.out[1] {
+            for channel in (0..width).step_by(part) {
+                let channels = part.min(width - channel);
+                let mut acc = start::<S>(conv, channel);
+                let weights = conv.weights.as_ptr().add(channel * conv.groups * breadth * S::FORMAT.group());
+                for tx in 0..breadth {
+                    for group in 0..conv.groups {
+                        let rows = std::array::from_fn(|r| match group * 4 + r {
+                            ty if ty < height => find(job, [y, x], [ty, tx]).add(channel),
+                            _ => conv.padding.as_ptr().add(channel),
+                        });
+                        let bytes = S::interleave(rows, channels);
+                        accumulate::<S>(&mut acc, bytes, weights, (tx * conv.groups + group) * 4);
+                    }
+                }
+                close::<S>(job, &acc, [y, x], channel, channels);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn start<S: Bytes>(conv: &Depthwise, channel: usize) -> [S::I; 4] {
+    let from = conv.start.as_ptr().add(channel);
+    [S::sums(from), S::sums(from.add(S::LANES)), S::sums(from.add(2 * S::LANES)), S::sums(from.add(3 * S::LANES))]
+}
+
+#[inline(always)]
+unsafe fn accumulate<S: Bytes>(acc: &mut [S::I; 4], bytes: [S::X; 4], weights: *const u8, tap: usize) {
+    for (v, (sum, x)) in acc.iter_mut().zip(bytes).enumerate() {
+        *sum = S::dot(*sum, x, S::weights(weights.add((tap + v) * S::LANES * S::FORMAT.group())));
+    }
+}
+
+#[inline(always)]
+unsafe fn close<S: Bytes>(job: &Job<'_>, acc: &[S::I; 4], at: [usize; 2], channel: usize, channels: usize) {
+    let conv = job.conv;
+    let mut done = [S::F::splat(0.0); 4];
+    for (v, (done, sum)) in done.iter_mut().zip(acc).enumerate() {
+        let factors = S::F::load(conv.requantize.factors.as_ptr().add(channel + v * S::LANES));
+        *done = conv.requantize.close::<S>(*sum, factors, None);
+    }
+    if let To::Bytes(bytes) = job.to {
+        let to = bytes.at((at[0] * job.out[1] + at[1]) * padded(conv.channels) + channel);
+        S::store_interleaved(to, done, channels);
+        if let Some(table) = &conv.requantize.closing.table {
+            look_up(table, to, channels);
+        }
+    }
+}
+
+/// Most rows of a window, padded to fours, and most columns that a tile sees, in the windows that have code of their own.
+const ROWS: usize = 8;
+const COLUMNS: usize = 11;

@@ -1,0 +1,195 @@
+//! Kernels on bytes: u8 activations, s8 weights, exact sums in 32 bits.
+//!
+//! A byte `q` stands for `(q - zero) * scale`, its [`Grid`]. Sums of products are exact on every instruction set; where a
+//! sum becomes a byte again it is converted to single precision, multiplied once and rounded half to even, the same on
+//! all of them. So every kernel gives the same bytes as its scalar twin.
+//!
+//! # Source
+//!
+//! ONNX operators QuantizeLinear, DequantizeLinear and QLinearConv; Jacob et al., arXiv:1712.05877.
+
+pub mod conv;
+pub mod depthwise;
+pub mod pointwise;
+pub mod pool;
+pub(crate) mod simd;
+#[cfg(test)]
+mod tests;
+
+use crate::Activation;
+use crate::simd::Simd;
+use simd::Bytes;
+
+/// What the bytes of an activation stand for: `(q - zero) * scale`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Grid {
+    /// Size of a step; positive.
+    pub scale: f32,
+    /// The byte that stands for zero.
+    pub zero: u8,
+}
+
+/// Rounding to whole steps, as a QuantizeLinear does: `min(max(round(x / scale), low), high)`, half to even.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Steps {
+    /// Size of a step.
+    pub scale: f32,
+    /// Smallest number of steps.
+    pub low: f32,
+    /// Largest number of steps.
+    pub high: f32,
+}
+
+impl Steps {
+    /// Returns how bytes hold the steps, or none where they cannot, or cannot hold zero (which padding is made of).
+    pub fn grid(self) -> Option<Grid> {
+        let fits = self.low <= 0.0 && self.high >= 0.0 && self.high - self.low <= 255.0;
+        fits.then_some(Grid { scale: self.scale, zero: (-self.low) as u8 })
+    }
+}
+
+/// What becomes of a sum of products before it is written.
+///
+/// With `first`, the sum is rounded to steps. Then what the kernel was given to add is added, `activation` applied, and
+/// the result rounded to `last`; without `last` it is written in single precision.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Closing {
+    /// The first rounding.
+    pub first: Option<Steps>,
+    /// The function after it, and after the addition.
+    pub activation: Activation,
+    /// The second rounding; bytes are written after one rounding alone if this is none and `activation` the identity.
+    pub last: Option<Steps>,
+    /// What each byte becomes in the end.
+    pub table: Option<Box<[u8; 256]>>,
+}
+
+impl Closing {
+    /// Returns the steps that are written as bytes, or none where single precision is written.
+    pub fn written(&self, adds: bool) -> Option<Steps> {
+        match self.last {
+            Some(last) => Some(last),
+            None if self.activation == Activation::NONE && !adds => self.first,
+            None => None,
+        }
+    }
+}
+
+/// A kernel's output: bytes or numbers in single precision.
+#[derive(Debug)]
+pub enum Output<'a> {
+    /// The bytes of a grid.
+    Bytes(&'a mut [u8]),
+    /// Numbers.
+    Floats(&'a mut [f32]),
+}
+
+impl Output<'_> {
+    /// Returns the number of numbers.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Bytes(b) => b.len(),
+            Self::Floats(f) => f.len(),
+        }
+    }
+
+    /// Whether it holds no number.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// An activation of bytes that is read: `[h, w]` pixels of `stride` bytes each.
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a> {
+    /// Row-major pixels.
+    pub data: &'a [u8],
+    /// Height and width.
+    pub size: [usize; 2],
+    /// Bytes from one pixel to the next, a multiple of 4.
+    pub stride: usize,
+    /// What the bytes stand for.
+    pub grid: Grid,
+}
+
+/// [`Closing`] as the kernels run it, over the sums of all channels.
+#[derive(Debug, Clone)]
+pub(crate) struct Requantize {
+    /// What one unit of a channel's sum is worth: in steps of `first`, or in the unit of the numbers. `[padded(c)]`.
+    pub factors: crate::Buffer,
+    pub closing: Closing,
+}
+
+impl Requantize {
+    /// `units` is what one unit of each channel's sum is worth.
+    pub fn new(units: &[f32], closing: Closing) -> Self {
+        let mut factors = crate::Buffer::zeros(crate::padded(units.len()));
+        for (f, u) in factors.iter_mut().zip(units) {
+            *f = closing.first.map_or(*u, |s| *u / s.scale);
+        }
+        Self { factors, closing }
+    }
+
+    /// Turns sums of channels `at..` into what is written: steps above the zero of bytes, or numbers.
+    ///
+    /// # Safety
+    ///
+    /// The machine has the instructions of `S`; `added` holds the addend of these channels.
+    #[inline(always)]
+    pub unsafe fn close<S: Bytes>(
+        &self,
+        sum: S::I,
+        factors: <S::F as Simd>::V,
+        added: Option<(*const u8, Grid)>,
+    ) -> <S::F as Simd>::V {
+        let c = &self.closing;
+        let mut x = S::F::mul(S::float(sum), factors);
+        let mut written = None;
+        if let Some(first) = c.first {
+            x = whole::<S>(x, first);
+            written = Some(first);
+        }
+        if added.is_some() || c.last.is_some() || c.activation != Activation::NONE {
+            if let Some(first) = c.first {
+                x = S::F::mul(x, S::F::splat(first.scale));
+            }
+            if let Some((bytes, grid)) = added {
+                let steps = S::F::add(S::load_bytes(bytes), S::F::splat(-f32::from(grid.zero)));
+                x = S::F::add(x, S::F::mul(steps, S::F::splat(grid.scale)));
+            }
+            let mut v = [x];
+            crate::activation::apply::<S::F, 1>(&mut v, c.activation);
+            x = v[0];
+            if let Some(last) = c.last {
+                x = whole::<S>(S::F::div(x, S::F::splat(last.scale)), last);
+            }
+            written = c.last;
+        }
+        match written {
+            Some(steps) => S::F::add(x, S::F::splat(-steps.low)),
+            None => x,
+        }
+    }
+}
+
+/// Rounds to whole steps within bounds.
+///
+/// # Safety
+///
+/// The machine has the instructions of `S`.
+#[inline(always)]
+pub(crate) unsafe fn whole<S: Bytes>(x: <S::F as Simd>::V, steps: Steps) -> <S::F as Simd>::V {
+    S::F::min(S::F::max(S::F::round(x), S::F::splat(steps.low)), S::F::splat(steps.high))
+}
+
+/// Replaces bytes by what a table has for them.
+///
+/// # Safety
+///
+/// `len` bytes lie at `bytes`, and no other thread reads or writes them.
+#[inline(always)]
+pub(crate) unsafe fn look_up(table: &[u8; 256], bytes: *mut u8, len: usize) {
+    for i in 0..len {
+        *bytes.add(i) = table[usize::from(*bytes.add(i))];
+    }
+}

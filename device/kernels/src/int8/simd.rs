@@ -1,0 +1,215 @@
+//! The vectors that byte kernels are written over, one implementation an instruction set.
+//!
+//! Weights are packed for the instruction set they run on: four of one output follow each other, as [`Format`] tells.
+
+#[cfg(target_arch = "aarch64")]
+mod arm;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+#[cfg(target_arch = "aarch64")]
+pub(crate) use arm::{Neon, NeonDot};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{Avx2, Avx512, Avx512Vnni, AvxVnni};
+
+use crate::Isa;
+use crate::simd::{Scalar, Simd};
+
+/// Vectors of as many 32-bit sums as `F` has numbers.
+///
+/// # Safety
+///
+/// The functions need the machine to have the instruction set, and those with addresses that as much as they say lies
+/// there.
+pub(crate) trait Bytes: Copy {
+    type F: Simd;
+    /// A 32-bit sum a lane.
+    type I: Copy;
+    /// Four bytes a lane, ready to be multiplied.
+    type X: Copy;
+    /// Four weights a lane, ready to be multiplied.
+    type W: Copy;
+    const LANES: usize = Self::F::LANES;
+    const FORMAT: Format;
+    /// Loads a sum for each lane.
+    unsafe fn sums(p: *const i32) -> Self::I;
+    /// Loads packed weights.
+    unsafe fn weights(p: *const u8) -> Self::W;
+    /// Loads the same four bytes into every lane.
+    unsafe fn broadcast(p: *const u8) -> Self::X;
+    /// Loads `channels` (a multiple of 16, at most `4 * LANES`) bytes of four rows, and brings together the four of a
+    /// channel. Lane `l` of vector `v` has channel [`Format::channel`]`(v, l)`.
+    unsafe fn interleave(rows: [*const u8; 4], channels: usize) -> [Self::X; 4];
+    /// Adds the products of bytes and weights, exactly.
+    unsafe fn dot(sum: Self::I, x: Self::X, w: Self::W) -> Self::I;
+    unsafe fn float(sum: Self::I) -> <Self::F as Simd>::V;
+    /// Loads `LANES` bytes as numbers.
+    unsafe fn load_bytes(p: *const u8) -> <Self::F as Simd>::V;
+    /// Stores whole numbers of 0 to 255 as bytes.
+    unsafe fn store_bytes(p: *mut u8, v: <Self::F as Simd>::V);
+    /// Stores what [`Bytes::interleave`] spread over four vectors, `channels` of them.
+    unsafe fn store_interleaved(p: *mut u8, v: [<Self::F as Simd>::V; 4], channels: usize);
+}
+
+/// How weights lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Format {
+    pub lanes: usize,
+    /// Each vector of four weights a lane is two: the even ones in 16 bits, then the odd ones.
+    pub split: bool,
+    /// Bytes are multiplied as signed numbers, 128 less than what they are.
+    pub signed: bool,
+}
+
+impl Format {
+    pub fn of(isa: Isa) -> Self {
+        match isa {
+            Isa::Scalar => <Scalar as Bytes>::FORMAT,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Avx2::FORMAT,
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => AvxVnni::FORMAT,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => Avx512::FORMAT,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => Avx512Vnni::FORMAT,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => Neon::FORMAT,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => NeonDot::FORMAT,
+        }
+    }
+
+    /// Returns the bytes that four weights take.
+    pub fn group(self) -> usize {
+        if self.split { 8 } else { 4 }
+    }
+
+    /// Writes the four weights of each lane of a vector.
+    pub fn pack(self, weights: impl Iterator<Item = [i8; 4]>, to: &mut [u8]) {
+        for (lane, w) in weights.enumerate() {
+            if self.split {
+                let wide = w.map(|v| i16::from(v).to_le_bytes());
+                for (half, pair) in [[wide[0], wide[2]], [wide[1], wide[3]]].iter().enumerate() {
+                    let at = (half * self.lanes + lane) * 4;
+                    to[at..at + 4].copy_from_slice(pair.as_flattened());
+                }
+            } else {
+                to[lane * 4..lane * 4 + 4].copy_from_slice(&w.map(|v| v.cast_unsigned()));
+            }
+        }
+    }
+
+    /// Returns what a byte that stands for zero counts as in a product.
+    pub fn zero(self, zero: u8) -> i32 {
+        i32::from(zero) - if self.signed { 128 } else { 0 }
+    }
+
+    /// Returns the channel, of `4 * lanes`, that interleaved vectors hold in a lane: vectors are interleaved by parts of
+    /// 16 bytes, so a part of four lanes of vector `v` holds channels `4 v..` of the part's sixteen.
+    pub fn channel(self, vector: usize, lane: usize) -> usize {
+        if self.lanes < 4 { vector * self.lanes + lane } else { lane / 4 * 16 + vector * 4 + lane % 4 }
+    }
+}
+
+impl Bytes for Scalar {
+    type F = Scalar;
+    type I = i32;
+    type X = [u8; 4];
+    type W = [i8; 4];
+    const FORMAT: Format = Format { lanes: 1, split: false, signed: false };
+    #[inline(always)]
+    unsafe fn sums(p: *const i32) -> i32 {
+        *p
+    }
+    #[inline(always)]
+    unsafe fn weights(p: *const u8) -> [i8; 4] {
+        p.cast::<[i8; 4]>().read_unaligned()
+    }
+    #[inline(always)]
+    unsafe fn broadcast(p: *const u8) -> [u8; 4] {
+        p.cast::<[u8; 4]>().read_unaligned()
+    }
+    #[inline(always)]
+    unsafe fn interleave(rows: [*const u8; 4], _: usize) -> [[u8; 4]; 4] {
+        std::array::from_fn(|c| rows.map(|row| *row.add(c)))
+    }
+    #[inline(always)]
+    unsafe fn dot(sum: i32, x: [u8; 4], w: [i8; 4]) -> i32 {
+        x.iter().zip(w).fold(sum, |sum, (x, w)| sum.wrapping_add(i32::from(*x) * i32::from(w)))
+    }
+    #[inline(always)]
+    unsafe fn float(sum: i32) -> f32 {
+        sum as f32
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const u8) -> f32 {
+        f32::from(*p)
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, v: f32) {
+        *p = v as u8;
+    }
+    #[inline(always)]
+    unsafe fn store_interleaved(p: *mut u8, v: [f32; 4], _: usize) {
+        for (i, v) in v.into_iter().enumerate() {
+            *p.add(i) = v as u8;
+        }
+    }
+}
+
+/// Compiles `$generic::<S, VECTORS, ROWS>` for every instruction set and picks one at run time; see the macro of the
+/// same purpose for single precision.
+macro_rules! dispatch {
+    ($isa:expr, $generic:ident, $args:expr, $type:ty) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn avx2(args: $type) {
+            $generic::<crate::int8::simd::Avx2, 2, 4>(args)
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,avxvnni")]
+        unsafe fn avx_vnni(args: $type) {
+            $generic::<crate::int8::simd::AvxVnni, 2, 6>(args)
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        unsafe fn avx512(args: $type) {
+            $generic::<crate::int8::simd::Avx512, 1, 8>(args)
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+        unsafe fn avx512_vnni(args: $type) {
+            $generic::<crate::int8::simd::Avx512Vnni, 1, 8>(args)
+        }
+        #[cfg(target_arch = "aarch64")]
+        #[target_feature(enable = "neon")]
+        unsafe fn neon(args: $type) {
+            $generic::<crate::int8::simd::Neon, 4, 4>(args)
+        }
+        #[cfg(target_arch = "aarch64")]
+        #[target_feature(enable = "neon,dotprod")]
+        unsafe fn neon_dot(args: $type) {
+            $generic::<crate::int8::simd::NeonDot, 4, 4>(args)
+        }
+        unsafe fn scalar(args: $type) {
+            $generic::<crate::simd::Scalar, 16, 1>(args)
+        }
+        match $isa {
+            crate::Isa::Scalar => scalar($args),
+            #[cfg(target_arch = "x86_64")]
+            crate::Isa::Avx2 => avx2($args),
+            #[cfg(target_arch = "x86_64")]
+            crate::Isa::AvxVnni => avx_vnni($args),
+            #[cfg(target_arch = "x86_64")]
+            crate::Isa::Avx512 => avx512($args),
+            #[cfg(target_arch = "x86_64")]
+            crate::Isa::Avx512Vnni => avx512_vnni($args),
+            #[cfg(target_arch = "aarch64")]
+            crate::Isa::Neon => neon($args),
+            #[cfg(target_arch = "aarch64")]
+            crate::Isa::NeonDot => neon_dot($args),
+        }
+    }};
+}
+pub(crate) use dispatch;

@@ -1,0 +1,103 @@
+//! AArch64: NEON, with and without the instruction that multiplies bytes and sums fours (FEAT_DotProd).
+//!
+//! Both multiply signed bytes: an activation counts 128 less than what it is, which `Format::zero` makes up for.
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+use super::{Bytes, Format};
+use crate::simd::arm;
+
+/// Four lanes, products widened to 16 bits.
+#[derive(Clone, Copy)]
+pub(crate) struct Neon;
+
+/// Four lanes, sums of four products.
+#[derive(Clone, Copy)]
+pub(crate) struct NeonDot;
+
+/// What both share.
+macro_rules! four_lanes {
+    () => {
+        type F = arm::Neon;
+        type I = int32x4_t;
+        type X = int8x16_t;
+        type W = int8x16_t;
+        const FORMAT: Format = Format { lanes: 4, split: false, signed: true };
+        #[inline(always)]
+        unsafe fn sums(p: *const i32) -> int32x4_t {
+            vld1q_s32(p)
+        }
+        #[inline(always)]
+        unsafe fn weights(p: *const u8) -> int8x16_t {
+            vld1q_s8(p.cast())
+        }
+        #[inline(always)]
+        unsafe fn broadcast(p: *const u8) -> int8x16_t {
+            signed(vreinterpretq_u8_u32(vdupq_n_u32(p.cast::<u32>().read_unaligned())))
+        }
+        #[inline(always)]
+        unsafe fn interleave(rows: [*const u8; 4], _: usize) -> [int8x16_t; 4] {
+            let [a, b, c, d] = rows.map(|p| signed(vld1q_u8(p)));
+            let (low, high) = (vreinterpretq_s16_s8(vzip1q_s8(a, b)), vreinterpretq_s16_s8(vzip2q_s8(a, b)));
+            let (low2, high2) = (vreinterpretq_s16_s8(vzip1q_s8(c, d)), vreinterpretq_s16_s8(vzip2q_s8(c, d)));
+            [vzip1q_s16(low, low2), vzip2q_s16(low, low2), vzip1q_s16(high, high2), vzip2q_s16(high, high2)]
+                .map(|v| vreinterpretq_s8_s16(v))
+        }
+        #[inline(always)]
+        unsafe fn float(sum: int32x4_t) -> float32x4_t {
+            vcvtq_f32_s32(sum)
+        }
+        #[inline(always)]
+        unsafe fn load_bytes(p: *const u8) -> float32x4_t {
+            let bytes = vcreate_u8(u64::from(p.cast::<u32>().read_unaligned()));
+            vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes))))
+        }
+        #[inline(always)]
+        unsafe fn store_bytes(p: *mut u8, v: float32x4_t) {
+            let words = vqmovun_s32(vcvtnq_s32_f32(v));
+            let bytes = vqmovn_u16(vcombine_u16(words, words));
+            p.cast::<u32>().write_unaligned(vget_lane_u32::<0>(vreinterpret_u32_u8(bytes)));
+        }
+        #[inline(always)]
+        unsafe fn store_interleaved(p: *mut u8, v: [float32x4_t; 4], _: usize) {
+            let [a, b, c, d] = v.map(|v| vqmovun_s32(vcvtnq_s32_f32(v)));
+            let (low, high) = (vqmovn_u16(vcombine_u16(a, b)), vqmovn_u16(vcombine_u16(c, d)));
+            vst1q_u8(p, vcombine_u8(low, high));
+        }
+    };
+}
+
+impl Bytes for Neon {
+    four_lanes!();
+    #[inline(always)]
+    unsafe fn dot(sum: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
+        let low = vpaddlq_s16(vmull_s8(vget_low_s8(x), vget_low_s8(w)));
+        let high = vpaddlq_s16(vmull_high_s8(x, w));
+        vaddq_s32(sum, vpaddq_s32(low, high))
+    }
+}
+
+impl Bytes for NeonDot {
+    four_lanes!();
+    #[inline(always)]
+    unsafe fn dot(sum: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
+        let mut sum = sum;
+        // The intrinsic is not stable.
+        asm!(
+            ".arch_extension dotprod",
+            "sdot {sum:v}.4s, {x:v}.16b, {w:v}.16b",
+            sum = inout(vreg) sum,
+            x = in(vreg) x,
+            w = in(vreg) w,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+        sum
+    }
+}
+
+/// Takes 128 off bytes.
+#[inline(always)]
+unsafe fn signed(x: uint8x16_t) -> int8x16_t {
+    vreinterpretq_s8_u8(veorq_u8(x, vdupq_n_u8(0x80)))
+}
