@@ -54,15 +54,20 @@ impl<T: Plain> Buffer<T> {
         // bit pattern is a value; the borrow is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), len) }
     }
+
+    /// Returns the same memory as numbers of another kind, to be read.
+    pub fn read<U: Plain>(&self) -> &[U] {
+        let len = self.lines.len() * LINE / size_of::<U>();
+        // SAFETY: as in `view`, and the borrow is shared.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), len) }
+    }
 }
 
 impl<T: Plain> Deref for Buffer<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        let len = self.lines.len() * LINE / size_of::<T>();
-        // SAFETY: as in `view`, and the borrow is shared.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), len) }
+        self.read()
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::{Model, RuntimeError};
+use crate::{Network, Picture, RuntimeError};
 
 /// Latencies of single runs of the network, without preprocessing, in milliseconds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -16,37 +16,40 @@ pub struct Bench {
     pub median_ms: f64,
     /// 95 of 100 are faster.
     pub p95_ms: f64,
+    /// The very first run.
+    pub first_ms: f64,
     /// Runs timed.
     pub runs: usize,
-    /// Runs at the same time, each on one thread.
-    pub threads: usize,
-    /// Pictures done in a second by all threads together.
+    /// Pictures in the network at the same time.
+    pub pictures: usize,
+    /// Pictures done in a second by all together.
     pub pictures_per_second: f64,
 }
 
-/// Runs a grey picture over and over for `seconds`, on `threads` threads at the same time, after one warm-up run.
+/// Runs one picture over and over for `seconds`, `pictures` of them at the same time, after a first run.
 ///
-/// Each run takes one thread: `threads` above one shows throughput, and what neighbours cost.
+/// `pictures` above one shows throughput, and what neighbours cost; how many threads share the work of each is
+/// [`Network::set_threads`].
 ///
 /// # Errors
 ///
-/// [`RuntimeError::Engine`].
-pub fn bench(model: &Model, threads: usize, seconds: f32) -> Result<Bench, RuntimeError> {
-    let side = model.preprocessing().crop as usize;
-    let pixels = vec![127_u8; side * side * 3];
-    model.run(&pixels)?;
-    let threads = threads.clamp(1, MAX_THREADS);
+/// Those of [`Network::run`].
+pub fn bench(network: &Network, picture: Picture<'_>, pictures: usize, seconds: f32) -> Result<Bench, RuntimeError> {
+    let begin = Instant::now();
+    network.run(picture)?;
+    let first_ms = begin.elapsed().as_secs_f64() * 1e3;
+    let pictures = pictures.clamp(1, MAX_PICTURES);
     let length = Duration::try_from_secs_f32(seconds).unwrap_or(MAX_LENGTH).min(MAX_LENGTH);
     let all = Mutex::new(Vec::new());
     let failure = Mutex::new(None);
     let start = Instant::now();
     std::thread::scope(|scope| {
-        for _ in 0..threads {
+        for _ in 0..pictures {
             scope.spawn(|| {
                 let mut own = Vec::new();
                 while own.len() < MIN_RUNS || start.elapsed() < length {
                     let begin = Instant::now();
-                    if let Err(error) = model.run(&pixels) {
+                    if let Err(error) = network.run(picture) {
                         failure.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
                         return;
                     }
@@ -68,8 +71,9 @@ pub fn bench(model: &Model, threads: usize, seconds: f32) -> Result<Bench, Runti
         min_ms: all[0],
         median_ms: at(50),
         p95_ms: at(95),
+        first_ms,
         runs,
-        threads,
+        pictures,
         pictures_per_second: runs as f64 / wall,
     })
 }
@@ -90,9 +94,9 @@ fn peak_of(status: &str) -> Option<f64> {
     Some(kib * 1024.0 / 1e6)
 }
 
-/// Fewest runs a thread, so that a slow board gives a median at all.
+/// Fewest runs each, so that a slow board gives a median at all.
 const MIN_RUNS: usize = 3;
-const MAX_THREADS: usize = 256;
+const MAX_PICTURES: usize = 256;
 const MAX_LENGTH: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Reads the constants of an ONNX graph.
 
+use std::borrow::Cow;
+
 use tract_onnx::pb::TensorProto;
 use tract_onnx::pb::tensor_proto::DataType;
 
@@ -8,6 +10,8 @@ use tract_onnx::pb::tensor_proto::DataType;
 pub(crate) struct Constant {
     pub dims: Vec<usize>,
     pub numbers: Numbers,
+    /// What whole numbers stand for, behind a DequantizeLinear.
+    pub scaling: Option<Scaling>,
 }
 
 /// The kinds of numbers that the compiler knows.
@@ -17,23 +21,33 @@ pub(crate) enum Numbers {
     U8(Vec<u8>),
     I8(Vec<i8>),
     I32(Vec<i32>),
+    I64(Vec<i64>),
+}
+
+/// `(q - zero) * scale`, one of each for everything or one a slice of `axis`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Scaling {
+    pub scales: Vec<f32>,
+    pub zeros: Vec<i64>,
+    pub axis: usize,
 }
 
 impl Constant {
     /// Returns none where the kind is another or the data does not fill the shape.
-    pub fn read(tensor: &TensorProto) -> Option<Self> {
+    pub fn read(tensor: TensorProto) -> Option<Self> {
         let dims: Vec<usize> = tensor.dims.iter().map(|d| usize::try_from(*d).ok()).collect::<Option<_>>()?;
         let len = dims.iter().try_fold(1usize, |n, d| n.checked_mul(*d))?;
-        let raw = &tensor.raw_data;
-        let small = &tensor.int32_data;
+        let (raw, small) = (tensor.raw_data, tensor.int32_data);
         let numbers = match DataType::try_from(tensor.data_type).ok()? {
-            DataType::Float if raw.is_empty() => Numbers::F32(tensor.float_data.clone()),
-            DataType::Float => Numbers::F32(words(raw)?.map(f32::from_le_bytes).collect()),
-            DataType::Int32 if raw.is_empty() => Numbers::I32(small.clone()),
-            DataType::Int32 => Numbers::I32(words(raw)?.map(i32::from_le_bytes).collect()),
-            DataType::Uint8 if raw.is_empty() => Numbers::U8(narrow(small)?),
-            DataType::Uint8 => Numbers::U8(raw.clone()),
-            DataType::Int8 if raw.is_empty() => Numbers::I8(narrow(small)?),
+            DataType::Float if raw.is_empty() => Numbers::F32(tensor.float_data),
+            DataType::Float => Numbers::F32(words(&raw)?.map(f32::from_le_bytes).collect()),
+            DataType::Int32 if raw.is_empty() => Numbers::I32(small),
+            DataType::Int32 => Numbers::I32(words(&raw)?.map(i32::from_le_bytes).collect()),
+            DataType::Int64 if raw.is_empty() => Numbers::I64(tensor.int64_data),
+            DataType::Int64 => Numbers::I64(words(&raw)?.map(i64::from_le_bytes).collect()),
+            DataType::Uint8 if raw.is_empty() => Numbers::U8(narrow(&small)?),
+            DataType::Uint8 => Numbers::U8(raw),
+            DataType::Int8 if raw.is_empty() => Numbers::I8(narrow(&small)?),
             DataType::Int8 => Numbers::I8(raw.iter().map(|b| i8::from_le_bytes([*b])).collect()),
             _ => return None,
         };
@@ -42,63 +56,73 @@ impl Constant {
             Numbers::U8(v) => v.len(),
             Numbers::I8(v) => v.len(),
             Numbers::I32(v) => v.len(),
+            Numbers::I64(v) => v.len(),
         };
-        (found == len).then_some(Self { dims, numbers })
+        (found == len).then_some(Self { dims, numbers, scaling: None })
     }
 
-    /// Returns the numbers if they are floats.
-    pub fn floats(&self) -> Option<&[f32]> {
-        match &self.numbers {
-            Numbers::F32(v) => Some(v),
-            _ => None,
-        }
+    /// Returns the numbers if they are floats, or stand for floats.
+    pub fn floats(&self) -> Option<Cow<'_, [f32]>> {
+        let Some(Scaling { scales, zeros, .. }) = &self.scaling else {
+            return match &self.numbers {
+                Numbers::F32(v) => Some(Cow::Borrowed(v)),
+                _ => None,
+            };
+        };
+        let steps = self.steps()?;
+        let inner = self.slice();
+        let float = |(i, q): (usize, &i64)| {
+            let c = i / inner % scales.len();
+            (q - zeros[c]) as f32 * scales[c]
+        };
+        Some(steps.iter().enumerate().map(float).collect())
     }
 
     /// Returns the only number if it is one float.
     pub fn float(&self) -> Option<f32> {
-        match self.floats()? {
-            [v] => Some(*v),
+        match self.floats()?[..] {
+            [v] => Some(v),
             _ => None,
         }
     }
 
-    /// Returns `(q - zero) * scale` as DequantizeLinear has it, for one scale or one a slice of `axis`.
-    pub fn dequantized(&self, scale: &Self, zero: Option<&Self>, axis: usize) -> Option<Self> {
-        let (steps, scales) = (self.steps()?, scale.floats()?);
+    /// Returns what whole numbers stand for as DequantizeLinear has it, for one scale or one a slice of `axis`.
+    pub fn dequantized(self, scale: &Self, zero: Option<&Self>, axis: usize) -> Option<Self> {
+        if self.scaling.is_some() || matches!(self.numbers, Numbers::F32(_) | Numbers::I64(_)) {
+            return None;
+        }
+        let scales = scale.floats()?.to_vec();
         let zeros = match zero {
             Some(z) => z.steps()?,
             None => vec![0; scales.len()],
         };
-        if scales.is_empty() || zeros.len() != scales.len() {
-            return None;
-        }
-        let inner: usize = match scales.len() {
-            1 => steps.len().max(1),
-            n => {
-                (*self.dims.get(axis)? == n).then_some(())?;
-                self.dims[axis + 1..].iter().product::<usize>().max(1)
-            }
-        };
-        let floats = steps.iter().enumerate().map(|(i, q)| {
-            let c = i / inner % scales.len();
-            (q - zeros[c]) as f32 * scales[c]
-        });
-        Some(Self { dims: self.dims.clone(), numbers: Numbers::F32(floats.collect()) })
+        let each = scales.len() == 1 || self.dims.get(axis) == Some(&scales.len());
+        let sound = !scales.is_empty() && zeros.len() == scales.len() && each;
+        sound.then_some(Self { scaling: Some(Scaling { scales, zeros, axis }), ..self })
     }
 
-    /// Returns the numbers, if they are whole, in a wider kind: no difference of two overflows.
+    /// Returns how many numbers in a row have one scale.
+    fn slice(&self) -> usize {
+        match &self.scaling {
+            Some(s) if s.scales.len() > 1 => self.dims[s.axis + 1..].iter().product::<usize>().max(1),
+            _ => usize::MAX,
+        }
+    }
+
+    /// Returns the numbers, if they are whole, in a wider kind: no difference of two of up to 32 bits overflows.
     pub fn steps(&self) -> Option<Vec<i64>> {
         match &self.numbers {
             Numbers::F32(_) => None,
             Numbers::U8(v) => Some(v.iter().map(|x| i64::from(*x)).collect()),
             Numbers::I8(v) => Some(v.iter().map(|x| i64::from(*x)).collect()),
             Numbers::I32(v) => Some(v.iter().map(|x| i64::from(*x)).collect()),
+            Numbers::I64(v) => Some(v.clone()),
         }
     }
 }
 
-fn words(raw: &[u8]) -> Option<impl Iterator<Item = [u8; 4]>> {
-    let (words, []) = raw.as_chunks::<4>() else {
+fn words<const N: usize>(raw: &[u8]) -> Option<impl Iterator<Item = [u8; N]>> {
+    let (words, []) = raw.as_chunks::<N>() else {
         return None;
     };
     Some(words.iter().copied())
@@ -118,20 +142,21 @@ mod tests {
 
     #[test]
     fn data_that_does_not_fill_the_shape_is_refused() {
-        assert!(Constant::read(&tensor(DataType::Float, &[1], &1f32.to_le_bytes())).is_some());
-        assert!(Constant::read(&tensor(DataType::Float, &[2], &1f32.to_le_bytes())).is_none());
-        assert!(Constant::read(&tensor(DataType::Float, &[1], &[0; 5])).is_none());
-        assert!(Constant::read(&tensor(DataType::Float, &[-1], &[])).is_none());
-        assert!(Constant::read(&tensor(DataType::Float, &[i64::MAX, i64::MAX], &[])).is_none());
-        assert!(Constant::read(&tensor(DataType::Double, &[1], &[0; 8])).is_none());
+        assert!(Constant::read(tensor(DataType::Float, &[1], &1f32.to_le_bytes())).is_some());
+        assert!(Constant::read(tensor(DataType::Float, &[2], &1f32.to_le_bytes())).is_none());
+        assert!(Constant::read(tensor(DataType::Float, &[1], &[0; 5])).is_none());
+        assert!(Constant::read(tensor(DataType::Float, &[-1], &[])).is_none());
+        assert!(Constant::read(tensor(DataType::Float, &[i64::MAX, i64::MAX], &[])).is_none());
+        assert!(Constant::read(tensor(DataType::Double, &[1], &[0; 8])).is_none());
     }
 
     #[test]
     fn each_channel_has_its_own_scale() {
-        let q = Constant::read(&tensor(DataType::Int8, &[2, 2], &[1, 0xff, 2, 0x80])).unwrap();
-        let scale = Constant { dims: vec![2], numbers: Numbers::F32(vec![0.5, 2.0]) };
-        assert_eq!(q.dequantized(&scale, None, 0).unwrap().floats(), Some(&[0.5, -0.5, 4.0, -256.0][..]));
-        assert_eq!(q.dequantized(&scale, None, 1).unwrap().floats(), Some(&[0.5, -2.0, 1.0, -256.0][..]));
-        assert!(q.dequantized(&scale, None, 2).is_none());
+        let q = Constant::read(tensor(DataType::Int8, &[2, 2], &[1, 0xff, 2, 0x80])).unwrap();
+        let scale = Constant { dims: vec![2], numbers: Numbers::F32(vec![0.5, 2.0]), scaling: None };
+        let floats = |axis| q.clone().dequantized(&scale, None, axis).map(|c| c.floats().unwrap().to_vec());
+        assert_eq!(floats(0).unwrap(), [0.5, -0.5, 4.0, -256.0]);
+        assert_eq!(floats(1).unwrap(), [0.5, -2.0, 1.0, -256.0]);
+        assert!(floats(2).is_none());
     }
 }

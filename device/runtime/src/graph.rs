@@ -43,33 +43,6 @@ pub(crate) fn inputs(graph: &GraphProto) -> Vec<&ValueInfoProto> {
     graph.input.iter().filter(|i| !initial.contains(i.name.as_str())).collect()
 }
 
-/// Checks that the graph takes one picture, `u8 [n, side, side, 3]`.
-pub(crate) fn check_input(graph: &GraphProto, side: u32) -> Result<(), RuntimeError> {
-    let inputs = inputs(graph);
-    let found: Vec<String> = inputs.iter().map(|i| describe(i)).collect();
-    let sound = match inputs[..] {
-        [input] => tensor_type(input).is_some_and(|t| {
-            let dims = t.shape.iter().flat_map(|s| &s.dim).map(|d| d.value.as_ref());
-            let wanted = [None, Some(side), Some(side), Some(3)].map(|d| d.map(i64::from));
-            let fits = dims.clone().zip(wanted).all(|(found, wanted)| match (found, wanted) {
-                (Some(dimension::Value::DimValue(v)), Some(w)) => *v == w,
-                // The batch is symbolic or one.
-                (Some(dimension::Value::DimValue(v)), None) => *v == 1,
-                (_, None) => true,
-                // An open height or width is closed at load.
-                (_, Some(_)) => true,
-            });
-            t.elem_type == DataType::Uint8 as i32 && dims.count() == wanted.len() && fits
-        }),
-        _ => false,
-    };
-    if sound {
-        return Ok(());
-    }
-    let expected = format!("u8 [n, {side}, {side}, 3]");
-    Err(RuntimeError::Input { expected, found: found.join(" and ") })
-}
-
 /// Calls `each` with every node, those of nested graphs included.
 pub(crate) fn walk<'a>(graph: &'a GraphProto, each: &mut dyn FnMut(&'a NodeProto)) {
     // As deep as the decoder let it be nested, which is a hundred at most.
@@ -168,13 +141,13 @@ fn label(node: &NodeProto) -> String {
     format!("{} ({})", node.name, node.op_type)
 }
 
-fn tensor_type(info: &ValueInfoProto) -> Option<&type_proto::Tensor> {
+pub(crate) fn tensor_type(info: &ValueInfoProto) -> Option<&type_proto::Tensor> {
     let type_proto::Value::TensorType(tensor) = info.r#type.as_ref()?.value.as_ref()?;
     Some(tensor)
 }
 
 /// Returns an input as text, such as `image f32 [n, 3, 224, 224]`.
-fn describe(info: &ValueInfoProto) -> String {
+pub(crate) fn describe(info: &ValueInfoProto) -> String {
     let Some(tensor) = tensor_type(info) else {
         return format!("{} of no tensor type", info.name);
     };

@@ -11,8 +11,12 @@ mod compile;
 mod constant;
 mod error;
 mod graph;
+mod input;
+mod lower;
 mod model;
+mod network;
 pub mod picture;
+mod plan;
 mod program;
 
 pub use bench::{Bench, bench, peak_rss_mb};
@@ -21,6 +25,7 @@ pub use graph::MAX_MODEL_LEN;
 pub use model::{
     LABELS, LOGITS, MAX_SIDE, Model, PREPROCESSING, PREPROCESSING_DIGEST, Prediction, unsupported_operators,
 };
+pub use network::{EngineChoice, Network, Picture};
 pub use program::Explained;
 
 /// Name and version of what runs the models.

@@ -1,31 +1,18 @@
-//! A loaded model: its metadata, and running pictures through it.
-//!
-//! The only file that drives tract, which runs the graphs that `compile` does not recognise. Loading and running are
-//! wrapped in `catch_unwind`: a graph that makes the engine panic becomes [`RuntimeError::Engine`] (the panic's own
-//! message still goes to standard error). Not guarded against: a graph that asks for more memory than there is, or for
-//! endless arithmetic; on the device only bundles of trusted signers are loaded.
+//! A loaded model: a network, what its pictures are and what its answers mean.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use graft_bundle::{Bundle, MODEL_FILE};
 use graft_zoo::Preprocessing;
 use image::RgbImage;
-use tract_onnx::pb::{GraphProto, ModelProto};
-use tract_onnx::prelude::Datum;
-use tract_onnx::prelude::{
-    Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, Tensor, TractResult, TypedSimplePlan, tvec,
-};
+use tract_onnx::pb::GraphProto;
 
-use crate::graph::{self, MAX_MODEL_LEN};
-use crate::program::{Explained, Program};
-use crate::{ENGINE, RuntimeError, compile, picture};
+use crate::input::{Input, Kind};
+use crate::network::{EngineChoice, Network, Picture, read, softmax, unknown_operators};
+use crate::{RuntimeError, graph, picture};
 
 /// Metadata key of the labels, a JSON array of strings in the order of the logits.
 pub const LABELS: &str = "graft.labels";
@@ -41,22 +28,10 @@ pub const MAX_SIDE: u32 = 4096;
 /// A model ready to run. Shared freely between threads.
 #[derive(Debug)]
 pub struct Model {
-    engine: Engine,
+    network: Network,
     labels: Vec<String>,
     preprocessing: Preprocessing,
     metadata: BTreeMap<String, String>,
-    outputs: Vec<String>,
-}
-
-/// What runs the network.
-#[derive(Debug)]
-enum Engine {
-    Kernels(Box<Program>),
-    Tract {
-        plan: Arc<TypedSimplePlan>,
-        /// The operator that the compiler does not know.
-        because: String,
-    },
 }
 
 /// The answer for one picture.
@@ -84,9 +59,6 @@ impl Model {
     ///
     /// [`RuntimeError::Io`], [`RuntimeError::TooLong`], [`RuntimeError::Bundle`] and those of [`Model::from_onnx`].
     pub fn open(path: &Path) -> Result<Self, RuntimeError> {
-        if path.extension().is_some_and(|e| e == "graft") {
-            return Self::from_onnx(&Bundle::open(path)?.file(MODEL_FILE)?);
-        }
         Self::from_onnx(&read(path)?)
     }
 
@@ -96,29 +68,30 @@ impl Model {
     ///
     /// [`RuntimeError`] says what a sound model has and what this one has.
     pub fn from_onnx(bytes: &[u8]) -> Result<Self, RuntimeError> {
-        Self::load(bytes, engine)
+        Self::load(bytes, EngineChoice::Best)
     }
 
     /// Loads as [`Model::from_onnx`], but for tract alone: what graft's own kernels are compared with.
     #[cfg(test)]
     pub(crate) fn in_tract(bytes: &[u8]) -> Result<Self, RuntimeError> {
-        Self::load(bytes, |proto, graph, side| tract(proto, graph, side, "nothing: tract was asked for".to_owned()))
+        Self::load(bytes, EngineChoice::Tract)
     }
 
-    fn load(
-        bytes: &[u8],
-        engine: impl FnOnce(ModelProto, GraphProto, u32) -> Result<Engine, RuntimeError>,
-    ) -> Result<Self, RuntimeError> {
+    fn load(bytes: &[u8], choice: EngineChoice) -> Result<Self, RuntimeError> {
         let (proto, graph) = graph::read(bytes)?;
         let metadata = graph::metadata(&proto);
         let preprocessing = preprocessing(&metadata)?;
         let labels = labels(&metadata)?;
-        graph::check_input(&graph, preprocessing.crop)?;
-        let outputs = graph.output.iter().map(|o| o.name.clone()).collect();
-        let engine = engine(proto, graph, preprocessing.crop)?;
-        let model = Self { engine, labels, preprocessing, metadata, outputs };
+        let input = input(&graph, preprocessing.crop)?;
+        let network = Network::load(bytes, graph, input, choice)?;
+        let model = Self { network, labels, preprocessing, metadata };
         model.check_labels()?;
         Ok(model)
+    }
+
+    /// Returns what runs, without labels and preprocessing.
+    pub fn network(&self) -> &Network {
+        &self.network
     }
 
     /// Returns the labels in the order of the logits; none where the model has no classifier.
@@ -131,31 +104,9 @@ impl Model {
         &self.preprocessing
     }
 
-    /// Returns the operator because of which tract runs the whole network, slower; none where graft's own kernels do.
-    pub fn unrecognised(&self) -> Option<&str> {
-        match &self.engine {
-            Engine::Kernels(_) => None,
-            Engine::Tract { because, .. } => Some(because),
-        }
-    }
-
     /// Returns the engine's name and version, and what of it runs this network.
     pub fn engine(&self) -> String {
-        match &self.engine {
-            Engine::Kernels(program) => format!("{ENGINE} (kernels for {})", program.isa()),
-            Engine::Tract { .. } => format!("{ENGINE} (tract 0.23.9)"),
-        }
-    }
-
-    /// Times every step on a grey picture; none where tract runs the network.
-    pub fn explain(&self, runs: usize) -> Option<Vec<Explained>> {
-        match &self.engine {
-            Engine::Kernels(program) => {
-                let side = self.preprocessing.crop as usize;
-                Some(program.explain(&vec![127; side * side * 3], runs))
-            }
-            Engine::Tract { .. } => None,
-        }
+        self.network.engine()
     }
 
     /// Returns the metadata of the file.
@@ -165,7 +116,7 @@ impl Model {
 
     /// Returns the names of the outputs in the order of [`Model::run`].
     pub fn outputs(&self) -> Vec<String> {
-        self.outputs.clone()
+        self.network.outputs().to_vec()
     }
 
     /// Runs one picture, `u8 [crop, crop, 3]`, and returns every output flattened, row-major.
@@ -174,26 +125,7 @@ impl Model {
     ///
     /// [`RuntimeError::Pixels`] or [`RuntimeError::Engine`].
     pub fn run(&self, pixels: &[u8]) -> Result<Vec<Vec<f32>>, RuntimeError> {
-        let side = self.preprocessing.crop as usize;
-        let expected = side * side * 3;
-        if pixels.len() != expected {
-            return Err(RuntimeError::Pixels { expected, found: pixels.len() });
-        }
-        guarded("run the model", || {
-            let plan = match &self.engine {
-                Engine::Kernels(program) => return Ok(program.run(pixels)),
-                Engine::Tract { plan, .. } => plan,
-            };
-            let input = Tensor::from_shape(&[1, side, side, 3], pixels)?;
-            let outputs = plan.run(tvec!(input.into_tvalue()))?;
-            outputs
-                .iter()
-                .map(|value| {
-                    let floats = value.cast_to::<f32>()?;
-                    Ok(floats.try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
-                })
-                .collect()
-        })
+        self.network.run(Picture::Bytes(pixels))
     }
 
     /// Runs each picture alone, `threads` at a time, and returns the outputs in the order of the pictures.
@@ -248,7 +180,7 @@ impl Model {
     ///
     /// [`RuntimeError::NoLogits`] and those of [`Model::run`].
     pub fn logits(&self, pixels: &[u8]) -> Result<Vec<f32>, RuntimeError> {
-        let at = self.logits_index().ok_or_else(|| RuntimeError::NoLogits { outputs: self.outputs.clone() })?;
+        let at = self.logits_index().ok_or_else(|| RuntimeError::NoLogits { outputs: self.outputs() })?;
         Ok(self.run(pixels)?.swap_remove(at))
     }
 
@@ -294,7 +226,7 @@ impl Model {
     }
 
     fn logits_index(&self) -> Option<usize> {
-        self.outputs.iter().position(|name| name == LOGITS)
+        self.network.outputs().iter().position(|name| name == LOGITS)
     }
 
     fn check_labels(&self) -> Result<(), RuntimeError> {
@@ -302,15 +234,8 @@ impl Model {
         if labels == 0 {
             return Ok(());
         }
-        let at = self.logits_index().ok_or_else(|| RuntimeError::NoLogits { outputs: self.outputs.clone() })?;
-        let logits = guarded("read the shape of the logits", || {
-            let plan = match &self.engine {
-                Engine::Kernels(program) => return Ok(Some(program.output_len(at))),
-                Engine::Tract { plan, .. } => plan,
-            };
-            let fact = plan.model().output_fact(at)?;
-            Ok(fact.shape.as_concrete().map(|s| s.iter().product::<usize>()))
-        })?;
+        let at = self.logits_index().ok_or_else(|| RuntimeError::NoLogits { outputs: self.outputs() })?;
+        let logits = self.network.output_len(at)?;
         // A shape that depends on data is settled by running once.
         let logits = match logits {
             Some(n) => n,
@@ -351,13 +276,16 @@ pub fn unsupported_operators(onnx: &[u8]) -> Result<Vec<String>, RuntimeError> {
     }
 }
 
-/// Reads a file of at most [`MAX_MODEL_LEN`] bytes.
-fn read(path: &Path) -> Result<Vec<u8>, RuntimeError> {
-    let io = |source| RuntimeError::Io { path: path.to_owned(), source };
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(io)?;
-    file.take(MAX_MODEL_LEN + 1).read_to_end(&mut bytes).map_err(io)?;
-    Ok(bytes)
+/// Returns the graph's input, which must be what the preprocessing makes: `u8 [n, side, side, 3]`.
+fn input(graph: &GraphProto, side: u32) -> Result<Input, RuntimeError> {
+    let refused = || RuntimeError::Input {
+        expected: format!("u8 [n, {side}, {side}, 3]"),
+        found: graph::inputs(graph).iter().map(|i| graph::describe(i)).collect::<Vec<_>>().join(" and "),
+    };
+    let side = side as usize;
+    let input = Input::of(graph, Some(side)).map_err(|_| refused())?;
+    let fits = input.kind == Kind::Bytes && input.dims() == [1, side, side, 3];
+    if fits { Ok(input) } else { Err(refused()) }
 }
 
 fn preprocessing(metadata: &BTreeMap<String, String>) -> Result<Preprocessing, RuntimeError> {
@@ -400,19 +328,6 @@ fn labels(metadata: &BTreeMap<String, String>) -> Result<Vec<String>, RuntimeErr
     })
 }
 
-fn unknown_operators(graph: &GraphProto) -> Vec<String> {
-    let known = tract_onnx::onnx().op_register.0;
-    let mut names = Vec::new();
-    graph::walk(graph, &mut |node| {
-        if !known.contains_key(&node.op_type) {
-            names.push(node.op_type.clone());
-        }
-    });
-    names.sort();
-    names.dedup();
-    names
-}
-
 /// Finds the node that the engine's message names, the longest name first, and returns its operator.
 fn blamed_operator(graph: &GraphProto, error: &RuntimeError) -> Option<String> {
     let RuntimeError::Engine { source, .. } = error else {
@@ -429,49 +344,6 @@ fn blamed_operator(graph: &GraphProto, error: &RuntimeError) -> Option<String> {
         })
     };
     nodes.iter().find(|n| names(&n.name)).map(|n| n.op_type.clone())
-}
-
-/// Compiles a graph for our kernels, or gives it to tract.
-fn engine(proto: ModelProto, graph: GraphProto, side: u32) -> Result<Engine, RuntimeError> {
-    match guarded("compile the model", || Ok(compile::compile(&graph, side as usize)))? {
-        Ok(program) => Ok(Engine::Kernels(Box::new(program))),
-        Err(because) => tract(proto, graph, side, because),
-    }
-}
-
-fn tract(mut proto: ModelProto, graph: GraphProto, side: u32, because: String) -> Result<Engine, RuntimeError> {
-    let names = unknown_operators(&graph);
-    if !names.is_empty() {
-        return Err(RuntimeError::UnsupportedOperators { names });
-    }
-    proto.graph = Some(graph);
-    let side = side as usize;
-    let plan = guarded("load the model into tract", || {
-        let fact = InferenceFact::dt_shape(u8::datum_type(), tvec!(1, side, side, 3));
-        tract_onnx::onnx().model_for_proto_model(&proto)?.with_input_fact(0, fact)?.into_optimized()?.into_runnable()
-    })?;
-    Ok(Engine::Tract { plan, because })
-}
-
-/// Calls into the engine, turning its errors and panics into ours.
-fn guarded<T>(doing: &'static str, call: impl FnOnce() -> TractResult<T>) -> Result<T, RuntimeError> {
-    // Nothing outside the call is changed by it, so nothing can be seen half-done afterwards.
-    let outcome = catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|payload| {
-        let said = payload
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| payload.downcast_ref::<&str>().copied())
-            .unwrap_or("no message");
-        Err(anyhow::anyhow!("tract panicked: {said}"))
-    });
-    outcome.map_err(|source| RuntimeError::Engine { doing, source })
-}
-
-fn softmax(logits: &[f32]) -> Vec<f32> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let exps: Vec<f32> = logits.iter().map(|v| (v - max).exp()).collect();
-    let total: f32 = exps.iter().sum();
-    exps.iter().map(|e| e / total).collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

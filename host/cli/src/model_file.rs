@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use graft_runtime::Model;
+use graft_runtime::{EngineChoice, Model, Network};
 use graft_train::run::Run;
 
 /// Loads a run folder or a file into the engine that ships.
@@ -14,4 +14,14 @@ pub(crate) fn open(path: &Path) -> Result<Model> {
         return Model::from_onnx(&run.float()?).with_context(doing);
     }
     Model::open(path).with_context(doing)
+}
+
+/// Loads the network of a run folder or a file, without asking what its pictures are.
+pub(crate) fn network(path: &Path, choice: EngineChoice) -> Result<Network> {
+    let doing = || format!("loading model {}", path.display());
+    if path.is_dir() {
+        let run = Run::open(path)?;
+        return Network::from_onnx(&run.float()?, choice).with_context(doing);
+    }
+    Network::open(path, choice).with_context(doing)
 }

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::simd::{Bytes, Format, dispatch};
-use super::{Closing, Grid, Output, Requantize, Source, look_up};
+use super::{Closing, Grid, Output, Requantize, Source, Steps, bound, look_up};
 use crate::exchange::Shared;
 use crate::simd::Simd;
 use crate::{BLOCK, Buffer, Isa, Threads, Window, padded};
@@ -136,16 +136,17 @@ impl<'a> To<'a> {
         }
     }
 
-    /// Writes one vector at an index.
+    /// Writes one vector at an index, as bytes if there are steps.
     ///
     /// # Safety
     ///
     /// The machine has the instructions of `S`, and no other thread writes there.
     #[inline(always)]
-    pub unsafe fn write<S: Bytes>(self, at: usize, v: <S::F as Simd>::V) {
-        match self {
-            Self::Bytes(b) => S::store_bytes(b.at(at), v),
-            Self::Floats(f) => S::F::store(f.at(at), v),
+    pub unsafe fn write<S: Bytes>(self, at: usize, v: <S::F as Simd>::V, steps: Option<Steps>) {
+        match (self, steps) {
+            (Self::Bytes(b), Some(steps)) => S::store_bytes(b.at(at), bound::<S>(v, steps), S::splat(steps.zero())),
+            (Self::Floats(f), None) => S::F::store(f.at(at), v),
+            _ => unreachable!("bytes are written where there are steps"),
         }
     }
 }
@@ -195,26 +196,34 @@ unsafe fn run_part<S: Bytes, const V: usize, const R: usize>((job, rows): (&Job<
 /// Fills the table of input rows, `[tile, tap, pixel of the tile]`.
 #[inline(always)]
 unsafe fn find_rows(job: &Job<'_>, pixels: Range<usize>, height: usize, rows: &mut [*const u8]) {
-    let w = &job.conv.window;
+    let (w, input) = (&job.conv.window, &job.input);
     let [taps_y, taps_x] = w.kernel;
-    let data = job.input.data.as_ptr();
     let count = pixels.len();
-    for (i, pixel) in pixels.enumerate() {
-        let (y, x) = (pixel / job.size[1], pixel % job.size[1]);
-        let tile = i / height * height;
-        let (in_tile, tile_height) = (i - tile, height.min(count - tile));
-        let base = tile * taps_y * taps_x + in_tile;
-        let (ys, xs) = (w.taps(0, y, job.input.size[0]), w.taps(1, x, job.input.size[1]));
+    let (mut y, mut x) = (pixels.start / job.size[1], pixels.start % job.size[1]);
+    let (mut tile, mut in_tile) = (0, 0);
+    while tile + in_tile < count {
+        let tile_height = height.min(count - tile);
+        let mut to = rows.as_mut_ptr().add(tile * taps_y * taps_x + in_tile);
         for ty in 0..taps_y {
+            // What lies before the picture wraps round to far behind it.
+            let at_y = (y * w.stride[0] + ty * w.dilation[0]).wrapping_sub(w.before[0]);
             for tx in 0..taps_x {
-                let row = if ys.contains(&ty) && xs.contains(&tx) {
-                    let at = w.pixel(0, y, ty) * job.input.size[1] + w.pixel(1, x, tx);
-                    data.add(at * job.input.stride)
+                let at_x = (x * w.stride[1] + tx * w.dilation[1]).wrapping_sub(w.before[1]);
+                *to = if at_y < input.size[0] && at_x < input.size[1] {
+                    input.data.as_ptr().add((at_y * input.size[1] + at_x) * input.stride)
                 } else {
                     job.conv.padding.as_ptr()
                 };
-                *rows.get_unchecked_mut(base + (ty * taps_x + tx) * tile_height) = row;
+                to = to.add(tile_height);
             }
+        }
+        in_tile += 1;
+        if in_tile == height {
+            (tile, in_tile) = (tile + height, 0);
+        }
+        x += 1;
+        if x == job.size[1] {
+            (y, x) = (y + 1, 0);
         }
     }
 }
@@ -280,19 +289,62 @@ unsafe fn tile<S: Bytes, const V: usize, const H: usize>(
             }
         }
     }
-    let width = padded(conv.outputs);
-    for v in 0..V {
-        let channel = block * BLOCK + v * S::LANES;
-        let factors = S::F::load(conv.requantize.factors.as_ptr().add(channel));
-        for (h, row) in acc.iter().enumerate() {
-            let at = (pixel + h) * width + channel;
-            let added = job.added.map(|(bytes, grid)| (bytes.as_ptr().add(at), grid));
-            job.to.write::<S>(at, conv.requantize.close::<S>(row[v], factors, added));
+    let at = pixel * padded(conv.outputs) + block * BLOCK;
+    match (conv.requantize.only_steps(job.added.is_some()), job.to) {
+        (Some(steps), To::Bytes(bytes)) => store_steps::<S, V, H>(job, &acc, steps, bytes.at(at), block),
+        _ => {
+            // What this loop over sums in memory does must not keep those of the product out of registers.
+            let mut sums = [[S::splat(0); V]; H];
+            for h in 0..H {
+                for v in 0..V {
+                    sums[h][v] = acc[h][v];
+                }
+            }
+            close::<S, V, H>(job, &sums, at, block);
         }
     }
     if let (Some(table), To::Bytes(bytes)) = (&conv.requantize.closing.table, job.to) {
         for h in 0..H {
-            look_up(table, bytes.at((pixel + h) * width + block * BLOCK), V * S::LANES);
+            look_up(table, bytes.at(at + h * padded(conv.outputs)), V * S::LANES);
+        }
+    }
+}
+
+/// Rounds sums once and stores them.
+#[inline(always)]
+unsafe fn store_steps<S: Bytes, const V: usize, const H: usize>(
+    job: &Job<'_>,
+    acc: &[[S::I; V]; H],
+    steps: Steps,
+    to: *mut u8,
+    block: usize,
+) {
+    let (width, zero) = (padded(job.conv.outputs), S::splat(steps.zero()));
+    for v in 0..V {
+        let factors = S::F::load(job.conv.requantize.factors.as_ptr().add(block * BLOCK + v * S::LANES));
+        for h in 0..H {
+            let x = S::F::mul(S::float(acc[h][v]), factors);
+            S::store_bytes(to.add(h * width + v * S::LANES), bound::<S>(x, steps), zero);
+        }
+    }
+}
+
+/// Closes sums in any way.
+#[inline(always)]
+unsafe fn close<S: Bytes, const V: usize, const H: usize>(
+    job: &Job<'_>,
+    sums: &[[S::I; V]; H],
+    at: usize,
+    block: usize,
+) {
+    let conv = job.conv;
+    let written = conv.requantize.closing.written(job.added.is_some());
+    for v in 0..V {
+        let factors = S::F::load(conv.requantize.factors.as_ptr().add(block * BLOCK + v * S::LANES));
+        for (h, row) in sums.iter().enumerate() {
+            let at = at + h * padded(conv.outputs) + v * S::LANES;
+            let added = job.added.map(|(bytes, grid)| (bytes.as_ptr().add(at), grid));
+            job.to.write::<S>(at, conv.requantize.close::<S>(row[v], factors, added), written);
         }
     }
 }

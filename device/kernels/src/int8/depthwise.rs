@@ -5,9 +5,10 @@
 
 use std::ops::Range;
 
-use super::conv::{To, Weights};
+use super::conv::Weights;
 use super::simd::{Bytes, Format, dispatch};
-use super::{Closing, Output, Requantize, Source, look_up};
+use super::{Closing, Requantize, Source, Steps, bound, look_up};
+use crate::exchange::Shared;
 use crate::simd::Simd;
 use crate::{Buffer, Isa, Threads, Window, padded};
 
@@ -93,10 +94,10 @@ impl Depthwise {
         let width = padded(self.channels);
         assert!(input.stride == width && input.data.len() >= input.size[0] * input.size[1] * width);
         assert!(output.len() >= out[0] * out[1] * width);
-        let mut output = Output::Bytes(output);
-        let to = To::new(&mut output);
+        let to = Shared::new(output);
+        let steps = self.requantize.closing.written(false).expect("a closing that writes bytes");
         threads.split(out[0], 1, 0, &|rows, _| {
-            let job = Job { conv: self, input, out, to, rows };
+            let job = Job { conv: self, input, out, to, rows, steps };
             // SAFETY: the machine has the instruction set; lengths are checked above; the threads' rows are disjoint.
             unsafe { dispatch!(self.isa, run_part, &job, &Job<'_>) }
         });
@@ -108,8 +109,10 @@ struct Job<'a> {
     conv: &'a Depthwise,
     input: Source<'a>,
     out: [usize; 2],
-    to: To<'a>,
+    to: Shared<'a, u8>,
     rows: Range<usize>,
+    /// What is written.
+    steps: Steps,
 }
 
 #[inline(always)]
@@ -132,42 +135,123 @@ unsafe fn run_part<S: Bytes, const V: usize, const R: usize>(job: &Job<'_>) {
 /// Does every row, `N` outputs at a time, of a window of `KY` times `KX` taps and stride `T` on the width.
 #[inline(always)]
 unsafe fn run_rows<S: Bytes, const KY: usize, const KX: usize, const T: usize, const N: usize>(job: &Job<'_>) {
+    let (conv, w) = (job.conv, &job.conv.window);
+    let (width, part) = (padded(conv.channels), 4 * S::LANES);
+    let inside = w.inside(1, job.input.size[1], job.out[1]);
     for y in job.rows.clone() {
-        let mut x = 0;
-        while x + N <= job.out[1] {
-            run_tile::<S, KY, KX, T, N>(job, y, x);
-            x += N;
+        // A row of padding is one pixel over and over. The weights of rows past the window are zero, so any do.
+        let mut rows = [(conv.padding.as_ptr(), 0); ROWS];
+        for (ty, row) in rows.iter_mut().enumerate().take(KY) {
+            let at = (y * w.stride[0] + ty * w.dilation[0]).wrapping_sub(w.before[0]);
+            if at < job.input.size[0] {
+                *row = (job.input.data[at * job.input.size[1] * width..].as_ptr(), width);
+            }
         }
-        while x < job.out[1] {
-            run_tile::<S, KY, KX, T, 1>(job, y, x);
-            x += 1;
+        for channel in (0..width).step_by(part) {
+            let channels = part.min(width - channel);
+            let mut x = 0;
+            while x < job.out[1] {
+                if !inside.contains(&x) {
+                    any::<S>(job, [y, x], channel, channels);
+                    x += 1;
+                    continue;
+                }
+                let first = w.pixel(1, x, 0);
+                let from: [_; ROWS] = std::array::from_fn(|r| (rows[r].0.add(first * rows[r].1 + channel), rows[r].1));
+                if x + N > inside.end {
+                    tile::<S, KY, KX, T, 1>(job, &from, [y, x], channel, channels);
+                    x += 1;
+                } else if channels == part {
+                    tile::<S, KY, KX, T, N>(job, &from, [y, x], channel, part);
+                    x += N;
+                } else {
+                    tile::<S, KY, KX, T, N>(job, &from, [y, x], channel, channels);
+                    x += N;
+                }
+            }
         }
     }
 }
 
-/// Does all channels of `N` neighbouring outputs.
+/// Computes `channels` channels of `N` neighbouring outputs; `rows` is where the first column is, and how far it is to
+/// the next.
 #[inline(always)]
-unsafe fn run_tile<S: Bytes, const KY: usize, const KX: usize, const T: usize, const N: usize>(
+unsafe fn tile<S: Bytes, const KY: usize, const KX: usize, const T: usize, const N: usize>(
     job: &Job<'_>,
-    y: usize,
-    x: usize,
+    rows: &[(*const u8, usize); ROWS],
+    at: [usize; 2],
+    channel: usize,
+    channels: usize,
 ) {
-    // The columns that the outputs see, each with its rows. The weights of rows past the window are zero, so any do.
-    let mut columns = [[job.conv.padding.as_ptr(); ROWS]; COLUMNS];
-    for (i, column) in columns.iter_mut().enumerate().take((N - 1) * T + KX) {
-        for (ty, row) in column.iter_mut().enumerate().take(KY) {
-            *row = find(job, [y, x], [ty, i]);
+    let conv = job.conv;
+    let mut acc = [start::<S>(conv, channel); N];
+    let weights = conv.weights.as_ptr().add(channel * KY.div_ceil(4) * KX * S::FORMAT.group());
+    // One after the other rather than in loops, so that sums stay in registers.
+    macro_rules! multiply {
+        ($i:literal $group:literal $bytes:ident $weights:ident $($n:literal)*) => {$(
+            // Which column of its window this is for output `n`.
+            if $n < N && $i >= $n * T && $i < $n * T + KX {
+                let tap = ($i - $n * T) * KY.div_ceil(4) + $group;
+                let weights = $weights.add(tap * 4 * S::LANES * S::FORMAT.group());
+                accumulate::<S>(&mut acc[$n % N], &$bytes, weights);
+            }
+        )*};
+    }
+    macro_rules! columns {
+        ($group:literal $($i:literal)*) => {$(
+            if $group < KY.div_ceil(4) && $i < (N - 1) * T + KX {
+                let [a, b, c, d] = [rows[$group * 4], rows[$group * 4 + 1], rows[$group * 4 + 2], rows[$group * 4 + 3]];
+                let from = [a.0.add($i * a.1), b.0.add($i * b.1), c.0.add($i * c.1), d.0.add($i * d.1)];
+                let bytes = S::interleave(from, channels);
+                let weights = S::anew(weights);
+                multiply!($i $group bytes weights 0 1 2 3);
+            }
+        )*};
+    }
+    columns!(0 0 1 2 3 4 5 6 7 8 9 10);
+    columns!(1 0 1 2 3 4 5 6 7 8 9 10);
+    macro_rules! outputs {
+        ($($n:literal)*) => {$(
+            if $n < N {
+                close::<S>(job, acc[$n % N], [at[0], at[1] + $n], channel, channels);
+            }
+        )*};
+    }
+    outputs!(0 1 2 3);
+}
+
+/// Computes outputs of any window one by one.
+#[inline(always)]
+unsafe fn run_any<S: Bytes>(job: &Job<'_>) {
+    let (width, part) = (padded(job.conv.channels), 4 * S::LANES);
+    for y in job.rows.clone() {
+        for x in 0..job.out[1] {
+            for channel in (0..width).step_by(part) {
+                any::<S>(job, [y, x], channel, part.min(width - channel));
+            }
         }
     }
-    let (width, part) = (padded(job.conv.channels), 4 * S::LANES);
-    let mut channel = 0;
-    while channel + part <= width {
-        tile::<S, KY, KX, T, N>(job, &columns, y, x, channel, part);
-        channel += part;
+}
+
+/// Computes `channels` channels of one output of any window.
+#[inline(always)]
+unsafe fn any<S: Bytes>(job: &Job<'_>, at: [usize; 2], channel: usize, channels: usize) {
+    let conv = job.conv;
+    let [height, breadth] = conv.window.kernel;
+    let mut acc = start::<S>(conv, channel);
+    let weights = conv.weights.as_ptr().add(channel * conv.groups * breadth * S::FORMAT.group());
+    for tx in 0..breadth {
+        for group in 0..conv.groups {
+            let rows = std::array::from_fn(|r| match group * 4 + r {
+                ty if ty < height => find(job, at, [ty, tx]).add(channel),
+                _ => conv.padding.as_ptr().add(channel),
+            });
+            let bytes = S::interleave(rows, channels);
+            let tap = (tx * conv.groups + group) * 4;
+            accumulate::<S>(&mut acc, &bytes, weights.add(tap * S::LANES * S::FORMAT.group()));
+        }
     }
-    if channel < width {
-        tile::<S, KY, KX, T, N>(job, &columns, y, x, channel, width - channel);
-    }
+    close::<S>(job, acc, at, channel, channels);
 }
 
 /// Returns the pixel that a tap of an output sees, or padding.
@@ -184,71 +268,6 @@ fn find(job: &Job<'_>, at: [usize; 2], tap: [usize; 2]) -> *const u8 {
     }
 }
 
-/// Computes `channels` channels of `N` outputs.
-#[inline(always)]
-unsafe fn tile<S: Bytes, const KY: usize, const KX: usize, const T: usize, const N: usize>(
-    job: &Job<'_>,
-    columns: &[[*const u8; ROWS]; COLUMNS],
-    y: usize,
-    x: usize,
-    channel: usize,
-    channels: usize,
-) {
-    let conv = job.conv;
-    let mut acc = [start::<S>(conv, channel); N];
-    let weights = conv.weights.as_ptr().add(channel * conv.groups * KX * S::FORMAT.group());
-    // One after the other rather than in a loop, so that sums stay in registers.
-    macro_rules! columns {
-        ($($i:literal)*) => {$(
-            if $i < (N - 1) * T + KX {
-                for group in 0..KY.div_ceil(4) {
-                    let rows: [*const u8; 4] = std::array::from_fn(|r| columns[$i][group * 4 + r].add(channel));
-                    let bytes = S::interleave(rows, channels);
-                    for n in 0..N {
-                        // Which column of its window this is for output `n`.
-                        if $i >= n * T && $i < n * T + KX {
-                            let tap = (($i - n * T) * conv.groups + group) * 4;
-                            accumulate::<S>(&mut acc[n], bytes, weights, tap);
-                        }
-                    }
-                }
-            }
-        )*};
-    }
-    columns!(0 1 2 3 4 5 6 7 8 9 10);
-    for (n, acc) in acc.iter().enumerate() {
-        close::<S>(job, acc, [y, x + n], channel, channels);
-    }
-}
-
-/// Computes outputs of any window one by one.
-#[inline(always)]
-unsafe fn run_any<S: Bytes>(job: &Job<'_>) {
-    let (conv, part) = (job.conv, 4 * S::LANES);
-    let width = padded(conv.channels);
-    let [height, breadth] = conv.window.kernel;
-    for y in job.rows.clone() {
-        for x in 0..job.out[1] {
-            for channel in (0..width).step_by(part) {
-                let channels = part.min(width - channel);
-                let mut acc = start::<S>(conv, channel);
-                let weights = conv.weights.as_ptr().add(channel * conv.groups * breadth * S::FORMAT.group());
-                for tx in 0..breadth {
-                    for group in 0..conv.groups {
-                        let rows = std::array::from_fn(|r| match group * 4 + r {
-                            ty if ty < height => find(job, [y, x], [ty, tx]).add(channel),
-                            _ => conv.padding.as_ptr().add(channel),
-                        });
-                        let bytes = S::interleave(rows, channels);
-                        accumulate::<S>(&mut acc, bytes, weights, (tx * conv.groups + group) * 4);
-                    }
-                }
-                close::<S>(job, &acc, [y, x], channel, channels);
-            }
-        }
-    }
-}
-
 #[inline(always)]
 unsafe fn start<S: Bytes>(conv: &Depthwise, channel: usize) -> [S::I; 4] {
     let from = conv.start.as_ptr().add(channel);
@@ -256,29 +275,34 @@ unsafe fn start<S: Bytes>(conv: &Depthwise, channel: usize) -> [S::I; 4] {
 }
 
 #[inline(always)]
-unsafe fn accumulate<S: Bytes>(acc: &mut [S::I; 4], bytes: [S::X; 4], weights: *const u8, tap: usize) {
-    for (v, (sum, x)) in acc.iter_mut().zip(bytes).enumerate() {
-        *sum = S::dot(*sum, x, S::weights(weights.add((tap + v) * S::LANES * S::FORMAT.group())));
-    }
+unsafe fn accumulate<S: Bytes>(acc: &mut [S::I; 4], bytes: &[S::X; 4], weights: *const u8) {
+    let vector = S::LANES * S::FORMAT.group();
+    acc[0] = S::dot(acc[0], bytes[0], S::weights(weights));
+    acc[1] = S::dot(acc[1], bytes[1], S::weights(weights.add(vector)));
+    acc[2] = S::dot(acc[2], bytes[2], S::weights(weights.add(2 * vector)));
+    acc[3] = S::dot(acc[3], bytes[3], S::weights(weights.add(3 * vector)));
 }
 
 #[inline(always)]
-unsafe fn close<S: Bytes>(job: &Job<'_>, acc: &[S::I; 4], at: [usize; 2], channel: usize, channels: usize) {
+unsafe fn close<S: Bytes>(job: &Job<'_>, acc: [S::I; 4], at: [usize; 2], channel: usize, channels: usize) {
     let conv = job.conv;
-    let mut done = [S::F::splat(0.0); 4];
-    for (v, (done, sum)) in done.iter_mut().zip(acc).enumerate() {
-        let factors = S::F::load(conv.requantize.factors.as_ptr().add(channel + v * S::LANES));
-        *done = conv.requantize.close::<S>(*sum, factors, None);
-    }
-    if let To::Bytes(bytes) = job.to {
-        let to = bytes.at((at[0] * job.out[1] + at[1]) * padded(conv.channels) + channel);
-        S::store_interleaved(to, done, channels);
-        if let Some(table) = &conv.requantize.closing.table {
-            look_up(table, to, channels);
+    let to = job.to.at((at[0] * job.out[1] + at[1]) * padded(conv.channels) + channel);
+    let zero = S::splat(job.steps.zero());
+    let factors = |v: usize| S::F::load(conv.requantize.factors.as_ptr().add(channel + v * S::LANES));
+    match conv.requantize.only_steps(false) {
+        Some(steps) => {
+            let x = |v: usize| bound::<S>(S::F::mul(S::float(acc[v]), factors(v)), steps);
+            S::store_interleaved(to, [x(0), x(1), x(2), x(3)], zero, channels);
         }
+        None => {
+            let x = |v: usize| conv.requantize.close::<S>(acc[v], factors(v), None);
+            S::store_interleaved(to, [x(0), x(1), x(2), x(3)], zero, channels);
+        }
+    }
+    if let Some(table) = &conv.requantize.closing.table {
+        look_up(table, to, channels);
     }
 }
 
-/// Most rows of a window, padded to fours, and most columns that a tile sees, in the windows that have code of their own.
+/// Most rows, padded to fours, of a window that has code of its own.
 const ROWS: usize = 8;
-const COLUMNS: usize = 11;

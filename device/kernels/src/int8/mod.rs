@@ -130,7 +130,12 @@ impl Requantize {
         Self { factors, closing }
     }
 
-    /// Turns sums of channels `at..` into what is written: steps above the zero of bytes, or numbers.
+    /// Returns the steps if one rounding is all there is, a table aside.
+    pub fn only_steps(&self, adds: bool) -> Option<Steps> {
+        self.closing.first.filter(|first| self.closing.last.is_none() && self.closing.written(adds) == Some(*first))
+    }
+
+    /// Turns sums into what is written, still to be rounded if it is bytes.
     ///
     /// # Safety
     ///
@@ -144,42 +149,43 @@ impl Requantize {
     ) -> <S::F as Simd>::V {
         let c = &self.closing;
         let mut x = S::F::mul(S::float(sum), factors);
-        let mut written = None;
         if let Some(first) = c.first {
-            x = whole::<S>(x, first);
-            written = Some(first);
+            x = bound::<S>(x, first);
         }
-        if added.is_some() || c.last.is_some() || c.activation != Activation::NONE {
-            if let Some(first) = c.first {
-                x = S::F::mul(x, S::F::splat(first.scale));
-            }
-            if let Some((bytes, grid)) = added {
-                let steps = S::F::add(S::load_bytes(bytes), S::F::splat(-f32::from(grid.zero)));
-                x = S::F::add(x, S::F::mul(steps, S::F::splat(grid.scale)));
-            }
-            let mut v = [x];
-            crate::activation::apply::<S::F, 1>(&mut v, c.activation);
-            x = v[0];
-            if let Some(last) = c.last {
-                x = whole::<S>(S::F::div(x, S::F::splat(last.scale)), last);
-            }
-            written = c.last;
+        if added.is_none() && c.last.is_none() && c.activation == Activation::NONE {
+            return x;
         }
-        match written {
-            Some(steps) => S::F::add(x, S::F::splat(-steps.low)),
-            None => x,
+        if let Some(first) = c.first {
+            x = S::F::mul(S::F::round(x), S::F::splat(first.scale));
+        }
+        if let Some((bytes, grid)) = added {
+            let steps = S::F::add(S::load_bytes(bytes), S::F::splat(-f32::from(grid.zero)));
+            x = S::F::add(x, S::F::mul(steps, S::F::splat(grid.scale)));
+        }
+        let mut v = [x];
+        crate::activation::apply::<S::F, 1>(&mut v, c.activation);
+        match c.last {
+            Some(last) => bound::<S>(S::F::div(v[0], S::F::splat(last.scale)), last),
+            None => v[0],
         }
     }
 }
 
-/// Rounds to whole steps within bounds.
+impl Steps {
+    /// Returns the byte that stands for zero steps.
+    fn zero(self) -> i32 {
+        -self.low as i32
+    }
+}
+
+/// Keeps numbers within the bounds of steps; as those are whole, it makes no difference whether rounding comes after.
 ///
 /// # Safety
 ///
 /// The machine has the instructions of `S`.
 #[inline(always)]
-pub(crate) unsafe fn whole<S: Bytes>(x: <S::F as Simd>::V, steps: Steps) -> <S::F as Simd>::V {
-    S::F::min(S::F::max(S::F::round(x), S::F::splat(steps.low)), S::F::splat(steps.high))
+pub(crate) unsafe fn bound<S: Bytes>(x: <S::F as Simd>::V, steps: Steps) -> <S::F as Simd>::V {
+    S::F::min(S::F::max(x, S::F::splat(steps.low)), S::F::splat(steps.high))
 }
 
 /// Replaces bytes by what a table has for them.

@@ -2,7 +2,7 @@
 
 use super::conv::To;
 use super::simd::{Bytes, dispatch};
-use super::{Grid, Output, Steps, whole};
+use super::{Grid, Output, Steps};
 use crate::activation::{Activation, apply};
 use crate::simd::Simd;
 use crate::{BLOCK, Isa, Threads};
@@ -115,10 +115,7 @@ unsafe fn run_part<S: Bytes, const V: usize, const R: usize>(job: &Job<'_>) {
                     let x = S::F::add(S::load_bytes(a.0.as_ptr().add(pixel + c)), zero(a.1));
                     let y = S::F::add(S::load_bytes(b.0.as_ptr().add(c)), zero(b.1));
                     let product = S::F::mul(S::F::mul(x, y), unit);
-                    match job.steps {
-                        Some(steps) => write_steps::<S>(job, pixel + c, product, steps),
-                        None => job.to.write::<S>(pixel + c, product),
-                    }
+                    job.to.write::<S>(pixel + c, product, job.steps);
                 }
             }
         }
@@ -136,16 +133,12 @@ unsafe fn run_part<S: Bytes, const V: usize, const R: usize>(job: &Job<'_>) {
     }
 }
 
-/// Writes numbers, rounded to steps if there are any.
+/// Writes numbers, as bytes if there are steps.
 #[inline(always)]
 unsafe fn write<S: Bytes>(job: &Job<'_>, at: usize, x: <S::F as Simd>::V) {
-    match job.steps {
-        Some(steps) => write_steps::<S>(job, at, S::F::div(x, S::F::splat(steps.scale)), steps),
-        None => job.to.write::<S>(at, x),
-    }
-}
-
-#[inline(always)]
-unsafe fn write_steps<S: Bytes>(job: &Job<'_>, at: usize, x: <S::F as Simd>::V, steps: Steps) {
-    job.to.write::<S>(at, S::F::add(whole::<S>(x, steps), S::F::splat(-steps.low)));
+    let x = match job.steps {
+        Some(steps) => S::F::div(x, S::F::splat(steps.scale)),
+        None => x,
+    };
+    job.to.write::<S>(at, x, job.steps);
 }

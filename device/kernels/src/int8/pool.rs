@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::conv::To;
 use super::simd::{Bytes, dispatch};
-use super::{Output, Source, Steps, whole};
+use super::{Output, Source, Steps};
 use crate::pool::Pool;
 use crate::simd::Simd;
 use crate::{BLOCK, Isa, Threads, Window};
@@ -48,6 +48,9 @@ pub fn run(
 /// Most pixels of a window: their sum is still exact in single precision.
 pub const MAX_WINDOW: usize = (1 << 24) / 255;
 
+/// Bytes as they are.
+const BYTES: Steps = Steps { scale: 1.0, low: 0.0, high: 255.0 };
+
 struct Job<'a> {
     kind: Pool,
     window: &'a Window,
@@ -84,13 +87,11 @@ unsafe fn run_part<S: Bytes, const V: usize, const R: usize>(job: &Job<'_>) {
                 }
                 let to = (y * job.out[1] + x) * input.stride + block * BLOCK;
                 for (v, a) in acc.iter().enumerate() {
-                    let done = if job.kind == Pool::Max {
-                        *a
-                    } else {
-                        let steps = whole::<S>(S::F::mul(S::F::add(*a, zero), unit), job.steps);
-                        S::F::add(steps, S::F::splat(-job.steps.low))
+                    let (done, steps) = match job.kind {
+                        Pool::Max => (*a, BYTES),
+                        _ => (S::F::mul(S::F::add(*a, zero), unit), job.steps),
                     };
-                    job.to.write::<S>(to + v * S::LANES, done);
+                    job.to.write::<S>(to + v * S::LANES, done, Some(steps));
                 }
             }
         }

@@ -31,6 +31,7 @@ pub(crate) trait Bytes: Copy {
     type W: Copy;
     const LANES: usize = Self::F::LANES;
     const FORMAT: Format;
+    unsafe fn splat(sum: i32) -> Self::I;
     /// Loads a sum for each lane.
     unsafe fn sums(p: *const i32) -> Self::I;
     /// Loads packed weights.
@@ -42,13 +43,19 @@ pub(crate) trait Bytes: Copy {
     unsafe fn interleave(rows: [*const u8; 4], channels: usize) -> [Self::X; 4];
     /// Adds the products of bytes and weights, exactly.
     unsafe fn dot(sum: Self::I, x: Self::X, w: Self::W) -> Self::I;
+    /// Returns the same address, of which the compiler does not know that: what is loaded from it is not kept from an
+    /// earlier load, for which there are not registers enough.
+    #[inline(always)]
+    fn anew(p: *const u8) -> *const u8 {
+        p
+    }
     unsafe fn float(sum: Self::I) -> <Self::F as Simd>::V;
     /// Loads `LANES` bytes as numbers.
     unsafe fn load_bytes(p: *const u8) -> <Self::F as Simd>::V;
-    /// Stores whole numbers of 0 to 255 as bytes.
-    unsafe fn store_bytes(p: *mut u8, v: <Self::F as Simd>::V);
-    /// Stores what [`Bytes::interleave`] spread over four vectors, `channels` of them.
-    unsafe fn store_interleaved(p: *mut u8, v: [<Self::F as Simd>::V; 4], channels: usize);
+    /// Rounds half to even, adds `zero` and stores the results, 0 to 255, as bytes.
+    unsafe fn store_bytes(p: *mut u8, v: <Self::F as Simd>::V, zero: Self::I);
+    /// As [`Bytes::store_bytes`], of what [`Bytes::interleave`] spread over four vectors, `channels` of them.
+    unsafe fn store_interleaved(p: *mut u8, v: [<Self::F as Simd>::V; 4], zero: Self::I, channels: usize);
 }
 
 /// How weights lie in memory.
@@ -119,6 +126,10 @@ impl Bytes for Scalar {
     type W = [i8; 4];
     const FORMAT: Format = Format { lanes: 1, split: false, signed: false };
     #[inline(always)]
+    unsafe fn splat(sum: i32) -> i32 {
+        sum
+    }
+    #[inline(always)]
     unsafe fn sums(p: *const i32) -> i32 {
         *p
     }
@@ -147,13 +158,13 @@ impl Bytes for Scalar {
         f32::from(*p)
     }
     #[inline(always)]
-    unsafe fn store_bytes(p: *mut u8, v: f32) {
-        *p = v as u8;
+    unsafe fn store_bytes(p: *mut u8, v: f32, zero: i32) {
+        *p = (v.round_ties_even() as i32 + zero) as u8;
     }
     #[inline(always)]
-    unsafe fn store_interleaved(p: *mut u8, v: [f32; 4], _: usize) {
+    unsafe fn store_interleaved(p: *mut u8, v: [f32; 4], zero: i32, _: usize) {
         for (i, v) in v.into_iter().enumerate() {
-            *p.add(i) = v as u8;
+            Self::store_bytes(p.add(i), v, zero);
         }
     }
 }

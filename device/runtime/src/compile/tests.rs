@@ -4,8 +4,10 @@ use prost::Message;
 use tract_onnx::pb::ModelProto;
 use tract_onnx::pb::tensor_proto::DataType;
 
-use crate::Model;
+use crate::input::Input;
 use crate::model::tests::{colours, floats, graph_of, int, ints, node, tensor, value};
+use crate::plan::Plan;
+use crate::{Model, Picture};
 
 /// Uniform numbers in [-1, 1), the same for a seed.
 fn numbers(seed: u32, len: usize) -> Vec<f32> {
@@ -69,6 +71,12 @@ fn block() -> ModelProto {
     model
 }
 
+fn compiled(model: ModelProto) -> Result<Plan, String> {
+    let graph = model.graph.unwrap();
+    let input = Input::of(&graph, None).unwrap();
+    super::compile(graph, &input)
+}
+
 fn pixels() -> Vec<u8> {
     numbers(99, 8 * 8 * 3).iter().map(|v| (v * 127.0 + 128.0) as u8).collect()
 }
@@ -77,8 +85,8 @@ fn pixels() -> Vec<u8> {
 fn a_compiled_network_answers_as_tract_does() {
     let bytes = block().encode_to_vec();
     let (ours, tract) = (Model::from_onnx(&bytes).unwrap(), Model::in_tract(&bytes).unwrap());
-    assert_eq!(ours.unrecognised(), None);
-    assert!(tract.unrecognised().is_some());
+    assert_eq!(ours.network().unrecognised(), None);
+    assert!(tract.network().unrecognised().is_some());
     let (found, expected) = (ours.run(&pixels()).unwrap(), tract.run(&pixels()).unwrap());
     for (f, e) in found.iter().zip(&expected) {
         assert_eq!(f.len(), e.len());
@@ -122,7 +130,7 @@ fn quantized_block() -> ModelProto {
 fn quantization_pairs_round_as_tract_does() {
     let bytes = quantized_block().encode_to_vec();
     let (ours, tract) = (Model::from_onnx(&bytes).unwrap(), Model::in_tract(&bytes).unwrap());
-    assert_eq!(ours.unrecognised(), None);
+    assert_eq!(ours.network().unrecognised(), None);
     let (found, expected) = (ours.run(&pixels()).unwrap(), tract.run(&pixels()).unwrap());
     for (f, e) in found[0].iter().zip(&expected[0]) {
         assert!((f - e).abs() <= 1e-4, "{f} {e}");
@@ -138,7 +146,7 @@ fn pairs_of_unlike_scales_are_left_to_tract() {
     graph.node[at].input[1] = "other".to_owned();
     let bytes = model.encode_to_vec();
     let (ours, tract) = (Model::from_onnx(&bytes).unwrap(), Model::in_tract(&bytes).unwrap());
-    assert_eq!(ours.unrecognised(), Some("DequantizeLinear"));
+    assert_eq!(ours.network().unrecognised(), Some("DequantizeLinear"));
     assert_eq!(ours.run(&pixels()).unwrap(), tract.run(&pixels()).unwrap());
 }
 
@@ -149,8 +157,7 @@ fn what_is_not_recognised_is_named() {
         let graph = graph_of(&mut model);
         let at = graph.node.iter().position(|n| n.output[0] == "soft").unwrap();
         graph.node[at] = node(op, &["means"], "soft", attributes);
-        let (_, graph) = crate::graph::read(&model.encode_to_vec()).unwrap();
-        assert_eq!(super::compile(&graph, 8).err().as_deref(), Some(op));
+        assert_eq!(compiled(model).err().as_deref(), Some(op));
     }
 }
 
@@ -161,7 +168,7 @@ fn windows_that_do_not_fit_and_shapes_that_contradict_are_not_compiled() {
         let graph = graph_of(&mut model);
         let at = graph.node.iter().position(|n| n.output[0] == name).unwrap();
         graph.node[at].attribute = attributes;
-        super::compile(graph, 8).is_ok()
+        compiled(model).is_ok()
     };
     assert!(change("conv1", vec![ints("kernel_shape", &[1, 1])]));
     assert!(!change("conv1", vec![ints("kernel_shape", &[3, 3])]));
@@ -182,16 +189,17 @@ fn weights_of_no_numbers_claim_no_memory() {
     graph.initializer.push(floats("none", &[1 << 40, 0, 1, 1], &[]));
     let at = graph.node.iter().position(|n| n.output[0] == "conv3").unwrap();
     graph.node[at].input[1] = "none".to_owned();
-    assert_eq!(super::compile(graph, 8).err().as_deref(), Some("Conv"));
+    assert_eq!(compiled(model).err().as_deref(), Some("Conv"));
 }
 
 #[test]
 fn every_step_has_a_name_and_a_share() {
+    let explain = |model: &Model| model.network().explain(Picture::Bytes(&pixels()), 2).unwrap();
     let model = Model::from_onnx(&block().encode_to_vec()).unwrap();
-    let steps = model.explain(2).unwrap();
+    let steps = explain(&model).unwrap();
     let named: Vec<&str> = steps.iter().map(|s| s.node.as_str()).collect();
-    let made = ["normalised", "act0", "act1", "act2", "sum", "largest", "means", "soft", "flat", "logits"];
+    let made = ["normalised", "act0", "act1", "act2", "sum", "largest", "soft", "soft", "flat", "logits"];
     assert_eq!(named, made);
     assert!((steps.iter().map(|s| s.share).sum::<f64>() - 1.0).abs() < 1e-9);
-    assert_eq!(Model::in_tract(&block().encode_to_vec()).unwrap().explain(2), None);
+    assert_eq!(explain(&Model::in_tract(&block().encode_to_vec()).unwrap()), None);
 }

@@ -7,8 +7,8 @@ use prost::Message;
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
 use tract_onnx::pb::{
-    AttributeProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto,
-    ValueInfoProto, attribute_proto::AttributeType, type_proto,
+    AttributeProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto,
+    TypeProto, ValueInfoProto, attribute_proto::AttributeType, type_proto,
 };
 
 use super::*;
@@ -350,8 +350,8 @@ fn open_reads_a_file_and_names_the_one_it_cannot_read() {
 #[test]
 fn bench_orders_its_figures() {
     let model = Model::from_onnx(&colours().encode_to_vec()).unwrap();
-    let found = crate::bench(&model, 2, 0.01).unwrap();
-    assert!(found.runs >= 6 && found.threads == 2);
+    let found = crate::bench(model.network(), Picture::Bytes(&pixels([1, 2, 3])), 2, 0.01).unwrap();
+    assert!(found.runs >= 6 && found.pictures == 2);
     assert!(0.0 < found.min_ms && found.min_ms <= found.median_ms);
     assert!(found.median_ms <= found.p95_ms && found.pictures_per_second > 0.0);
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use graft_bundle::{Bundle, SecretKey};
 use graft_deploy::{Address, FlashReport, Session};
 use graft_leaves::write_leaf_set;
-use graft_runtime::{Model, bench, unsupported_operators};
+use graft_runtime::{Model, Picture, bench, unsupported_operators};
 use graft_train::calibrate::calibrate;
 use graft_train::dataset::{Dataset, Sample};
 use graft_train::evaluate::evaluate;
@@ -76,7 +76,9 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     let device = Daemon::start(&out, &key)?;
     let story = story(&device, &out, &bundle, &second, &sets.test, ui)?;
     drop(device);
-    let latency = bench(&Model::from_onnx(&models.int8)?, 1, 1.0)?;
+    let model = Model::from_onnx(&models.int8)?;
+    let side = model.preprocessing().crop as usize;
+    let latency = bench(model.network(), Picture::Bytes(&vec![127; side * side * 3]), 1, 1.0)?;
     let summary = Summary {
         out: &out,
         models: &models,

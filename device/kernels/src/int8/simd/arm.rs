@@ -25,6 +25,10 @@ macro_rules! four_lanes {
         type W = int8x16_t;
         const FORMAT: Format = Format { lanes: 4, split: false, signed: true };
         #[inline(always)]
+        unsafe fn splat(sum: i32) -> int32x4_t {
+            vdupq_n_s32(sum)
+        }
+        #[inline(always)]
         unsafe fn sums(p: *const i32) -> int32x4_t {
             vld1q_s32(p)
         }
@@ -54,14 +58,14 @@ macro_rules! four_lanes {
             vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes))))
         }
         #[inline(always)]
-        unsafe fn store_bytes(p: *mut u8, v: float32x4_t) {
-            let words = vqmovun_s32(vcvtnq_s32_f32(v));
+        unsafe fn store_bytes(p: *mut u8, v: float32x4_t, zero: int32x4_t) {
+            let words = vqmovun_s32(vaddq_s32(vcvtnq_s32_f32(v), zero));
             let bytes = vqmovn_u16(vcombine_u16(words, words));
             p.cast::<u32>().write_unaligned(vget_lane_u32::<0>(vreinterpret_u32_u8(bytes)));
         }
         #[inline(always)]
-        unsafe fn store_interleaved(p: *mut u8, v: [float32x4_t; 4], _: usize) {
-            let [a, b, c, d] = v.map(|v| vqmovun_s32(vcvtnq_s32_f32(v)));
+        unsafe fn store_interleaved(p: *mut u8, v: [float32x4_t; 4], zero: int32x4_t, _: usize) {
+            let [a, b, c, d] = v.map(|v| vqmovun_s32(vaddq_s32(vcvtnq_s32_f32(v), zero)));
             let (low, high) = (vqmovn_u16(vcombine_u16(a, b)), vqmovn_u16(vcombine_u16(c, d)));
             vst1q_u8(p, vcombine_u8(low, high));
         }

@@ -2,6 +2,7 @@
 //!
 //! Without them, bytes are widened to 16 bits and multiplied in pairs: `vpmaddubsw`, which takes bytes, saturates.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{Bytes, Format};
@@ -27,7 +28,18 @@ pub(crate) struct Avx512Vnni;
 macro_rules! eight_lanes {
     () => {
         type F = x86::Avx2;
+        #[inline(always)]
+        fn anew(p: *const u8) -> *const u8 {
+            let mut p = p;
+            // SAFETY: no instruction at all.
+            unsafe { asm!("/* {} */", inout(reg) p, options(nomem, nostack, preserves_flags)) };
+            p
+        }
         type I = __m256i;
+        #[inline(always)]
+        unsafe fn splat(sum: i32) -> __m256i {
+            _mm256_set1_epi32(sum)
+        }
         #[inline(always)]
         unsafe fn sums(p: *const i32) -> __m256i {
             _mm256_loadu_si256(p.cast())
@@ -41,14 +53,17 @@ macro_rules! eight_lanes {
             _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast())))
         }
         #[inline(always)]
-        unsafe fn store_bytes(p: *mut u8, v: __m256) {
-            let v = _mm256_cvtps_epi32(v);
+        unsafe fn store_bytes(p: *mut u8, v: __m256, zero: __m256i) {
+            let v = _mm256_add_epi32(_mm256_cvtps_epi32(v), zero);
             let words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
             _mm_storel_epi64(p.cast(), _mm_packus_epi16(words, words));
         }
         #[inline(always)]
-        unsafe fn store_interleaved(p: *mut u8, v: [__m256; 4], channels: usize) {
-            let [a, b, c, d] = v.map(|v| _mm256_cvtps_epi32(v));
+        unsafe fn store_interleaved(p: *mut u8, v: [__m256; 4], zero: __m256i, channels: usize) {
+            let a = _mm256_add_epi32(_mm256_cvtps_epi32(v[0]), zero);
+            let b = _mm256_add_epi32(_mm256_cvtps_epi32(v[1]), zero);
+            let c = _mm256_add_epi32(_mm256_cvtps_epi32(v[2]), zero);
+            let d = _mm256_add_epi32(_mm256_cvtps_epi32(v[3]), zero);
             let bytes = _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
             if channels >= 32 {
                 _mm256_storeu_si256(p.cast(), bytes);
@@ -63,7 +78,18 @@ macro_rules! eight_lanes {
 macro_rules! sixteen_lanes {
     () => {
         type F = x86::Avx512;
+        #[inline(always)]
+        fn anew(p: *const u8) -> *const u8 {
+            let mut p = p;
+            // SAFETY: no instruction at all.
+            unsafe { asm!("/* {} */", inout(reg) p, options(nomem, nostack, preserves_flags)) };
+            p
+        }
         type I = __m512i;
+        #[inline(always)]
+        unsafe fn splat(sum: i32) -> __m512i {
+            _mm512_set1_epi32(sum)
+        }
         #[inline(always)]
         unsafe fn sums(p: *const i32) -> __m512i {
             _mm512_loadu_si512(p.cast())
@@ -77,12 +103,15 @@ macro_rules! sixteen_lanes {
             _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())))
         }
         #[inline(always)]
-        unsafe fn store_bytes(p: *mut u8, v: __m512) {
-            _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+        unsafe fn store_bytes(p: *mut u8, v: __m512, zero: __m512i) {
+            _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(v), zero)));
         }
         #[inline(always)]
-        unsafe fn store_interleaved(p: *mut u8, v: [__m512; 4], channels: usize) {
-            let [a, b, c, d] = v.map(|v| _mm512_cvtps_epi32(v));
+        unsafe fn store_interleaved(p: *mut u8, v: [__m512; 4], zero: __m512i, channels: usize) {
+            let a = _mm512_add_epi32(_mm512_cvtps_epi32(v[0]), zero);
+            let b = _mm512_add_epi32(_mm512_cvtps_epi32(v[1]), zero);
+            let c = _mm512_add_epi32(_mm512_cvtps_epi32(v[2]), zero);
+            let d = _mm512_add_epi32(_mm512_cvtps_epi32(v[3]), zero);
             let bytes = _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
             if channels >= 64 {
                 _mm512_storeu_si512(p.cast(), bytes);

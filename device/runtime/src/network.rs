@@ -1,0 +1,274 @@
+//! A loaded network: what runs it, without what a picture means.
+//!
+//! The only file that drives tract, which runs the graphs that `compile` does not recognise. Loading and running are
+//! wrapped in `catch_unwind`: a graph that makes the engine panic becomes [`RuntimeError::Engine`] (the panic's own
+//! message still goes to standard error). Not guarded against: a graph that asks for more memory than there is, or for
+//! endless arithmetic; on the device only bundles of trusted signers are loaded.
+
+use std::fs::File;
+use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+
+use graft_bundle::{Bundle, MODEL_FILE};
+use graft_kernels::Isa;
+use tract_onnx::pb::{GraphProto, ModelProto};
+use tract_onnx::prelude::Datum;
+use tract_onnx::prelude::{
+    Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, Tensor, TractResult, TypedSimplePlan,
+};
+
+use crate::graph::{self, MAX_MODEL_LEN};
+use crate::input::{Input, Kind};
+use crate::program::{Explained, Program};
+use crate::{ENGINE, RuntimeError, compile, lower};
+
+/// A network ready to run. Shared freely between threads.
+#[derive(Debug)]
+pub struct Network {
+    engine: Engine,
+    input: Input,
+    outputs: Vec<String>,
+}
+
+/// Which engine may run a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// Graft's kernels where they know every operator, else tract.
+    Best,
+    /// Tract alone, to compare with.
+    Tract,
+}
+
+/// One picture as a network takes it.
+#[derive(Debug, Clone, Copy)]
+pub enum Picture<'a> {
+    /// `u8`, in the order of the network's input.
+    Bytes(&'a [u8]),
+    /// `f32`, in the order of the network's input.
+    Floats(&'a [f32]),
+}
+
+/// What runs the network.
+#[derive(Debug)]
+enum Engine {
+    Kernels(Box<Program>),
+    Tract {
+        plan: Arc<TypedSimplePlan>,
+        /// The operator that the compiler does not know.
+        because: String,
+    },
+}
+
+impl Network {
+    /// Loads an ONNX file, or the model of a bundle (`.graft`), of one picture as input: `u8` or `f32`, `[1, h, w, c]` or
+    /// `[1, c, h, w]`.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError`] says what a sound network has and what this one has.
+    pub fn open(path: &Path, choice: EngineChoice) -> Result<Self, RuntimeError> {
+        Self::from_onnx(&read(path)?, choice)
+    }
+
+    /// Loads a network from the bytes of an ONNX file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Network::open`].
+    pub fn from_onnx(bytes: &[u8], choice: EngineChoice) -> Result<Self, RuntimeError> {
+        let (_, graph) = graph::read(bytes)?;
+        let input = Input::of(&graph, None)?;
+        Self::load(bytes, graph, input, choice)
+    }
+
+    /// Loads a graph that was read from `bytes`.
+    pub(crate) fn load(
+        bytes: &[u8],
+        graph: GraphProto,
+        input: Input,
+        choice: EngineChoice,
+    ) -> Result<Self, RuntimeError> {
+        let outputs = graph.output.iter().map(|o| o.name.clone()).collect();
+        let because = match choice {
+            EngineChoice::Tract => "nothing: tract was asked for".to_owned(),
+            EngineChoice::Best => {
+                let compiled = guarded("compile the model", || {
+                    Ok(compile::compile(graph, &input).map(|plan| lower::lower(plan, Isa::best())))
+                })?;
+                match compiled {
+                    Ok(program) => return Ok(Self { engine: Engine::Kernels(Box::new(program)), input, outputs }),
+                    Err(because) => because,
+                }
+            }
+        };
+        // The compiler takes the graph apart, so tract gets a fresh one.
+        let (proto, graph) = graph::read(bytes)?;
+        Ok(Self { engine: tract(proto, graph, &input, because)?, input, outputs })
+    }
+
+    /// Returns the operator because of which tract runs the whole network, slower; none where graft's own kernels do.
+    pub fn unrecognised(&self) -> Option<&str> {
+        match &self.engine {
+            Engine::Kernels(_) => None,
+            Engine::Tract { because, .. } => Some(because),
+        }
+    }
+
+    /// Returns the engine's name and version, and what of it runs this network.
+    pub fn engine(&self) -> String {
+        match &self.engine {
+            Engine::Kernels(program) => format!("{ENGINE} (kernels for {})", program.isa()),
+            Engine::Tract { .. } => format!("{ENGINE} (tract 0.23.9)"),
+        }
+    }
+
+    /// Has `threads` threads share the work of a picture. Tract keeps to one.
+    pub fn set_threads(&mut self, threads: usize) {
+        if let Engine::Kernels(program) = &mut self.engine {
+            program.set_threads(threads);
+        }
+    }
+
+    /// Returns the names of the outputs in the order of [`Network::run`].
+    pub fn outputs(&self) -> &[String] {
+        &self.outputs
+    }
+
+    /// Whether the input is of bytes rather than floats.
+    pub fn takes_bytes(&self) -> bool {
+        self.input.kind == Kind::Bytes
+    }
+
+    /// Returns the shape of the input.
+    pub fn input(&self) -> [usize; 4] {
+        self.input.dims()
+    }
+
+    /// Runs one picture and returns every output flattened, row-major.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::Pixels`] or [`RuntimeError::Engine`].
+    pub fn run(&self, picture: Picture<'_>) -> Result<Vec<Vec<f32>>, RuntimeError> {
+        self.check(picture)?;
+        guarded("run the model", || {
+            let plan = match &self.engine {
+                Engine::Kernels(program) => return Ok(program.run(picture)),
+                Engine::Tract { plan, .. } => plan,
+            };
+            let dims = self.input.dims();
+            let input = match picture {
+                Picture::Bytes(bytes) => Tensor::from_shape(&dims, bytes)?,
+                Picture::Floats(numbers) => Tensor::from_shape(&dims, numbers)?,
+            };
+            let outputs = plan.run([input.into_tvalue()].into_iter().collect())?;
+            outputs
+                .iter()
+                .map(|value| {
+                    let floats = value.cast_to::<f32>()?;
+                    Ok(floats.try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
+                })
+                .collect()
+        })
+    }
+
+    /// Times every step on one picture; none where tract runs the network.
+    ///
+    /// # Errors
+    ///
+    /// As [`Network::run`].
+    pub fn explain(&self, picture: Picture<'_>, runs: usize) -> Result<Option<Vec<Explained>>, RuntimeError> {
+        self.check(picture)?;
+        Ok(match &self.engine {
+            Engine::Kernels(program) => Some(program.explain(picture, runs)),
+            Engine::Tract { .. } => None,
+        })
+    }
+
+    /// Returns how many numbers an output has, or none where that depends on the picture.
+    pub(crate) fn output_len(&self, index: usize) -> Result<Option<usize>, RuntimeError> {
+        guarded("read the shape of an output", || {
+            let plan = match &self.engine {
+                Engine::Kernels(program) => return Ok(Some(program.output_len(index))),
+                Engine::Tract { plan, .. } => plan,
+            };
+            Ok(plan.model().output_fact(index)?.shape.as_concrete().map(|s| s.iter().product::<usize>()))
+        })
+    }
+
+    fn check(&self, picture: Picture<'_>) -> Result<(), RuntimeError> {
+        let (expected, found) = match (picture, self.input.kind) {
+            (Picture::Bytes(bytes), Kind::Bytes) => (self.input.len(), bytes.len()),
+            (Picture::Floats(numbers), Kind::Floats) => (self.input.len(), numbers.len()),
+            // Of the wrong kind is as good as none.
+            _ => (self.input.len(), 0),
+        };
+        if expected == found { Ok(()) } else { Err(RuntimeError::Pixels { expected, found }) }
+    }
+}
+
+/// Reads an ONNX file of at most [`MAX_MODEL_LEN`] bytes, or the model of a bundle (`.graft`).
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, RuntimeError> {
+    if path.extension().is_some_and(|e| e == "graft") {
+        return Ok(Bundle::open(path)?.file(MODEL_FILE)?);
+    }
+    let io = |source| RuntimeError::Io { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(io)?;
+    file.take(MAX_MODEL_LEN + 1).read_to_end(&mut bytes).map_err(io)?;
+    Ok(bytes)
+}
+
+/// Returns the operators of a graph that tract does not know.
+pub(crate) fn unknown_operators(graph: &GraphProto) -> Vec<String> {
+    let known = tract_onnx::onnx().op_register.0;
+    let mut names = Vec::new();
+    graph::walk(graph, &mut |node| {
+        if !known.contains_key(&node.op_type) {
+            names.push(node.op_type.clone());
+        }
+    });
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn tract(mut proto: ModelProto, graph: GraphProto, input: &Input, because: String) -> Result<Engine, RuntimeError> {
+    let names = unknown_operators(&graph);
+    if !names.is_empty() {
+        return Err(RuntimeError::UnsupportedOperators { names });
+    }
+    proto.graph = Some(graph);
+    let kind = match input.kind {
+        Kind::Bytes => u8::datum_type(),
+        Kind::Floats => f32::datum_type(),
+    };
+    let plan = guarded("load the model into tract", || {
+        let fact = InferenceFact::dt_shape(kind, input.dims());
+        tract_onnx::onnx().model_for_proto_model(&proto)?.with_input_fact(0, fact)?.into_optimized()?.into_runnable()
+    })?;
+    Ok(Engine::Tract { plan, because })
+}
+
+/// Calls into the engine, turning its errors and panics into ours.
+pub(crate) fn guarded<T>(doing: &'static str, call: impl FnOnce() -> TractResult<T>) -> Result<T, RuntimeError> {
+    // Nothing outside the call is changed by it, so nothing can be seen half-done afterwards.
+    let outcome = catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|payload| {
+        let said = payload
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| payload.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        Err(anyhow::anyhow!("tract panicked: {said}"))
+    });
+    outcome.map_err(|source| RuntimeError::Engine { doing, source })
+}
+
+pub(crate) fn softmax(logits: &[f32]) -> Vec<f32> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let exps: Vec<f32> = logits.iter().map(|v| (v - max).exp()).collect();
+    let total: f32 = exps.iter().sum();
+    exps.iter().map(|e| e / total).collect()
+}
