@@ -41,14 +41,42 @@ impl Window {
 
     /// Returns the outputs of which every tap falls on the picture, on one axis of `len` pixels with `out` outputs.
     pub(crate) fn inside(&self, axis: usize, len: usize, out: usize) -> Range<usize> {
-        let whole = |at: &usize| self.taps(axis, *at, len) == (0..self.kernel[axis]);
-        let start = (0..out).find(whole).unwrap_or(out);
-        let end = (start..out).find(|at| !whole(at)).unwrap_or(out);
-        start..end
+        let reach = (self.kernel[axis] - 1) * self.dilation[axis];
+        let start = self.before[axis].div_ceil(self.stride[axis]).min(out);
+        let end = match (len + self.before[axis]).checked_sub(reach + 1) {
+            Some(last) => (last / self.stride[axis] + 1).min(out),
+            None => 0,
+        };
+        start..end.max(start)
     }
 
     /// Returns the pixel that a tap of an output sees, which must fall on the picture.
     pub(crate) fn pixel(&self, axis: usize, at: usize, tap: usize) -> usize {
         at * self.stride[axis] + tap * self.dilation[axis] - self.before[axis]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_inside_see_no_padding_and_all_others_some() {
+        for code in 0..4000_usize {
+            let [kernel, stride, dilation] = [code % 5 + 1, code / 5 % 3 + 1, code / 15 % 3 + 1];
+            let [before, after, len] = [code / 45 % 4, code / 180 % 4, code / 720 + 1];
+            let w = Window {
+                kernel: [kernel; 2],
+                stride: [stride; 2],
+                dilation: [dilation; 2],
+                before: [before; 2],
+                after: [after; 2],
+            };
+            let Some([out, _]) = w.output([len; 2]) else { continue };
+            let inside = w.inside(0, len, out);
+            for at in 0..out {
+                assert_eq!(inside.contains(&at), w.taps(0, at, len) == (0..kernel), "{w:?} {len} {at}");
+            }
+        }
     }
 }

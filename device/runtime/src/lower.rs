@@ -10,7 +10,7 @@ use graft_kernels::int8::{self, Closing, Grid, Steps};
 use graft_kernels::pool::Pool;
 use graft_kernels::{Activation, Isa, padded};
 
-use crate::plan::{Extent, Function, Kind, Operation, Plan, Weights};
+use crate::plan::{Extent, Function, Kind, Layout, Operation, Plan, Weights};
 use crate::program::{Program, Shape, Step, Work};
 
 /// Turns a plan into a program for an instruction set.
@@ -74,6 +74,15 @@ impl Lowering {
                     None => Work::Normalise(tables),
                 };
                 Some(self.push(&name, work, None, None, extent, self.picture, grid))
+            }
+            Kind::Numbers { layout: Layout::Planes, mean, std }
+                if self.picture == 4
+                    && mean.iter().all(|m| *m == 0.0)
+                    && std.iter().all(|s| *s == 1.0)
+                    && rest.as_slice().first().and_then(Function::steps).is_some_and(|s| s.grid().is_some()) =>
+            {
+                let steps = rest.next().and_then(|f| f.steps()).expect("the function was looked at");
+                Some(self.push(&name, Work::Weave(steps), None, None, extent, self.picture, steps.grid()))
             }
             Kind::Numbers { layout, mean, std } => {
                 let work = Work::Arrange { layout, mean, std };

@@ -100,6 +100,8 @@ pub(crate) enum Work {
         mean: Vec<f32>,
         std: Vec<f32>,
     },
+    /// The input's planes of numbers to bytes.
+    Weave(Steps),
     Conv(Conv),
     Depthwise(Depthwise),
     Pool(Pool, Window),
@@ -241,7 +243,7 @@ impl Step {
             None => Output::Floats(&mut memory.view()[..len]),
         };
         match &self.from {
-            None => self.read(picture, &mut to),
+            None => self.read(isa, &mut state.threads, picture, &mut to),
             Some(from) => self.write(isa, state, from, &mut to),
         }
         state.slots[self.to.slot] = memory;
@@ -265,6 +267,7 @@ impl Step {
             Work::Normalise(_) => "normalise",
             Work::LookUp(_) => "normalise u8",
             Work::Arrange { .. } => "arrange",
+            Work::Weave(_) => "quantize",
             Work::Conv(_) => "conv",
             Work::Depthwise(_) => "depthwise",
             Work::Pool(..) => "pool",
@@ -283,13 +286,16 @@ impl Step {
     }
 
     /// Does a step that reads the input.
-    fn read(&self, picture: Picture<'_>, to: &mut Output<'_>) {
-        let stride = self.to.stride;
+    fn read(&self, isa: Isa, threads: &mut Threads, picture: Picture<'_>, to: &mut Output<'_>) {
+        let (stride, channels) = (self.to.stride, self.to.extent.channels);
         match (&self.work, picture, to) {
             (Work::Normalise(tables), Picture::Bytes(bytes), Output::Floats(to)) => look_up(tables, bytes, to, stride),
             (Work::LookUp(tables), Picture::Bytes(bytes), Output::Bytes(to)) => look_up(tables, bytes, to, stride),
             (Work::Arrange { layout, mean, std }, Picture::Floats(numbers), Output::Floats(to)) => {
                 arrange(*layout, numbers, mean, std, to, stride);
+            }
+            (Work::Weave(steps), Picture::Floats(numbers), Output::Bytes(to)) => {
+                int8::pointwise::weave(isa, threads, numbers, channels, *steps, to);
             }
             _ => unreachable!("a step that reads the input fits its kind"),
         }

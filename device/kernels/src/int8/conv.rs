@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::simd::{Bytes, Format, dispatch};
-use super::{Closing, Grid, Output, Requantize, Source, Steps, bound, look_up};
+use super::{Closing, Grid, Output, Requantize, Source, Steps, bound};
 use crate::exchange::Shared;
 use crate::simd::Simd;
 use crate::{BLOCK, Buffer, Isa, Threads, Window, padded};
@@ -23,9 +23,20 @@ pub struct Conv {
     weights: Buffer<u8>,
     /// What the sums start with, the part of the input's zero taken off: `[padded(outputs)]`.
     start: Buffer<i32>,
-    /// The input's zero, a pixel of it.
+    /// The input's zero, a row of taps of it.
     padding: Buffer<u8>,
     requantize: Requantize,
+}
+
+/// How the depth of a product lies in the input: runs of bytes, whose places a table tells for each output pixel.
+#[derive(Debug, Clone, Copy)]
+struct Runs {
+    /// Runs a pixel.
+    count: usize,
+    /// Fours of bytes in a run.
+    groups: usize,
+    /// Pixels of the input that a run has: more than one where a row of taps lies side by side.
+    pixels: usize,
 }
 
 /// Weights and what their products are worth.
@@ -76,7 +87,7 @@ impl Conv {
             let sum = own.iter().fold(0i32, |sum, w| sum.wrapping_add(i32::from(*w)));
             *s = weights.bias[o].wrapping_sub(sum.wrapping_mul(format.zero(zero)));
         }
-        let mut padding = Buffer::zeros(groups * 4);
+        let mut padding = Buffer::zeros(groups * 4 * window.kernel[1]);
         padding.fill(zero);
         let requantize = Requantize::new(weights.units, closing);
         Self { isa, window, inputs, groups, outputs, weights: packed, start, padding, requantize }
@@ -84,7 +95,18 @@ impl Conv {
 
     /// Returns the bytes of working memory that a thread needs.
     pub fn scratch(&self) -> usize {
-        PIXELS * self.window.kernel[0] * self.window.kernel[1] * size_of::<*const u8>()
+        let taps = self.window.kernel[0] * self.window.kernel[1];
+        // The table, and the runs that are put together at the borders.
+        PIXELS * taps * (size_of::<*const u8>() + if self.groups == 1 { 4 } else { 0 })
+    }
+
+    /// The taps of a row make one run where the pixels of the input have nothing between them.
+    fn runs(&self, stride: usize) -> Runs {
+        let [height, breadth] = self.window.kernel;
+        if self.groups == 1 && stride == 4 && self.window.dilation[1] == 1 {
+            return Runs { count: height, groups: breadth, pixels: breadth };
+        }
+        Runs { count: height * breadth, groups: self.groups, pixels: 1 }
     }
 
     /// Returns the multiplications in one number of the output.
@@ -112,10 +134,10 @@ impl Conv {
         let by_channel = pixels < 4 * threads.count();
         let work = |range: Range<usize>, scratch: &mut Buffer<u8>| {
             let (pixels, blocks) = if by_channel { (0..pixels, range) } else { (range, 0..blocks) };
-            let job = Job { conv: self, input, size, added, to, pixels, blocks };
+            let job = Job { conv: self, runs: self.runs(input.stride), input, size, added, to, pixels, blocks };
             // SAFETY: the machine has the instruction set; lengths are checked above; the ranges of the threads are
             // disjoint, in pixels or in blocks of channels, so no place is written twice.
-            unsafe { dispatch!(self.isa, run_part, (&job, scratch.view()), (&Job<'_>, &mut [*const u8])) }
+            unsafe { dispatch!(self.isa, run_part, (&job, scratch), (&Job<'_>, &mut [u8])) }
         };
         threads.split(if by_channel { blocks } else { pixels }, 1, self.scratch(), &work);
     }
@@ -154,6 +176,7 @@ impl<'a> To<'a> {
 /// What one thread does.
 struct Job<'a> {
     conv: &'a Conv,
+    runs: Runs,
     input: Source<'a>,
     size: [usize; 2],
     added: Option<(&'a [u8], Grid)>,
@@ -163,27 +186,30 @@ struct Job<'a> {
 }
 
 #[inline(always)]
-unsafe fn run_part<S: Bytes, const V: usize, const R: usize>((job, rows): (&Job<'_>, &mut [*const u8])) {
-    let taps = job.conv.window.kernel[0] * job.conv.window.kernel[1];
-    assert!(rows.len() >= PIXELS * taps);
+unsafe fn run_part<S: Bytes, const V: usize, const R: usize>((job, scratch): (&Job<'_>, &mut [u8])) {
+    let runs = job.runs.count;
+    assert!(scratch.len() >= job.conv.scratch());
+    // Scratch memory starts on a cache line.
+    let (rows, cells) = scratch.split_at_mut(PIXELS * runs * size_of::<*const u8>());
+    let rows = std::slice::from_raw_parts_mut(rows.as_mut_ptr().cast::<*const u8>(), PIXELS * runs);
     let mut at = job.pixels.start;
     while at < job.pixels.end {
         let left = job.pixels.end - at;
         let count = left.div_ceil(left.div_ceil(PIXELS));
         // Tiles of equal height: 49 pixels are seven tiles of seven rather than six of eight and one of one.
         let height = count.div_ceil(count.div_ceil(R));
-        find_rows(job, at..at + count, height, rows);
+        find_rows(job, at..at + count, height, rows, cells);
         let mut block = job.blocks.start;
         while block < job.blocks.end {
             let wide = V == 1 && block + 1 < job.blocks.end;
             let mut done = 0;
             while done < count {
                 let h = height.min(count - done);
-                let table = rows.as_ptr().add(done * taps);
+                let table = rows.as_ptr().add(done * runs);
                 if wide {
-                    pick::<S, 2, R>(job, h, taps, table, at + done, block);
+                    pick::<S, 2, R>(job, h, table, at + done, block);
                 } else {
-                    pick::<S, V, R>(job, h, taps, table, at + done, block);
+                    pick::<S, V, R>(job, h, table, at + done, block);
                 }
                 done += h;
             }
@@ -193,36 +219,63 @@ unsafe fn run_part<S: Bytes, const V: usize, const R: usize>((job, rows): (&Job<
     }
 }
 
-/// Fills the table of input rows, `[tile, tap, pixel of the tile]`.
+/// Fills the table of input runs, `[tile, run, pixel of the tile]`.
 #[inline(always)]
-unsafe fn find_rows(job: &Job<'_>, pixels: Range<usize>, height: usize, rows: &mut [*const u8]) {
-    let (w, input) = (&job.conv.window, &job.input);
-    let [taps_y, taps_x] = w.kernel;
-    let count = pixels.len();
-    let (mut y, mut x) = (pixels.start / job.size[1], pixels.start % job.size[1]);
+unsafe fn find_rows(job: &Job<'_>, pixels: Range<usize>, height: usize, rows: &mut [*const u8], cells: &mut [u8]) {
+    // Copies of all that is read, as what is written might be any of it for all the compiler knows.
+    let (w, Source { size, stride, .. }, runs) = (job.conv.window, job.input, job.runs);
+    let (data, padding) = (job.input.data.as_ptr(), job.conv.padding.as_ptr());
+    let (count, breadth) = (pixels.len(), job.size[1]);
+    if w == Window::POINT {
+        for (i, row) in rows.iter_mut().enumerate().take(count) {
+            *row = data.add((pixels.start + i) * stride);
+        }
+        return;
+    }
+    let inside = w.inside(1, size[1], breadth);
+    let (mut y, mut x) = (pixels.start / breadth, pixels.start % breadth);
     let (mut tile, mut in_tile) = (0, 0);
+    let mut cell = cells.as_mut_ptr();
     while tile + in_tile < count {
         let tile_height = height.min(count - tile);
-        let mut to = rows.as_mut_ptr().add(tile * taps_y * taps_x + in_tile);
-        for ty in 0..taps_y {
-            // What lies before the picture wraps round to far behind it.
+        let mut to = rows.as_mut_ptr().add(tile * runs.count + in_tile);
+        // What lies before the picture wraps round to far behind it.
+        let first_x = (x * w.stride[1]).wrapping_sub(w.before[1]);
+        let is_inside = inside.contains(&x);
+        for ty in 0..w.kernel[0] {
             let at_y = (y * w.stride[0] + ty * w.dilation[0]).wrapping_sub(w.before[0]);
-            for tx in 0..taps_x {
-                let at_x = (x * w.stride[1] + tx * w.dilation[1]).wrapping_sub(w.before[1]);
-                *to = if at_y < input.size[0] && at_x < input.size[1] {
-                    input.data.as_ptr().add((at_y * input.size[1] + at_x) * input.stride)
-                } else {
-                    job.conv.padding.as_ptr()
-                };
-                to = to.add(tile_height);
+            let in_picture = at_y < size[0];
+            let row = data.wrapping_add(at_y.wrapping_mul(size[1]).wrapping_mul(stride));
+            let find = |tx: usize| {
+                let at_x = first_x.wrapping_add(tx * w.dilation[1]);
+                if in_picture && at_x < size[1] { row.add(at_x * stride) } else { padding }
+            };
+            if runs.pixels == 1 {
+                for tx in 0..w.kernel[1] {
+                    *to = find(tx);
+                    to = to.add(tile_height);
+                }
+                continue;
             }
+            *to = if is_inside || !in_picture {
+                find(0)
+            } else {
+                // Put together from pixels and padding.
+                let start = cell;
+                for tx in 0..w.kernel[1] {
+                    cell.cast::<[u8; 4]>().write(find(tx).cast::<[u8; 4]>().read());
+                    cell = cell.add(4);
+                }
+                start
+            };
+            to = to.add(tile_height);
         }
         in_tile += 1;
         if in_tile == height {
             (tile, in_tile) = (tile + height, 0);
         }
         x += 1;
-        if x == job.size[1] {
+        if x == breadth {
             (y, x) = (y + 1, 0);
         }
     }
@@ -233,7 +286,6 @@ unsafe fn find_rows(job: &Job<'_>, pixels: Range<usize>, height: usize, rows: &m
 unsafe fn pick<S: Bytes, const V: usize, const R: usize>(
     job: &Job<'_>,
     height: usize,
-    taps: usize,
     rows: *const *const u8,
     pixel: usize,
     block: usize,
@@ -241,7 +293,7 @@ unsafe fn pick<S: Bytes, const V: usize, const R: usize>(
     macro_rules! heights {
         ($($h:literal)*) => {
             match height {
-                $($h if $h <= R => tile::<S, V, $h>(job, taps, rows, pixel, block),)*
+                $($h if $h <= R => tile::<S, V, $h>(job, rows, pixel, block),)*
                 _ => unreachable!("tiles have 1 to R rows"),
             }
         };
@@ -253,14 +305,13 @@ unsafe fn pick<S: Bytes, const V: usize, const R: usize>(
 #[inline(always)]
 unsafe fn tile<S: Bytes, const V: usize, const H: usize>(
     job: &Job<'_>,
-    taps: usize,
     rows: *const *const u8,
     pixel: usize,
     block: usize,
 ) {
-    let conv = job.conv;
-    let (groups, group) = (conv.groups, S::FORMAT.group());
-    let depth = taps * groups * BLOCK * group;
+    let (conv, Runs { count, groups, .. }) = (job.conv, job.runs);
+    let group = S::FORMAT.group();
+    let depth = count * groups * BLOCK * group;
     let weights = conv.weights.as_ptr().add(block * depth);
     // Vector `v` of a tile is in block `v * LANES / BLOCK` of the weights.
     let mut b: [*const u8; V] = [weights; V];
@@ -270,10 +321,10 @@ unsafe fn tile<S: Bytes, const V: usize, const H: usize>(
         let start = S::sums(conv.start.as_ptr().add(block * BLOCK + v * S::LANES));
         acc.iter_mut().for_each(|row| row[v] = start);
     }
-    for tap in 0..taps {
+    for run in 0..count {
         let mut a = [std::ptr::null(); H];
         for (h, p) in a.iter_mut().enumerate() {
-            *p = *rows.add(tap * H + h);
+            *p = *rows.add(run * H + h);
         }
         for i in 0..groups {
             let mut w = [S::weights(b[0]); V];
@@ -304,9 +355,7 @@ unsafe fn tile<S: Bytes, const V: usize, const H: usize>(
         }
     }
     if let (Some(table), To::Bytes(bytes)) = (&conv.requantize.closing.table, job.to) {
-        for h in 0..H {
-            look_up(table, bytes.at(at + h * padded(conv.outputs)), V * S::LANES);
-        }
+        S::look_up(table, bytes.at(at), H, padded(conv.outputs), V * S::LANES);
     }
 }
 
@@ -322,8 +371,8 @@ unsafe fn store_steps<S: Bytes, const V: usize, const H: usize>(
     let (width, zero) = (padded(job.conv.outputs), S::splat(steps.zero()));
     for v in 0..V {
         let factors = S::F::load(job.conv.requantize.factors.as_ptr().add(block * BLOCK + v * S::LANES));
-        for h in 0..H {
-            let x = S::F::mul(S::float(acc[h][v]), factors);
+        for (h, row) in acc.iter().enumerate() {
+            let x = S::F::mul(S::float(row[v]), factors);
             S::store_bytes(to.add(h * width + v * S::LANES), bound::<S>(x, steps), zero);
         }
     }

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::conv::Weights;
 use super::simd::{Bytes, Format, dispatch};
-use super::{Closing, Requantize, Source, Steps, bound, look_up};
+use super::{Closing, Requantize, Source, Steps, bound};
 use crate::exchange::Shared;
 use crate::simd::Simd;
 use crate::{Buffer, Isa, Threads, Window, padded};
@@ -300,7 +300,7 @@ unsafe fn close<S: Bytes>(job: &Job<'_>, acc: [S::I; 4], at: [usize; 2], channel
         }
     }
     if let Some(table) = &conv.requantize.closing.table {
-        look_up(table, to, channels);
+        S::look_up(table, to, 1, channels, channels);
     }
 }
 

@@ -187,15 +187,3 @@ impl Steps {
 pub(crate) unsafe fn bound<S: Bytes>(x: <S::F as Simd>::V, steps: Steps) -> <S::F as Simd>::V {
     S::F::min(S::F::max(x, S::F::splat(steps.low)), S::F::splat(steps.high))
 }
-
-/// Replaces bytes by what a table has for them.
-///
-/// # Safety
-///
-/// `len` bytes lie at `bytes`, and no other thread reads or writes them.
-#[inline(always)]
-pub(crate) unsafe fn look_up(table: &[u8; 256], bytes: *mut u8, len: usize) {
-    for i in 0..len {
-        *bytes.add(i) = table[usize::from(*bytes.add(i))];
-    }
-}

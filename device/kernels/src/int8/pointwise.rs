@@ -2,7 +2,7 @@
 
 use super::conv::To;
 use super::simd::{Bytes, dispatch};
-use super::{Grid, Output, Steps};
+use super::{Grid, Output, Steps, bound};
 use crate::activation::{Activation, apply};
 use crate::simd::Simd;
 use crate::{BLOCK, Isa, Threads};
@@ -76,12 +76,60 @@ pub fn run(isa: Isa, threads: &mut Threads, operation: Pointwise<'_>, steps: Opt
 pub fn look_up(threads: &mut Threads, table: &[u8; 256], input: &[u8], output: &mut [u8]) {
     assert!(input.len() == output.len());
     let to = crate::exchange::Shared::new(output);
-    threads.split(input.len(), 64, 0, &|range, _| {
-        for i in range {
+    threads.split(input.len(), BLOCK, 0, &|range, _| {
+        for (i, byte) in range.clone().zip(&input[range]) {
             // SAFETY: within the slice, and the threads' ranges are disjoint.
-            unsafe { *to.at(i) = table[usize::from(input[i])] };
+            unsafe { *to.at(i) = table[usize::from(*byte)] };
         }
     });
+}
+
+/// Rounds planes of numbers, `[c, h, w]` with up to four channels, to bytes with the channels of a pixel together,
+/// `[h, w, 4]`.
+///
+/// # Panics
+///
+/// If a length does not fit.
+pub fn weave(isa: Isa, threads: &mut Threads, planes: &[f32], channels: usize, steps: Steps, output: &mut [u8]) {
+    assert!((1..=4).contains(&channels) && planes.len().is_multiple_of(channels));
+    let pixels = planes.len() / channels;
+    assert!(output.len() >= pixels * 4 && isa.is_available());
+    let to = crate::exchange::Shared::new(output);
+    threads.split(pixels, BLOCK, 0, &|range, _| {
+        let weave = Weave { planes, pixels, channels, steps, range, to };
+        // SAFETY: the machine has the instruction set; lengths are checked above; the threads' ranges are disjoint.
+        unsafe { dispatch!(isa, weave_part, &weave, &Weave<'_>) }
+    });
+}
+
+struct Weave<'a> {
+    planes: &'a [f32],
+    pixels: usize,
+    channels: usize,
+    steps: Steps,
+    range: std::ops::Range<usize>,
+    to: crate::exchange::Shared<'a, u8>,
+}
+
+#[inline(always)]
+unsafe fn weave_part<S: Bytes, const V: usize, const R: usize>(job: &Weave<'_>) {
+    let zero = S::splat(-job.steps.low as i32);
+    // The planes of channels that are not there are read from the first.
+    let plane = |c: usize| job.planes.as_ptr().add(if c < job.channels { c * job.pixels } else { 0 });
+    let (a, b, c, d) = (plane(0), plane(1), plane(2), plane(3));
+    let scale = S::F::splat(job.steps.scale);
+    let mut at = job.range.start;
+    while at + S::LANES <= job.range.end {
+        let load = |p: *const f32| bound::<S>(S::F::div(S::F::load(p.add(at)), scale), job.steps);
+        S::store_pixels(job.to.at(at * 4), [load(a), load(b), load(c), load(d)], zero);
+        at += S::LANES;
+    }
+    while at < job.range.end {
+        let load = |p: *const f32| (*p.add(at) / job.steps.scale).max(job.steps.low).min(job.steps.high);
+        let pixel = [load(a), load(b), load(c), load(d)];
+        crate::simd::Scalar::store_pixels(job.to.at(at * 4), pixel, -job.steps.low as i32);
+        at += 1;
+    }
 }
 
 struct Job<'a> {

@@ -31,6 +31,19 @@ pub(crate) trait Bytes: Copy {
     type W: Copy;
     const LANES: usize = Self::F::LANES;
     const FORMAT: Format;
+    /// Replaces `len` bytes (a multiple of `LANES`, at most `4 * LANES`) in each of `rows` rows, `stride` bytes apart, by
+    /// what a table has for them.
+    #[inline(always)]
+    unsafe fn look_up(table: &[u8; 256], bytes: *mut u8, rows: usize, stride: usize, len: usize) {
+        for row in 0..rows {
+            for i in 0..len {
+                let byte = bytes.add(row * stride + i);
+                *byte = *table.get_unchecked(usize::from(*byte));
+            }
+        }
+    }
+    /// Rounds half to even, adds `zero` and stores `LANES` pixels of four bytes, 0 to 255.
+    unsafe fn store_pixels(p: *mut u8, v: [<Self::F as Simd>::V; 4], zero: Self::I);
     unsafe fn splat(sum: i32) -> Self::I;
     /// Loads a sum for each lane.
     unsafe fn sums(p: *const i32) -> Self::I;
@@ -125,6 +138,10 @@ impl Bytes for Scalar {
     type X = [u8; 4];
     type W = [i8; 4];
     const FORMAT: Format = Format { lanes: 1, split: false, signed: false };
+    #[inline(always)]
+    unsafe fn store_pixels(p: *mut u8, v: [f32; 4], zero: i32) {
+        Self::store_interleaved(p, v, zero, 4);
+    }
     #[inline(always)]
     unsafe fn splat(sum: i32) -> i32 {
         sum

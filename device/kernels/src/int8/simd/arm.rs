@@ -25,6 +25,13 @@ macro_rules! four_lanes {
         type W = int8x16_t;
         const FORMAT: Format = Format { lanes: 4, split: false, signed: true };
         #[inline(always)]
+        unsafe fn store_pixels(p: *mut u8, v: [float32x4_t; 4], zero: int32x4_t) {
+            let [a, b, c, d] = v.map(|v| vaddq_s32(vcvtnq_s32_f32(v), zero));
+            let low = vorrq_s32(a, vshlq_n_s32::<8>(b));
+            let high = vorrq_s32(vshlq_n_s32::<16>(c), vshlq_n_s32::<24>(d));
+            vst1q_u8(p, vreinterpretq_u8_s32(vorrq_s32(low, high)));
+        }
+        #[inline(always)]
         unsafe fn splat(sum: i32) -> int32x4_t {
             vdupq_n_s32(sum)
         }

@@ -29,10 +29,22 @@ macro_rules! eight_lanes {
     () => {
         type F = x86::Avx2;
         #[inline(always)]
+        unsafe fn store_pixels(p: *mut u8, v: [__m256; 4], zero: __m256i) {
+            let [a, b, c, d] = [
+                _mm256_add_epi32(_mm256_cvtps_epi32(v[0]), zero),
+                _mm256_add_epi32(_mm256_cvtps_epi32(v[1]), zero),
+                _mm256_add_epi32(_mm256_cvtps_epi32(v[2]), zero),
+                _mm256_add_epi32(_mm256_cvtps_epi32(v[3]), zero),
+            ];
+            let low = _mm256_or_si256(a, _mm256_slli_epi32::<8>(b));
+            let high = _mm256_or_si256(_mm256_slli_epi32::<16>(c), _mm256_slli_epi32::<24>(d));
+            _mm256_storeu_si256(p.cast(), _mm256_or_si256(low, high));
+        }
+        #[inline(always)]
         fn anew(p: *const u8) -> *const u8 {
             let mut p = p;
             // SAFETY: no instruction at all.
-            unsafe { asm!("/* {} */", inout(reg) p, options(nomem, nostack, preserves_flags)) };
+            unsafe { asm!("/* {} */", inout(reg) p, options(readonly, nostack, preserves_flags)) };
             p
         }
         type I = __m256i;
@@ -79,10 +91,26 @@ macro_rules! sixteen_lanes {
     () => {
         type F = x86::Avx512;
         #[inline(always)]
+        unsafe fn look_up(table: &[u8; 256], bytes: *mut u8, rows: usize, stride: usize, len: usize) {
+            look_up512(table, bytes, rows, stride, len);
+        }
+        #[inline(always)]
+        unsafe fn store_pixels(p: *mut u8, v: [__m512; 4], zero: __m512i) {
+            let [a, b, c, d] = [
+                _mm512_add_epi32(_mm512_cvtps_epi32(v[0]), zero),
+                _mm512_add_epi32(_mm512_cvtps_epi32(v[1]), zero),
+                _mm512_add_epi32(_mm512_cvtps_epi32(v[2]), zero),
+                _mm512_add_epi32(_mm512_cvtps_epi32(v[3]), zero),
+            ];
+            let low = _mm512_or_si512(a, _mm512_slli_epi32::<8>(b));
+            let high = _mm512_or_si512(_mm512_slli_epi32::<16>(c), _mm512_slli_epi32::<24>(d));
+            _mm512_storeu_si512(p.cast(), _mm512_or_si512(low, high));
+        }
+        #[inline(always)]
         fn anew(p: *const u8) -> *const u8 {
             let mut p = p;
             // SAFETY: no instruction at all.
-            unsafe { asm!("/* {} */", inout(reg) p, options(nomem, nostack, preserves_flags)) };
+            unsafe { asm!("/* {} */", inout(reg) p, options(readonly, nostack, preserves_flags)) };
             p
         }
         type I = __m512i;
@@ -259,4 +287,31 @@ unsafe fn interleave512(rows: [*const u8; 4], channels: usize) -> [__m512i; 4] {
         _mm512_unpacklo_epi16(high, high2),
         _mm512_unpackhi_epi16(high, high2),
     ]
+}
+
+/// Looks bytes up 64 at a time where the machine has AVX-512 VBMI, as all have that came after the first with VNNI.
+#[inline(always)]
+unsafe fn look_up512(table: &[u8; 256], bytes: *mut u8, rows: usize, stride: usize, len: usize) {
+    if is_x86_feature_detected!("avx512vbmi") {
+        return look_up_vbmi(table, bytes, rows, stride, len);
+    }
+    for row in 0..rows {
+        for i in 0..len {
+            let byte = bytes.add(row * stride + i);
+            *byte = *table.get_unchecked(usize::from(*byte));
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+unsafe fn look_up_vbmi(table: &[u8; 256], bytes: *mut u8, rows: usize, stride: usize, len: usize) {
+    let part = |i: usize| _mm512_loadu_si512(table.as_ptr().add(i * 64).cast());
+    let (a, b, c, d) = (part(0), part(1), part(2), part(3));
+    let mask = if len >= 64 { u64::MAX } else { (1 << len) - 1 };
+    for row in 0..rows {
+        let p = bytes.add(row * stride).cast::<i8>();
+        let x = _mm512_maskz_loadu_epi8(mask, p);
+        let (low, high) = (_mm512_permutex2var_epi8(a, x, b), _mm512_permutex2var_epi8(c, x, d));
+        _mm512_mask_storeu_epi8(p, mask, _mm512_mask_blend_epi8(_mm512_movepi8_mask(x), low, high));
+    }
 }
