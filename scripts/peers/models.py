@@ -2,18 +2,24 @@
 
     models.py FOLDER [NAME ...]
 
-Writes NAME.f32.onnx, NAME.int8.onnx, models.json and ops.txt into FOLDER. No hub is asked for weights: they are drawn
-by He's rule from a fixed seed. The batch norms' running statistics are measured on random batches, so that every layer
-sees activations of a usual size and int8 calibration has something to calibrate.
+Writes into FOLDER, for f32 and int8, NAME.PRECISION.onnx (for ONNX Runtime, OpenVINO and graft), .ncnn.param with
+.ncnn.bin, and .tflite; and input.f32 (the picture that is timed, raw), models.json and ops.txt. No hub is asked for
+weights: they are drawn by He's rule from a fixed seed. The batch norms' running statistics are measured on random
+batches, so that every layer sees activations of a usual size and int8 calibration has something to calibrate. Each
+engine's int8 file is made the way its own makers recommend, from the same float network and pictures.
 """
 
 import argparse
 import collections
+import contextlib
 import hashlib
+import importlib.metadata
 import json
 import math
 import os
 import pathlib
+import shutil
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -26,6 +32,8 @@ import torchvision
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
+
+import ncnn_int8
 
 NAMES = ["mobilenet_v2", "mobilenet_v3_small", "resnet18", "efficientnet_b0"]
 SHAPE = (3, 224, 224)
@@ -43,26 +51,30 @@ def main():
     if unknown := sorted(set(given.names) - set(NAMES)):
         sys.exit(f"error: expected models among {', '.join(NAMES)}, found {', '.join(unknown)}")
     given.folder.mkdir(parents=True, exist_ok=True)
+    with writing(given.folder / "input.f32") as file:
+        random_pictures(SEED + 1, 1)[0].astype("<f4").tofile(file)
     known = given.folder / "models.json"
     facts = json.loads(known.read_text()) if known.exists() else {}
     for name in given.names or NAMES:
-        facts |= make(name, given.folder)
+        print(f"making {name}", file=sys.stderr, flush=True)
+        model = network(name)
+        facts |= make_onnx(name, model, given.folder)
+        facts |= or_left_out("ncnn", make_ncnn, name, model, given.folder)
+        facts |= or_left_out("litert", make_litert, name, model, given.folder)
         # After each: a run that is interrupted keeps what it has made.
         write_facts(given.folder, facts)
 
 
-def make(name, folder):
+def make_onnx(name, model, folder):
     """Returns what is known of both files, by file name."""
-    print(f"making {name}", file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        temporary = pathlib.Path(temporary)
-        f32, prepared, int8 = (temporary / part for part in ("f32.onnx", "prepared.onnx", "int8.onnx"))
-        export(network(name), f32)
-        quant_pre_process(f32, prepared, skip_symbolic_shape=True)
+    files = [folder / f"{name}.{precision}.onnx" for precision in ("f32", "int8")]
+    with writing(*files) as (f32, int8), tempfile.NamedTemporaryFile(suffix=".onnx") as prepared:
+        export(model, f32)
+        quant_pre_process(f32, prepared.name, skip_symbolic_shape=True)
         quantize_static(
-            prepared,
+            prepared.name,
             int8,
-            Pictures(),
+            Calibration(),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -78,16 +90,64 @@ def make(name, folder):
                 f"error: {name}: expected logits of a usual size and an int8 twin that follows them (correlation at "
                 f"least {LEAST_CORRELATION}), found a standard deviation of {spread:.3g} and {correlation:.3f}"
             )
-        f32 = f32.replace(folder / f"{name}.f32.onnx")
-        int8 = int8.replace(folder / f"{name}.int8.onnx")
-    return {
-        f32.name: describe(f32) | {"exporter": f"torch.onnx.export {torch.__version__}, dynamo"},
-        int8.name: describe(int8)
-        | {
-            "exporter": f"onnxruntime.quantization {onnxruntime.__version__}, QDQ, u8 activations, s8 weights, per channel",
-            "correlation_with_f32": correlation,
-        },
-    }
+    facts = [describe(file) for file in files]
+    facts[0]["made_by"] = f"torch.onnx.export {torch.__version__}, dynamo"
+    facts[1]["made_by"] = f"onnxruntime.quantization {onnxruntime.__version__}, QDQ, u8 activations, s8 weights per channel"
+    facts[1]["correlation_with_f32"] = correlation
+    return {file.name: fact for file, fact in zip(files, facts, strict=True)}
+
+
+def make_ncnn(name, _, folder):
+    f32, int8 = ([folder / f"{name}.{precision}.ncnn.{part}" for part in ("param", "bin")] for precision in ("f32", "int8"))
+    with tempfile.TemporaryDirectory() as temporary, writing(*f32, *int8) as parts:
+        # pnnx writes eight files beside its input.
+        source = shutil.copy(folder / f"{name}.f32.onnx", f"{temporary}/net.onnx")
+        shape = ",".join(map(str, (1, *SHAPE)))
+        pnnx = pathlib.Path(sys.executable).with_name("pnnx")
+        run = subprocess.run([pnnx, source, f"inputshape=[{shape}]f32", "fp16=0"], capture_output=True, text=True)
+        made = [pathlib.Path(temporary, f"net.ncnn.{part}") for part in ("param", "bin")]
+        if run.returncode != 0 or not all(file.exists() for file in made):
+            raise RuntimeError(f"expected pnnx to convert it, found status {run.returncode}: {run.stderr[-300:]}")
+        for file, part in zip(made, parts, strict=False):
+            shutil.copy(file, part)
+        ncnn_int8.quantize(*parts[:2], random_pictures(SEED, CALIBRATION_PICTURES), *parts[2:])
+    version = importlib.metadata.version("pnnx")
+    made_by = [f"pnnx {version} on the ONNX file", f"ncnn_int8.py on pnnx {version}'s network, s8, per channel"]
+    return {files[0].name: {"made_by": how} for files, how in zip((f32, int8), made_by, strict=True)}
+
+
+def make_litert(name, model, folder):
+    import litert_torch
+    from ai_edge_quantizer import quantizer, recipe
+    from ai_edge_quantizer.qtyping import TFLOperationName
+    from ai_edge_quantizer.recipe_manager import AlgorithmName
+
+    files = [folder / f"{name}.{precision}.tflite" for precision in ("f32", "int8")]
+    with writing(*files) as (f32, int8):
+        litert_torch.convert(model, (torch.zeros(1, *SHAPE),)).export(str(f32))
+        work = quantizer.Quantizer(str(f32))
+        work.load_quantization_recipe(recipe.static_wi8_ai8())
+        # As in the ONNX files, f32 goes in and comes out.
+        for edge in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
+            work.update_quantization_recipe(regex=".*", operation_name=edge, algorithm_key=AlgorithmName.NO_QUANTIZE)
+        pictures = [{"args_0": picture[None]} for picture in random_pictures(SEED, CALIBRATION_PICTURES)]
+        measured = work.calibrate({"serving_default": pictures})
+        work.quantize(measured).export_model(str(int8), overwrite=True)
+    version = importlib.metadata.version
+    made_by = [
+        f"litert-torch {version('litert-torch')}",
+        f"ai-edge-quantizer {version('ai-edge-quantizer')}, static_wi8_ai8 (s8, per channel)",
+    ]
+    return {file.name: {"made_by": how} for file, how in zip(files, made_by, strict=True)}
+
+
+def or_left_out(engine, make, name, model, folder):
+    """A converter that fails takes its own engine's row away, and no other."""
+    try:
+        return make(name, model, folder)
+    except Exception as error:
+        print(f"warning: {name}: no file for {engine}: {error}", file=sys.stderr, flush=True)
+        return {}
 
 
 def network(name):
@@ -132,16 +192,19 @@ def export(model, file):
         )
 
 
-class Pictures(CalibrationDataReader):
-    """Random-normal pictures: what a normalised photograph looks like to the first layer, statistically."""
-
+class Calibration(CalibrationDataReader):
     def __init__(self):
-        random = np.random.default_rng(SEED)
-        self.left = (random.standard_normal((1, *SHAPE), np.float32) for _ in range(CALIBRATION_PICTURES))
+        self.left = iter(random_pictures(SEED, CALIBRATION_PICTURES))
 
     def get_next(self):
         picture = next(self.left, None)
-        return None if picture is None else {"input": picture}
+        return None if picture is None else {"input": picture[None]}
+
+
+def random_pictures(seed, count):
+    """Random-normal pictures: what a normalised photograph looks like to the first layer, statistically."""
+    random = np.random.default_rng(seed)
+    return [random.standard_normal(SHAPE, np.float32) for _ in range(count)]
 
 
 def logits(file):
@@ -150,8 +213,7 @@ def logits(file):
     # Without VNNI the u8 x s8 kernels saturate at 16 bits; this asks for exact ones.
     options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    picture = np.random.default_rng(SEED + 1).standard_normal((1, *SHAPE), np.float32)
-    return session.run(None, {"input": picture})[0].ravel()
+    return session.run(None, {"input": random_pictures(SEED + 1, 1)[0][None]})[0].ravel()
 
 
 def describe(file):
@@ -166,18 +228,25 @@ def describe(file):
 
 
 def write_facts(folder, facts):
-    write(folder / "models.json", json.dumps(facts, indent=2) + "\n")
     lines = []
     for file, fact in facts.items():
-        lines.append(f"{file}: {fact['bytes'] / 1e6:.1f} MB, opset {fact['opset']}, {fact['exporter']}")
-        lines += [f"  {count:5} {op}" for op, count in fact["ops"].items()]
-    write(folder / "ops.txt", "\n".join(lines) + "\n")
+        lines.append(f"{file}: {fact['made_by']}")
+        if "ops" in fact:
+            lines.append(f"  {fact['bytes'] / 1e6:.1f} MB, opset {fact['opset']}")
+            lines += [f"  {count:5} {op}" for op, count in fact["ops"].items()]
+    with writing(folder / "models.json", folder / "ops.txt") as (known, ops):
+        known.write_text(json.dumps(facts, indent=2) + "\n")
+        ops.write_text("\n".join(lines) + "\n")
 
 
-def write(file, text):
-    temporary = file.with_suffix(".part")
-    temporary.write_text(text)
-    os.replace(temporary, file)
+@contextlib.contextmanager
+def writing(*files):
+    """Gives temporary names and renames them at the end, so that a file is whole or not there."""
+    with tempfile.TemporaryDirectory(dir=files[0].parent) as folder:
+        temporary = [pathlib.Path(folder, file.name) for file in files]
+        yield temporary if len(files) > 1 else temporary[0]
+        for part, file in zip(temporary, files, strict=True):
+            os.replace(part, file)
 
 
 main()
