@@ -4,6 +4,7 @@
 //! of a shared machine drifts: only figures of the same turn are divided by each other.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
@@ -51,6 +52,9 @@ pub(crate) struct Args {
     /// For how long an engine runs in each turn
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
+    /// For how long to wait, before each turn, for other programs to leave the machine alone
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    patience: u32,
     /// Where environments, networks and results go; default: target/peers
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
@@ -144,6 +148,7 @@ fn measure(model: &str, precision: Precision, threads: u16, args: &Args, bench: 
                 continue;
             }
             eprint!("{model} {precision}, threads {threads}, turn {} of {}: {} ", turn + 1, args.turns, outcome.engine);
+            machine::wait_for_quiet(Duration::from_secs(args.patience.into()));
             match bench.time(outcome.engine, &file, threads, args.seconds) {
                 Ok(measurement) => {
                     eprintln!("{:.3} ms", measurement.min_ms);

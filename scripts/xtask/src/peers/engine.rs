@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::machine::Watch;
 use super::setup::Bench;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
@@ -76,8 +77,8 @@ pub(super) struct Measurement {
     pub(super) engine: Option<String>,
     /// The operator because of which graft left the network to tract.
     pub(super) unrecognised: Option<serde_json::Value>,
-    /// One-minute load of the machine before the turn.
-    pub(super) load_average: Option<f64>,
+    /// Cores that other programs kept busy meanwhile.
+    pub(super) others_cores: Option<f64>,
 }
 
 impl Bench {
@@ -85,7 +86,7 @@ impl Bench {
     ///
     /// Its answer, if it gives one, is then in [`Bench::answer`].
     pub(super) fn time(&self, engine: Engine, model: &Path, threads: u16, seconds: f64) -> Result<Measurement> {
-        let load_average = super::machine::load_average();
+        let watch = Watch::start();
         let answer = self.answer(engine);
         // Nobody may take the answer of another network for this one's.
         if answer.exists() {
@@ -106,7 +107,7 @@ impl Bench {
                 ask(command.arg("--input").arg(self.picture()).arg("--output").arg(&answer))?
             }
         };
-        measurement.load_average = load_average;
+        measurement.others_cores = watch.others();
         Ok(measurement)
     }
 

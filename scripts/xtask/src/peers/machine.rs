@@ -1,4 +1,6 @@
-//! What the figures were measured on.
+//! What the figures were measured on, and who else was using it meanwhile.
+
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -33,9 +35,59 @@ impl Machine {
     }
 }
 
-/// Returns the load of the last minute.
-pub(super) fn load_average() -> Option<f64> {
-    std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+/// Watches how much of the processors goes to programs that are not ours.
+#[derive(Debug)]
+pub(super) struct Watch {
+    start: Instant,
+    others: Option<f64>,
+}
+
+impl Watch {
+    pub(super) fn start() -> Self {
+        Self { start: Instant::now(), others: others_seconds() }
+    }
+
+    /// Returns how many cores others have kept busy since the start, on average; none where Linux does not tell.
+    pub(super) fn others(&self) -> Option<f64> {
+        Some(((others_seconds()? - self.others?) / self.start.elapsed().as_secs_f64()).max(0.0))
+    }
+}
+
+/// Waits until others leave the machine alone, and at most for `patience`.
+pub(super) fn wait_for_quiet(patience: Duration) {
+    const GLANCE: Duration = Duration::from_millis(500);
+    const QUIET_CORES: f64 = 0.2;
+    let start = Instant::now();
+    while start.elapsed() < patience {
+        let watch = Watch::start();
+        std::thread::sleep(GLANCE);
+        if watch.others().is_none_or(|cores| cores <= QUIET_CORES) {
+            return;
+        }
+    }
+}
+
+/// Returns the processor time that went to neither us nor the programs that we waited for, since the machine started.
+fn others_seconds() -> Option<f64> {
+    let read = |file| std::fs::read_to_string(file).ok();
+    let ticks = busy_ticks(&read("/proc/stat")?)?.checked_sub(our_ticks(&read("/proc/self/stat")?)?)?;
+    // Linux reports in hundredths, whatever its own clock.
+    Some(ticks as f64 / 100.0)
+}
+
+/// Returns the ticks of /proc/stat in which a processor was not idle; those that the host took from us are among them.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let all: Vec<u64> = stat.lines().next()?.split_whitespace().skip(1).map_while(|n| n.parse().ok()).collect();
+    let [user, nice, system, _idle, _iowait, irq, softirq, steal, ..] = all[..] else { return None };
+    Some(user + nice + system + irq + softirq + steal)
+}
+
+/// Returns the ticks of /proc/self/stat that this process and its ended children took.
+fn our_ticks(stat: &str) -> Option<u64> {
+    // The program's name stands in parentheses and may hold anything; utime, the 14th field, is the 12th after it.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let times: Vec<u64> = fields.split_whitespace().skip(11).take(4).map_while(|n| n.parse().ok()).collect();
+    (times.len() == 4).then(|| times.iter().sum())
 }
 
 fn parse_cpu(text: &str) -> (String, Vec<&'static str>) {
@@ -61,5 +113,15 @@ mod tests {
         let arm = "processor\t: 0\nFeatures\t: fp asimd asimddp\n\nModel\t\t: Raspberry Pi 5\n";
         assert_eq!(parse_cpu(arm), ("Raspberry Pi 5".into(), vec!["asimddp"]));
         assert_eq!(parse_cpu(""), ("unknown processor".into(), vec![]));
+    }
+
+    #[test]
+    fn ticks_leave_out_idle_time_and_mind_odd_names() {
+        let stat = "cpu  100 20 30 4000 500 6 7 8 90 10\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
+        assert_eq!(busy_ticks(stat), Some(100 + 20 + 30 + 6 + 7 + 8));
+        assert_eq!(busy_ticks("cpu 1 2"), None);
+        let own = "12 (a) b) R 1 1 1 0 -1 4 10 20 30 40 5 6 7 8 20 0 1 0 99";
+        assert_eq!(our_ticks(own), Some(5 + 6 + 7 + 8));
+        assert_eq!(our_ticks("12 (a) R 1"), None);
     }
 }

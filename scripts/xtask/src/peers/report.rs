@@ -91,7 +91,7 @@ pub(super) fn markdown(results: &Results) -> String {
 fn introduction(results: &Results) -> String {
     let machine = &results.machine;
     let mut text = format!(
-        "{}, {} cores, {} ({}). One picture of 224x224 at a time; fastest run of {} turns of {} s in ms (median; how far \
+        "{}, {} cores, {} ({}). One picture of 224x224 at a time; fastest run of {} x {} s in ms (median; how far \
          the turns' fastest runs lie apart). Engines take turns, each alone in its process; the last column is graft's time \
          divided by the fastest peer's of the same turn, least to most.",
         machine.cpu,
@@ -102,9 +102,9 @@ fn introduction(results: &Results) -> String {
         results.seconds,
     );
     let outcomes = || results.cells.iter().flat_map(|cell| &cell.engines);
-    let loads = outcomes().flat_map(|outcome| &outcome.turns).filter_map(|turn| turn.load_average);
-    if let Some((least, most)) = range(loads) {
-        _ = write!(text, " Load average {least:.1} to {most:.1}.");
+    let others = outcomes().flat_map(|outcome| &outcome.turns).filter_map(|turn| turn.others_cores);
+    if let Some((least, most)) = range(others) {
+        _ = write!(text, " Other programs kept {least:.1} to {most:.1} cores busy meanwhile.");
     }
     let mut versions: Vec<String> = Vec::new();
     for outcome in outcomes() {
@@ -251,7 +251,7 @@ mod tests {
             version: Some("1.2".into()),
             engine: None,
             unrecognised: None,
-            load_average: Some(0.5),
+            others_cores: Some(0.5),
         }
     }
 

@@ -3,6 +3,7 @@
 //! Each thing has a stamp beside it that is written last and holds what it was made from, so that an interrupted or
 //! outdated one is made anew.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -84,7 +85,9 @@ fn make_models(names: &[String], work: &Path, scripts: &Path, models: &Path) -> 
     }
     let python = environment(&work.join("exporters"), &requirements)?;
     for name in missing {
-        quietly(Command::new(&python).arg(scripts.join("models.py")).arg(models).arg(name))?;
+        let log = work.join(format!("{name}.log"));
+        eprintln!("making {name}: some minutes; what the converters say goes to {}", log.display());
+        logged(Command::new(&python).arg(scripts.join("models.py")).arg(models).arg(name), &log)?;
         super::replace_file(&stamp(name), &source)?;
     }
     Ok(())
@@ -151,6 +154,13 @@ fn is_stamped(stamp: &Path, wanted: &str) -> bool {
 /// Runs a command whose output is progress, so that standard output is the table's alone.
 fn quietly(command: &mut Command) -> Result<()> {
     crate::run(command.stdout(std::io::stderr()))
+}
+
+/// Runs a command whose output is of use only if it fails.
+fn logged(command: &mut Command, log: &Path) -> Result<()> {
+    let file = File::create(log).with_context(|| format!("writing {}", log.display()))?;
+    let errors = file.try_clone().with_context(|| format!("writing {}", log.display()))?;
+    crate::run(command.stdout(file).stderr(errors)).with_context(|| format!("see the end of {}", log.display()))
 }
 
 #[cfg(test)]
