@@ -19,14 +19,15 @@ pub(super) struct Difference {
 
 /// Fills in the differences of all engines that left an answer; none can be had without ONNX Runtime's.
 pub(super) fn compare(engines: &mut [Outcome], bench: &Bench) {
-    let reference = [Engine::OnnxRuntime, Engine::OnnxRuntimeC].into_iter().find_map(|e| read(&bench.answer(e)).ok());
-    let Some(reference) = reference else { return };
-    for outcome in engines {
-        if outcome.turns.is_empty() {
-            continue;
-        }
-        outcome.difference =
-            read(&bench.answer(outcome.engine)).and_then(|answer| difference(&reference, &answer)).ok();
+    // Only of those that ran: a file may be left of an earlier cell.
+    let answer =
+        |outcome: &Outcome| if outcome.turns.is_empty() { None } else { read(&bench.answer(outcome.engine)).ok() };
+    let answers: Vec<Option<Vec<f32>>> = engines.iter().map(answer).collect();
+    let references = [Engine::OnnxRuntime, Engine::OnnxRuntimeC];
+    let given = |engine| engines.iter().zip(&answers).find(|(outcome, _)| outcome.engine == engine)?.1.as_ref();
+    let Some(reference) = references.into_iter().find_map(given) else { return };
+    for (outcome, answer) in engines.iter_mut().zip(&answers) {
+        outcome.difference = answer.as_ref().and_then(|answer| difference(reference, answer).ok());
     }
 }
 

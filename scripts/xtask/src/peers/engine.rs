@@ -162,15 +162,17 @@ fn parse(text: &str) -> Result<Measurement> {
     Ok(measurement)
 }
 
-/// Returns the line of a program's complaint that tells most: the first that names an error, or the last one.
+/// Returns what tells most of a program's complaint: its error with its cause, or its last line.
 fn telling_line(stderr: &str) -> String {
     let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty());
-    let line = lines().find(|line| line.starts_with("error")).or_else(|| lines().next_back());
-    shortened(line.unwrap_or("it said nothing"))
+    let mut complaint = lines().skip_while(|line| !line.starts_with("error"));
+    let Some(error) = complaint.next() else { return shortened(lines().next_back().unwrap_or("it said nothing")) };
+    let causes = complaint.take_while(|line| line.starts_with("because"));
+    shortened(&std::iter::once(error).chain(causes).collect::<Vec<_>>().join(" "))
 }
 
 fn shortened(line: &str) -> String {
-    const MOST_CHARACTERS: usize = 200;
+    const MOST_CHARACTERS: usize = 300;
     let mut text: String = line.chars().take(MOST_CHARACTERS).collect();
     if text.len() < line.len() {
         text.push('…');
@@ -205,9 +207,10 @@ mod tests {
     }
 
     #[test]
-    fn telling_line_prefers_the_error_to_the_hint_after_it() {
+    fn telling_line_has_the_error_and_its_cause_but_not_the_hint() {
         let cases = [
             ("warning: w\nerror: cannot open a\n  hint: do b\n", "error: cannot open a"),
+            ("error: cannot open a\n  because of b\n  hint: c\n", "error: cannot open a because of b"),
             ("Traceback\n  File\nValueError: bad\n\n", "ValueError: bad"),
             ("", "it said nothing"),
         ];
@@ -218,8 +221,8 @@ mod tests {
 
     #[test]
     fn shortened_keeps_whole_characters() {
-        let text = shortened(&"ä".repeat(300));
-        assert_eq!(text.chars().count(), 201);
+        let text = shortened(&"ä".repeat(400));
+        assert_eq!(text.chars().count(), 301);
         assert_eq!(shortened("short"), "short");
     }
 }
