@@ -9,6 +9,7 @@ silent bf16) and warm-up runs before the clock counts.
 
 import argparse
 import json
+import os
 import pathlib
 import sys
 import time
@@ -144,6 +145,8 @@ def openvino():
 
 
 def ncnn():
+    # Its threads wait between layers as the other engines' do, spinning; asleep, two of them were no faster than one.
+    os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
     import ncnn
 
     def start(model, threads, picture):
