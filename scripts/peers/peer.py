@@ -145,7 +145,7 @@ def openvino():
 
 
 def ncnn():
-    # Its threads wait between layers as the other engines' do, spinning; asleep, two of them were no faster than one.
+    # Its threads are to spin between layers, as ONNX Runtime's do; asleep, two of them were no faster than one.
     os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
     import ncnn
 
