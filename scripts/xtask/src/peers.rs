@@ -3,6 +3,7 @@
 //! Each cell (network, precision, threads) runs its engines in turns, each in a process of its own, because the speed
 //! of a shared machine drifts: only figures of the same turn are divided by each other.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -128,11 +129,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     }
     let table = report::markdown(&results);
-    print!("{table}");
-    match &args.write {
-        Some(file) => write_table(file, Some(&table)),
-        None => Ok(()),
+    if let Some(file) = &args.write {
+        write_table(file, Some(&table))?;
     }
+    std::io::stdout().write_all(table.as_bytes()).context("printing the table; peers.json has the figures")
 }
 
 /// Lets each engine have its turns.
