@@ -5,8 +5,8 @@
 Writes into FOLDER, for f32 and int8, NAME.PRECISION.onnx (for ONNX Runtime, OpenVINO and graft), .ncnn.param with
 .ncnn.bin, and .tflite; and input.f32 (the picture that is timed, raw), models.json and ops.txt. No hub is asked for
 weights: they are drawn by He's rule from a fixed seed. The batch norms' running statistics are measured on random
-batches, so that every layer sees activations of a usual size and int8 calibration has something to calibrate. Each
-engine's int8 file is made the way its own makers recommend, from the same float network and pictures.
+batches, so that every layer sees activations of a usual size and int8 calibration has something to calibrate. All
+int8 files come from the same float network and pictures; README.md says by which quantiser.
 """
 
 import argparse

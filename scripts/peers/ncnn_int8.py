@@ -1,4 +1,4 @@
-"""Makes an int8 ncnn network of an f32 one, as ncnn's own tools ncnn2table and ncnn2int8 do.
+"""Makes an int8 ncnn network of an f32 one, in the format that ncnn's own tools ncnn2table and ncnn2int8 write.
 
 Those tools are not in the wheel. Weights get a symmetric scale for each output channel, activations one for each blob
 (largest magnitude over the calibration pictures); convolutions that feed nothing but int8 convolutions hand over int8.
