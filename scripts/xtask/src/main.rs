@@ -1,9 +1,12 @@
-//! Chores of the workspace: `cargo xtask ci`, `cargo xtask pretrain`.
+//! Chores of the workspace: `cargo xtask ci`, `cargo xtask pretrain`, `cargo xtask peers`.
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+
+mod peers;
 
 /// Do a chore
 #[derive(Debug, Parser)]
@@ -19,12 +22,14 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    Peers(peers::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Chore::parse() {
         Chore::Ci => ci(),
         Chore::Pretrain { arguments } => pretrain(&arguments),
+        Chore::Peers(arguments) => peers::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -60,10 +65,13 @@ fn cargo_command(arguments: &[&str]) -> Command {
 
 /// Runs a command from the workspace's root.
 fn run(command: &mut Command) -> Result<()> {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     let text = format!("{command:?}");
     eprintln!("+ {text}");
-    let status = command.current_dir(root).status().with_context(|| format!("starting {text}"))?;
+    let status = command.current_dir(root()).status().with_context(|| format!("starting {text}"))?;
     ensure!(status.success(), "expected {text} to succeed, found {status}");
     Ok(())
+}
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
