@@ -129,12 +129,13 @@ impl Conv {
         let bytes = self.requantize.closing.written(added.is_some()).is_some();
         assert!(bytes == matches!(output, Output::Bytes(_)));
         let to = To::new(output);
+        let (runs, only) = (self.runs(input.stride), self.requantize.only_steps(added.is_some()));
         // One pixel is split by channels, many by pixels.
         let blocks = width / BLOCK;
         let by_channel = pixels < 4 * threads.count();
         let work = |range: Range<usize>, scratch: &mut Buffer<u8>| {
             let (pixels, blocks) = if by_channel { (0..pixels, range) } else { (range, 0..blocks) };
-            let job = Job { conv: self, runs: self.runs(input.stride), input, size, added, to, pixels, blocks };
+            let job = Job { conv: self, runs, only, input, size, added, to, pixels, blocks };
             // SAFETY: the machine has the instruction set; lengths are checked above; the ranges of the threads are
             // disjoint, in pixels or in blocks of channels, so no place is written twice.
             unsafe { dispatch!(self.isa, run_part, (&job, scratch), (&Job<'_>, &mut [u8])) }
@@ -177,6 +178,8 @@ impl<'a> To<'a> {
 struct Job<'a> {
     conv: &'a Conv,
     runs: Runs,
+    /// The one rounding that closes it, a table aside, if that is all.
+    only: Option<Steps>,
     input: Source<'a>,
     size: [usize; 2],
     added: Option<(&'a [u8], Grid)>,
@@ -341,7 +344,7 @@ unsafe fn tile<S: Bytes, const V: usize, const H: usize>(
         }
     }
     let at = pixel * padded(conv.outputs) + block * BLOCK;
-    match (conv.requantize.only_steps(job.added.is_some()), job.to) {
+    match (job.only, job.to) {
         (Some(steps), To::Bytes(bytes)) => store_steps::<S, V, H>(job, &acc, steps, bytes.at(at), block),
         _ => {
             // What this loop over sums in memory does must not keep those of the product out of registers.

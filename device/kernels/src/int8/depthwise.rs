@@ -96,8 +96,9 @@ impl Depthwise {
         assert!(output.len() >= out[0] * out[1] * width);
         let to = Shared::new(output);
         let steps = self.requantize.closing.written(false).expect("a closing that writes bytes");
+        let only = self.requantize.only_steps(false).is_some();
         threads.split(out[0], 1, 0, &|rows, _| {
-            let job = Job { conv: self, input, out, to, rows, steps };
+            let job = Job { conv: self, input, out, to, rows, steps, only };
             // SAFETY: the machine has the instruction set; lengths are checked above; the threads' rows are disjoint.
             unsafe { dispatch!(self.isa, run_part, &job, &Job<'_>) }
         });
@@ -113,28 +114,38 @@ struct Job<'a> {
     rows: Range<usize>,
     /// What is written.
     steps: Steps,
+    /// One rounding is all that closes it, a table aside.
+    only: bool,
 }
 
 #[inline(always)]
 unsafe fn run_part<S: Bytes, const V: usize, const R: usize>(job: &Job<'_>) {
     let w = &job.conv.window;
     // Vectors of 512 bits come with registers for twice the outputs.
-    match (w.kernel, w.stride[1], w.dilation[1], V) {
-        ([3, 3], 1, 1, 1) => run_rows::<S, 3, 3, 1, 4>(job),
-        ([3, 3], 2, 1, 1) => run_rows::<S, 3, 3, 2, 4>(job),
-        ([5, 5], 1, 1, 1) => run_rows::<S, 5, 5, 1, 4>(job),
-        ([5, 5], 2, 1, 1) => run_rows::<S, 5, 5, 2, 4>(job),
-        ([3, 3], 1, 1, _) => run_rows::<S, 3, 3, 1, 2>(job),
-        ([3, 3], 2, 1, _) => run_rows::<S, 3, 3, 2, 2>(job),
-        ([5, 5], 1, 1, _) => run_rows::<S, 5, 5, 1, 2>(job),
-        ([5, 5], 2, 1, _) => run_rows::<S, 5, 5, 2, 2>(job),
+    let wide = V == 1;
+    match (w.kernel, w.stride[1], w.dilation[1], job.only, wide) {
+        ([3, 3], 1, 1, true, true) => run_rows::<S, 3, 3, 1, 4, true>(job),
+        ([3, 3], 2, 1, true, true) => run_rows::<S, 3, 3, 2, 4, true>(job),
+        ([5, 5], 1, 1, true, true) => run_rows::<S, 5, 5, 1, 4, true>(job),
+        ([5, 5], 2, 1, true, true) => run_rows::<S, 5, 5, 2, 4, true>(job),
+        ([3, 3], 1, 1, true, false) => run_rows::<S, 3, 3, 1, 2, true>(job),
+        ([3, 3], 2, 1, true, false) => run_rows::<S, 3, 3, 2, 2, true>(job),
+        ([5, 5], 1, 1, true, false) => run_rows::<S, 5, 5, 1, 2, true>(job),
+        ([5, 5], 2, 1, true, false) => run_rows::<S, 5, 5, 2, 2, true>(job),
+        ([3, 3], 1, 1, false, _) => run_rows::<S, 3, 3, 1, 1, false>(job),
+        ([3, 3], 2, 1, false, _) => run_rows::<S, 3, 3, 2, 1, false>(job),
+        ([5, 5], 1, 1, false, _) => run_rows::<S, 5, 5, 1, 1, false>(job),
+        ([5, 5], 2, 1, false, _) => run_rows::<S, 5, 5, 2, 1, false>(job),
         _ => run_any::<S>(job),
     }
 }
 
-/// Does every row, `N` outputs at a time, of a window of `KY` times `KX` taps and stride `T` on the width.
+/// Does every row, `N` outputs at a time, of a window of `KY` times `KX` taps and stride `T` on the width; `ONLY` says
+/// that one rounding closes it, a table aside.
 #[inline(always)]
-unsafe fn run_rows<S: Bytes, const KY: usize, const KX: usize, const T: usize, const N: usize>(job: &Job<'_>) {
+unsafe fn run_rows<S: Bytes, const KY: usize, const KX: usize, const T: usize, const N: usize, const ONLY: bool>(
+    job: &Job<'_>,
+) {
     let (conv, w) = (job.conv, &job.conv.window);
     let (width, part) = (padded(conv.channels), 4 * S::LANES);
     let inside = w.inside(1, job.input.size[1], job.out[1]);
@@ -159,13 +170,13 @@ unsafe fn run_rows<S: Bytes, const KY: usize, const KX: usize, const T: usize, c
                 let first = w.pixel(1, x, 0);
                 let from: [_; ROWS] = std::array::from_fn(|r| (rows[r].0.add(first * rows[r].1 + channel), rows[r].1));
                 if x + N > inside.end {
-                    tile::<S, KY, KX, T, 1>(job, &from, [y, x], channel, channels);
+                    tile::<S, KY, KX, T, 1, ONLY>(job, &from, [y, x], channel, channels);
                     x += 1;
                 } else if channels == part {
-                    tile::<S, KY, KX, T, N>(job, &from, [y, x], channel, part);
+                    tile::<S, KY, KX, T, N, ONLY>(job, &from, [y, x], channel, part);
                     x += N;
                 } else {
-                    tile::<S, KY, KX, T, N>(job, &from, [y, x], channel, channels);
+                    tile::<S, KY, KX, T, N, ONLY>(job, &from, [y, x], channel, channels);
                     x += N;
                 }
             }
@@ -176,7 +187,7 @@ unsafe fn run_rows<S: Bytes, const KY: usize, const KX: usize, const T: usize, c
 /// Computes `channels` channels of `N` neighbouring outputs; `rows` is where the first column is, and how far it is to
 /// the next.
 #[inline(always)]
-unsafe fn tile<S: Bytes, const KY: usize, const KX: usize, const T: usize, const N: usize>(
+unsafe fn tile<S: Bytes, const KY: usize, const KX: usize, const T: usize, const N: usize, const ONLY: bool>(
     job: &Job<'_>,
     rows: &[(*const u8, usize); ROWS],
     at: [usize; 2],
@@ -213,7 +224,7 @@ unsafe fn tile<S: Bytes, const KY: usize, const KX: usize, const T: usize, const
     macro_rules! outputs {
         ($($n:literal)*) => {$(
             if $n < N {
-                close::<S>(job, acc[$n % N], [at[0], at[1] + $n], channel, channels);
+                close::<S, ONLY>(job, acc[$n % N], [at[0], at[1] + $n], channel, channels);
             }
         )*};
     }
@@ -251,7 +262,7 @@ unsafe fn any<S: Bytes>(job: &Job<'_>, at: [usize; 2], channel: usize, channels:
             accumulate::<S>(&mut acc, &bytes, weights.add(tap * S::LANES * S::FORMAT.group()));
         }
     }
-    close::<S>(job, acc, at, channel, channels);
+    close::<S, false>(job, acc, at, channel, channels);
 }
 
 /// Returns the pixel that a tap of an output sees, or padding.
@@ -284,21 +295,28 @@ unsafe fn accumulate<S: Bytes>(acc: &mut [S::I; 4], bytes: &[S::X; 4], weights: 
 }
 
 #[inline(always)]
-unsafe fn close<S: Bytes>(job: &Job<'_>, acc: [S::I; 4], at: [usize; 2], channel: usize, channels: usize) {
+unsafe fn close<S: Bytes, const ONLY: bool>(
+    job: &Job<'_>,
+    acc: [S::I; 4],
+    at: [usize; 2],
+    channel: usize,
+    channels: usize,
+) {
     let conv = job.conv;
     let to = job.to.at((at[0] * job.out[1] + at[1]) * padded(conv.channels) + channel);
-    let zero = S::splat(job.steps.zero());
-    let factors = |v: usize| S::F::load(conv.requantize.factors.as_ptr().add(channel + v * S::LANES));
-    match conv.requantize.only_steps(false) {
-        Some(steps) => {
-            let x = |v: usize| bound::<S>(S::F::mul(S::float(acc[v]), factors(v)), steps);
-            S::store_interleaved(to, [x(0), x(1), x(2), x(3)], zero, channels);
-        }
-        None => {
-            let x = |v: usize| conv.requantize.close::<S>(acc[v], factors(v), None);
-            S::store_interleaved(to, [x(0), x(1), x(2), x(3)], zero, channels);
-        }
+    let factors = conv.requantize.factors.as_ptr().add(channel);
+    let mut done = [S::F::splat(0.0); 4];
+    macro_rules! each {
+        ($($v:literal)*) => {$(
+            let own = S::F::load(factors.add($v * S::LANES));
+            done[$v] = match ONLY {
+                true => bound::<S>(S::F::mul(S::float(acc[$v]), own), job.steps),
+                false => conv.requantize.close::<S>(acc[$v], own, None),
+            };
+        )*};
     }
+    each!(0 1 2 3);
+    S::store_interleaved(to, done, S::splat(job.steps.zero()), channels);
     if let Some(table) = &conv.requantize.closing.table {
         S::look_up(table, to, 1, channels, channels);
     }
