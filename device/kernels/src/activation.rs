@@ -73,6 +73,9 @@ impl Activation {
 
 /// Applies a function to vectors.
 ///
+/// Loops and no closures: a closure that is not inlined has lost the instruction set, and every vector operation in it
+/// becomes a call.
+///
 /// # Safety
 ///
 /// The machine has the instructions of `S`.
@@ -81,20 +84,36 @@ pub(crate) unsafe fn apply<S: Simd, const N: usize>(v: &mut [S::V; N], f: Activa
     match f {
         Activation::Clamp { low, high } => {
             let (low, high) = (S::splat(low), S::splat(high));
-            v.iter_mut().for_each(|x| *x = S::min(S::max(*x, low), high));
+            for x in v {
+                *x = S::min(S::max(*x, low), high);
+            }
         }
-        Activation::HardSwish => v.iter_mut().for_each(|x| *x = S::mul(*x, hard_sigmoid::<S>(*x, 1.0 / 6.0, 0.5))),
+        Activation::HardSwish => {
+            for x in v {
+                *x = S::mul(*x, hard_sigmoid::<S>(*x, 1.0 / 6.0, 0.5));
+            }
+        }
         Activation::HardSigmoid { slope, offset } => {
-            v.iter_mut().for_each(|x| *x = hard_sigmoid::<S>(*x, slope, offset));
+            for x in v {
+                *x = hard_sigmoid::<S>(*x, slope, offset);
+            }
         }
-        Activation::Sigmoid => v.iter_mut().for_each(|x| *x = S::div(S::splat(1.0), one_plus_exp_neg::<S>(*x))),
-        Activation::Silu => v.iter_mut().for_each(|x| *x = S::div(*x, one_plus_exp_neg::<S>(*x))),
+        Activation::Sigmoid => {
+            for x in v {
+                *x = S::div(S::splat(1.0), one_plus_exp_neg::<S>(*x));
+            }
+        }
+        Activation::Silu => {
+            for x in v {
+                *x = S::div(*x, one_plus_exp_neg::<S>(*x));
+            }
+        }
         Activation::Quantized { scale, low, high } => {
             let (scale, low, high) = (S::splat(scale), S::splat(low), S::splat(high));
-            // A division, as the specification has it: a product with the reciprocal may round to another step.
-            v.iter_mut().for_each(|x| {
+            for x in v {
+                // A division, as the specification has it: a product with the reciprocal may round to another step.
                 *x = S::mul(S::min(S::max(S::round(S::div(*x, scale)), low), high), scale);
-            });
+            }
         }
     }
 }
