@@ -7,12 +7,15 @@
 //!
 //! Dukhan, *The Indirect Convolution Algorithm*, arXiv:1907.02129.
 
+mod tile;
+
 use std::ops::Range;
 
 use crate::activation::{Activation, apply};
 use crate::exchange::Shared;
 use crate::simd::{Simd, dispatch};
 use crate::{BLOCK, Buffer, Isa, Threads, Window, padded};
+use tile::{Even, Rows, Table, pick};
 
 /// A convolution with its weights packed.
 #[derive(Debug, Clone)]
@@ -143,32 +146,138 @@ struct Job<'a> {
 
 #[inline(always)]
 unsafe fn run_part<S: Simd, const V: usize, const R: usize>((job, rows): (&Job<'_>, &mut [*const f32])) {
-    let taps = job.conv.window.kernel[0] * job.conv.window.kernel[1];
+    let conv = job.conv;
+    let taps = conv.window.kernel[0] * conv.window.kernel[1];
     assert!(rows.len() >= PIXELS * taps);
+    // Few weights stay in the cache and meet one tile after the other, which is written whole; many meet a batch of
+    // tiles, of which the inputs stay in the cache.
+    let limit = if size_of_val(&*conv.weights) <= SMALL { R } else { PIXELS };
+    let layout = Layout::of(job);
     let mut at = job.pixels.start;
     while at < job.pixels.end {
-        let left = job.pixels.end - at;
-        let count = left.div_ceil(left.div_ceil(PIXELS));
+        let (left, even) = layout.run_at(job, at);
+        let count = left.div_ceil(left.div_ceil(limit));
         // Tiles of equal height: 49 pixels are seven tiles of seven rather than six of eight and one of one.
         let height = count.div_ceil(count.div_ceil(R));
-        find_rows(job, at..at + count, height, rows);
+        if even.is_none() {
+            find_rows(job, at..at + count, height, rows);
+        }
         let mut block = job.blocks.start;
         while block < job.blocks.end {
-            let wide = V == 1 && block + 1 < job.blocks.end;
+            let blocks = if V > 1 { 1 } else { panel(job.blocks.end - block) };
             let mut done = 0;
             while done < count {
                 let h = height.min(count - done);
-                let table = rows.as_ptr().add(done * taps);
-                if wide {
-                    pick::<S, 2, R>(job, h, taps, table, at + done, block);
+                if let Some(mut even) = even {
+                    even.start = even.start.add(done * even.step);
+                    pick_wide::<S, V, R>(job, h, even, at + done, block, blocks);
                 } else {
-                    pick::<S, V, R>(job, h, taps, table, at + done, block);
+                    let table = Table { rows: rows.as_ptr().add(done * taps), taps: conv.window.kernel[1] };
+                    pick_wide::<S, V, R>(job, h, table, at + done, block, blocks);
                 }
                 done += h;
             }
-            block += if wide { 2 } else { 1 };
+            block += blocks;
         }
         at += count;
+    }
+}
+
+/// Returns how many blocks of one vector each are computed together, of those left: three if it can be, one never beside
+/// others, as it would leave the multiply-adds waiting for each other.
+fn panel(left: usize) -> usize {
+    match left {
+        0 | 1 => 1,
+        2 | 4 => 2,
+        _ => 3,
+    }
+}
+
+#[inline(always)]
+unsafe fn pick_wide<S: Simd, const V: usize, const R: usize>(
+    job: &Job<'_>,
+    height: usize,
+    rows: impl Rows,
+    pixel: usize,
+    block: usize,
+    blocks: usize,
+) {
+    match blocks {
+        2 if V == 1 => pick::<S, 2, R>(job, height, rows, pixel, block),
+        3 if V == 1 => pick::<S, 3, R>(job, height, rows, pixel, block),
+        _ => pick::<S, V, R>(job, height, rows, pixel, block),
+    }
+    if !matches!(job.conv.activation, Activation::Clamp { .. }) {
+        close::<S, V>(job, height, pixel, block, blocks);
+    }
+}
+
+/// Applies the activation to a tile that was just written. Not while it is in registers: the code of every tile would hold
+/// every activation.
+#[inline(always)]
+unsafe fn close<S: Simd, const V: usize>(job: &Job<'_>, height: usize, pixel: usize, block: usize, blocks: usize) {
+    let width = padded(job.conv.outputs);
+    for h in 0..height {
+        for b in 0..blocks {
+            let at = job.output.at((pixel + h) * width + (block + b) * BLOCK);
+            let mut x = [S::splat(0.0); V];
+            for (v, x) in x.iter_mut().enumerate() {
+                *x = S::load(at.add(v * S::LANES));
+            }
+            apply::<S, V>(&mut x, job.conv.activation);
+            for (v, x) in x.iter().enumerate() {
+                S::store(at.add(v * S::LANES), *x);
+            }
+        }
+    }
+}
+
+/// How the outputs fall into runs of pixels that lie at equal distances and see no padding.
+enum Layout {
+    /// All of them are one run.
+    Point,
+    /// The columns within are, of the rows within.
+    Inside([Range<usize>; 2]),
+    /// Not used: addresses are looked up in a table, which costs little where a tap has many channels.
+    Table,
+}
+
+impl Layout {
+    fn of(job: &Job<'_>) -> Self {
+        let w = &job.conv.window;
+        if *w == Window::POINT {
+            Self::Point
+        } else if job.conv.inputs < BLOCK {
+            Self::Inside([0, 1].map(|axis| w.inside(axis, job.input.size[axis], job.size[axis])))
+        } else {
+            Self::Table
+        }
+    }
+
+    /// Returns how many pixels from `at` on are alike, and where they lie if that is at equal distances.
+    unsafe fn run_at(&self, job: &Job<'_>, at: usize) -> (usize, Option<Even>) {
+        let (w, stride, left) = (&job.conv.window, job.input.stride, job.pixels.end - at);
+        let data = job.input.data.as_ptr();
+        match self {
+            Self::Point => (left, Some(Even { start: data.add(at * stride), step: stride, tap: [0; 2] })),
+            Self::Table => (left, None),
+            Self::Inside([rows, columns]) => {
+                let (y, x) = (at / job.size[1], at % job.size[1]);
+                if !rows.contains(&y) || x >= columns.end {
+                    return (left.min(job.size[1] - x), None);
+                }
+                if x < columns.start {
+                    return (left.min(columns.start - x), None);
+                }
+                let first = w.pixel(0, y, 0) * job.input.size[1] + w.pixel(1, x, 0);
+                let even = Even {
+                    start: data.add(first * stride),
+                    step: w.stride[1] * stride,
+                    tap: [w.dilation[0] * job.input.size[1] * stride, w.dilation[1] * stride],
+                };
+                (left.min(columns.end - x), Some(even))
+            }
+        }
     }
 }
 
@@ -199,88 +308,10 @@ unsafe fn find_rows(job: &Job<'_>, pixels: Range<usize>, height: usize, rows: &m
     }
 }
 
-/// Calls the tile of `height` rows.
-#[inline(always)]
-unsafe fn pick<S: Simd, const V: usize, const R: usize>(
-    job: &Job<'_>,
-    height: usize,
-    taps: usize,
-    rows: *const *const f32,
-    pixel: usize,
-    block: usize,
-) {
-    macro_rules! heights {
-        ($($h:literal)*) => {
-            match height {
-                $($h if $h <= R => tile::<S, V, $h>(job, taps, rows, pixel, block),)*
-                _ => unreachable!("tiles have 1 to R rows"),
-            }
-        };
-    }
-    heights!(1 2 3 4 5 6 7 8)
-}
-
-/// Computes `H` pixels of `V` vectors of channels.
-#[inline(always)]
-unsafe fn tile<S: Simd, const V: usize, const H: usize>(
-    job: &Job<'_>,
-    taps: usize,
-    rows: *const *const f32,
-    pixel: usize,
-    block: usize,
-) {
-    let conv = job.conv;
-    let k = conv.inputs;
-    let depth = taps * k * BLOCK;
-    let weights = conv.weights.as_ptr().add(block * depth);
-    // Vector `v` of a tile is in block `v * LANES / BLOCK` of the weights.
-    let mut b: [*const f32; V] = [weights; V];
-    for (v, p) in b.iter_mut().enumerate() {
-        *p = weights.add(v * S::LANES / BLOCK * depth + v * S::LANES % BLOCK);
-    }
-    let mut acc = [[S::splat(0.0); V]; H];
-    for v in 0..V {
-        let bias = S::load(conv.bias.as_ptr().add(block * BLOCK + v * S::LANES));
-        for row in &mut acc {
-            row[v] = bias;
-        }
-    }
-    for tap in 0..taps {
-        let mut a = [std::ptr::null(); H];
-        for (h, p) in a.iter_mut().enumerate() {
-            *p = *rows.add(tap * H + h);
-        }
-        for i in 0..k {
-            let mut w = [S::splat(0.0); V];
-            for v in 0..V {
-                w[v] = S::load(b[v].add((tap * k + i) * BLOCK));
-            }
-            for h in 0..H {
-                let x = S::splat(*a[h].add(i));
-                for v in 0..V {
-                    acc[h][v] = S::fma(x, w[v], acc[h][v]);
-                }
-            }
-        }
-    }
-    let width = padded(conv.outputs);
-    for (h, row) in acc.iter_mut().enumerate() {
-        let at = (pixel + h) * width + block * BLOCK;
-        if let Some(residual) = job.residual {
-            for (v, x) in row.iter_mut().enumerate() {
-                *x = S::add(*x, S::load(residual.as_ptr().add(at + v * S::LANES)));
-            }
-        }
-        apply::<S, V>(row, conv.activation);
-        let out = job.output.at(at);
-        for (v, x) in row.iter().enumerate() {
-            S::store(out.add(v * S::LANES), *x);
-        }
-    }
-}
-
 /// Pixels whose input rows are looked up together; their inputs stay in the cache while the weights pass by.
 const PIXELS: usize = 96;
+/// Bytes of weights that stay in the first cache beside a tile's inputs.
+const SMALL: usize = 24 << 10;
 
 #[cfg(test)]
 mod tests;
