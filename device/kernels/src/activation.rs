@@ -54,6 +54,14 @@ impl Activation {
         v[0]
     }
 
+    /// Returns the bounds of a clamp, those of the identity for another function, which [`close`] is then left with.
+    pub(crate) fn bounds(self) -> (f32, f32) {
+        match self {
+            Self::Clamp { low, high } => (low, high),
+            _ => (f32::NEG_INFINITY, f32::INFINITY),
+        }
+    }
+
     /// Returns the one function that is this and then `next`, where there is one.
     pub fn then(self, next: Self) -> Option<Self> {
         match (self, next) {
@@ -67,6 +75,31 @@ impl Activation {
                 Some(Self::Quantized { scale, low: steps(low), high: steps(high) })
             }
             _ => None,
+        }
+    }
+}
+
+/// Applies a function that is not a clamp to `len` numbers just written, a multiple of `V` vectors.
+///
+/// Kernels clamp while a result is in registers. The longer functions they leave to this, so that not each of their many
+/// tiles holds the code of each function.
+///
+/// # Safety
+///
+/// The machine has the instructions of `S`, and `len` numbers lie at `at`.
+#[inline(always)]
+pub(crate) unsafe fn close<S: Simd, const V: usize>(at: *mut f32, len: usize, f: Activation) {
+    if matches!(f, Activation::Clamp { .. }) {
+        return;
+    }
+    for i in (0..len).step_by(V * S::LANES) {
+        let mut x = [S::splat(0.0); V];
+        for (v, x) in x.iter_mut().enumerate() {
+            *x = S::load(at.add(i + v * S::LANES));
+        }
+        apply::<S, V>(&mut x, f);
+        for (v, x) in x.iter().enumerate() {
+            S::store(at.add(i + v * S::LANES), *x);
         }
     }
 }

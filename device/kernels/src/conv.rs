@@ -11,7 +11,7 @@ mod tile;
 
 use std::ops::Range;
 
-use crate::activation::{Activation, apply};
+use crate::activation::{Activation, close};
 use crate::exchange::Shared;
 use crate::simd::{Simd, dispatch};
 use crate::{BLOCK, Buffer, Isa, Threads, Window, padded};
@@ -207,28 +207,9 @@ unsafe fn pick_wide<S: Simd, const V: usize, const R: usize>(
         3 if V == 1 => pick::<S, 3, R>(job, height, rows, pixel, block),
         _ => pick::<S, V, R>(job, height, rows, pixel, block),
     }
-    if !matches!(job.conv.activation, Activation::Clamp { .. }) {
-        close::<S, V>(job, height, pixel, block, blocks);
-    }
-}
-
-/// Applies the activation to a tile that was just written. Not while it is in registers: the code of every tile would hold
-/// every activation.
-#[inline(always)]
-unsafe fn close<S: Simd, const V: usize>(job: &Job<'_>, height: usize, pixel: usize, block: usize, blocks: usize) {
     let width = padded(job.conv.outputs);
-    for h in 0..height {
-        for b in 0..blocks {
-            let at = job.output.at((pixel + h) * width + (block + b) * BLOCK);
-            let mut x = [S::splat(0.0); V];
-            for (v, x) in x.iter_mut().enumerate() {
-                *x = S::load(at.add(v * S::LANES));
-            }
-            apply::<S, V>(&mut x, job.conv.activation);
-            for (v, x) in x.iter().enumerate() {
-                S::store(at.add(v * S::LANES), *x);
-            }
-        }
+    for h in pixel..pixel + height {
+        close::<S, V>(job.output.at(h * width + block * BLOCK), blocks * BLOCK, job.conv.activation);
     }
 }
 

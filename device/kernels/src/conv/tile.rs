@@ -1,7 +1,6 @@
 //! The inner loop of the convolution: a tile of pixels by vectors of channels, held in registers.
 
 use super::Job;
-use crate::activation::Activation;
 use crate::simd::Simd;
 use crate::{BLOCK, padded};
 
@@ -105,10 +104,8 @@ unsafe fn tile<S: Simd, const V: usize, const H: usize>(job: &Job<'_>, rows: imp
             }
         }
     }
-    let (low, high) = match conv.activation {
-        Activation::Clamp { low, high } => (S::splat(low), S::splat(high)),
-        _ => (S::splat(f32::NEG_INFINITY), S::splat(f32::INFINITY)),
-    };
+    let (low, high) = conv.activation.bounds();
+    let (low, high) = (S::splat(low), S::splat(high));
     let out = job.output.at(at);
     for (h, row) in acc.iter().enumerate() {
         for (v, x) in row.iter().enumerate() {
