@@ -158,24 +158,25 @@ unsafe fn run_part<S: Simd, const V: usize, const R: usize>((job, rows): (&Job<'
         let (left, even) = layout.run_at(job, at);
         let count = left.div_ceil(left.div_ceil(limit));
         // Tiles of equal height: 49 pixels are seven tiles of seven rather than six of eight and one of one.
-        let height = count.div_ceil(count.div_ceil(R));
+        let tiles = count.div_ceil(R);
         if even.is_none() {
-            find_rows(job, at..at + count, height, rows);
+            for tile in 0..tiles {
+                let pixels = tile * count / tiles..(tile + 1) * count / tiles;
+                find_rows(job, at + pixels.start..at + pixels.end, &mut rows[pixels.start * taps..pixels.end * taps]);
+            }
         }
         let mut block = job.blocks.start;
         while block < job.blocks.end {
             let blocks = if V > 1 { 1 } else { panel(job.blocks.end - block) };
-            let mut done = 0;
-            while done < count {
-                let h = height.min(count - done);
+            for tile in 0..tiles {
+                let (start, end) = (tile * count / tiles, (tile + 1) * count / tiles);
                 if let Some(mut even) = even {
-                    even.start = even.start.add(done * even.step);
-                    pick_wide::<S, V, R>(job, h, even, at + done, block, blocks);
+                    even.start = even.start.add(start * even.step);
+                    pick_wide::<S, V, R>(job, end - start, even, at + start, block, blocks);
                 } else {
-                    let table = Table { rows: rows.as_ptr().add(done * taps), taps: conv.window.kernel[1] };
-                    pick_wide::<S, V, R>(job, h, table, at + done, block, blocks);
+                    let table = Table { rows: rows.as_ptr().add(start * taps), taps: conv.window.kernel[1] };
+                    pick_wide::<S, V, R>(job, end - start, table, at + start, block, blocks);
                 }
-                done += h;
             }
             block += blocks;
         }
@@ -262,28 +263,24 @@ impl Layout {
     }
 }
 
-/// Fills the table of input rows, `[tile, tap, pixel of the tile]`.
+/// Fills the table of a tile's input rows, `[tap, pixel]`.
 #[inline(always)]
-unsafe fn find_rows(job: &Job<'_>, pixels: Range<usize>, height: usize, rows: &mut [*const f32]) {
+unsafe fn find_rows(job: &Job<'_>, pixels: Range<usize>, rows: &mut [*const f32]) {
     let w = &job.conv.window;
     let [taps_y, taps_x] = w.kernel;
     let data = job.input.data.as_ptr();
-    let count = pixels.len();
+    let height = pixels.len();
     for (i, pixel) in pixels.enumerate() {
         let (y, x) = (pixel / job.size[1], pixel % job.size[1]);
-        let tile = i / height * height;
-        let (in_tile, tile_height) = (i - tile, height.min(count - tile));
-        let base = tile * taps_y * taps_x + in_tile;
         let (ys, xs) = (w.taps(0, y, job.input.size[0]), w.taps(1, x, job.input.size[1]));
         for ty in 0..taps_y {
             for tx in 0..taps_x {
-                let row = if ys.contains(&ty) && xs.contains(&tx) {
+                rows[(ty * taps_x + tx) * height + i] = if ys.contains(&ty) && xs.contains(&tx) {
                     let at = w.pixel(0, y, ty) * job.input.size[1] + w.pixel(1, x, tx);
                     data.add(at * job.input.stride)
                 } else {
                     job.conv.zeros.as_ptr()
                 };
-                *rows.get_unchecked_mut(base + (ty * taps_x + tx) * tile_height) = row;
             }
         }
     }

@@ -126,6 +126,7 @@ unsafe fn products<S: Simd, const V: usize, const H: usize>(
         let mut w = [S::splat(0.0); V];
         for v in 0..V {
             w[v] = S::load(b[v].add(i * BLOCK));
+            S::prefetch(b[v].wrapping_add((i + AHEAD) * BLOCK));
         }
         for h in 0..H {
             let x = S::splat(*a[h].add(i));
@@ -138,3 +139,6 @@ unsafe fn products<S: Simd, const V: usize, const H: usize>(
         *p = p.add(inputs * BLOCK);
     }
 }
+
+/// Multiplications from a weight's use back to where it is asked for, so that it arrives from the second or third cache.
+const AHEAD: usize = 32;
