@@ -176,7 +176,7 @@ impl Net {
         let weights = random(1, outputs * inputs * k * k);
         let scale = 1.0 / ((inputs * k * k) as f32).sqrt();
         let weights: Vec<f32> = weights.iter().map(|w| w * scale).collect();
-        let conv = Conv::new(&weights, &random(2, outputs), window, f);
+        let conv = Conv::new(&weights, &random(2, outputs), window, f).for_input(self.size);
         let class = if self.size == [1, 1] {
             "full"
         } else if k == 1 {

@@ -8,6 +8,7 @@
 //! Dukhan, *The Indirect Convolution Algorithm*, arXiv:1907.02129.
 
 mod tile;
+mod winograd;
 
 use std::ops::Range;
 
@@ -15,7 +16,8 @@ use crate::activation::{Activation, close};
 use crate::exchange::Shared;
 use crate::simd::{Simd, dispatch};
 use crate::{BLOCK, Buffer, Isa, Threads, Window, padded};
-use tile::{Even, Rows, Table, pick};
+use tile::{Even, Product, Table, multiply, together};
+use winograd::run_tiles;
 
 /// A convolution with its weights packed.
 #[derive(Debug, Clone)]
@@ -24,13 +26,22 @@ pub struct Conv {
     /// Channels of a tap that are multiplied.
     inputs: usize,
     outputs: usize,
-    /// `[padded(outputs) / BLOCK, taps, inputs, BLOCK]`.
+    method: Method,
     weights: Buffer,
     /// `[padded(outputs)]`.
     bias: Buffer,
     /// A pixel of padding.
     zeros: Buffer,
     activation: Activation,
+}
+
+/// How it is computed, and what its weights are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Method {
+    /// By definition; `[padded(outputs) / BLOCK, taps, inputs, BLOCK]`.
+    Direct,
+    /// `[places, padded(outputs) / BLOCK, inputs, BLOCK]`.
+    Winograd,
 }
 
 /// An activation that is read: `[h, w]` pixels of `stride` numbers each.
@@ -67,12 +78,28 @@ impl Conv {
         let mut padded_bias = Buffer::zeros(padded(outputs));
         padded_bias[..outputs].copy_from_slice(bias);
         let zeros = Buffer::zeros(inputs);
-        Self { window, inputs, outputs, weights: packed, bias: padded_bias, zeros, activation }
+        Self { window, inputs, outputs, method: Method::Direct, weights: packed, bias: padded_bias, zeros, activation }
+    }
+
+    /// Settles on the method that is fastest for inputs of `size`. Inputs of any other are still computed.
+    ///
+    /// A 3x3 window that moves by one pixel is computed by Winograd's method where the picture has tiles enough to make up
+    /// for reading four times as many weights, and where those stay below 10 MB.
+    #[must_use]
+    pub fn for_input(mut self, size: [usize; 2]) -> Self {
+        if self.method == Method::Direct && winograd::pays(&self, size) {
+            self.weights = winograd::weights(&self);
+            self.method = Method::Winograd;
+        }
+        self
     }
 
     /// Returns the bytes of working memory that a thread needs.
     pub fn scratch(&self) -> usize {
-        PIXELS * self.window.kernel[0] * self.window.kernel[1] * size_of::<*const f32>()
+        match self.method {
+            Method::Direct => PIXELS * self.window.kernel[0] * self.window.kernel[1] * size_of::<*const f32>(),
+            Method::Winograd => winograd::scratch(self),
+        }
     }
 
     /// Returns the number of output channels.
@@ -114,48 +141,69 @@ impl Conv {
         assert!(input.stride >= self.inputs && input.data.len() >= input.size[0] * input.size[1] * input.stride);
         assert!(output.len() >= pixels * width && residual.is_none_or(|r| r.len() >= pixels * width));
         assert!(isa.is_available());
-        let shared = Shared::new(output);
+        let job = Job { conv: self, input, size, residual, output: Shared::new(output) };
+        if self.method == Method::Winograd {
+            threads.split(winograd::tiles(size), 1, self.scratch(), &|tiles, scratch| {
+                let part = winograd::Part { job: &job, tiles };
+                // SAFETY: the machine has the instruction set; lengths are checked above; the tiles of the threads are
+                // disjoint, and so are the pixels that they write.
+                unsafe { dispatch!(isa, run_tiles, (part, scratch.view()), (winograd::Part<'_>, &mut [f32])) }
+            });
+            return;
+        }
         // One pixel is split by channels, many by pixels.
         let blocks = width / BLOCK;
         let by_channel = pixels < 4 * threads.count();
-        let work = |range: Range<usize>, scratch: &mut Buffer<u8>| {
+        threads.split(if by_channel { blocks } else { pixels }, 1, self.scratch(), &|range, scratch| {
             let (pixels, blocks) = if by_channel { (0..pixels, range) } else { (range, 0..blocks) };
-            let job = Job { conv: self, input, size, residual, output: shared, pixels, blocks };
+            let part = Part { job: &job, pixels, blocks };
             // SAFETY: the machine has the instruction set; lengths are checked above; the ranges of the threads are
             // disjoint, in pixels or in blocks of channels, so no place is written twice.
-            unsafe { dispatch!(isa, run_part, (&job, scratch.view()), (&Job<'_>, &mut [*const f32])) }
-        };
-        if by_channel {
-            threads.split(blocks, 1, self.scratch(), &work);
-        } else {
-            threads.split(pixels, 1, self.scratch(), &work);
-        }
+            unsafe { dispatch!(isa, run_part, (part, scratch.view()), (Part<'_>, &mut [*const f32])) }
+        });
     }
 }
 
-/// What one thread does.
+/// One call of [`Conv::run`], its lengths checked.
 struct Job<'a> {
     conv: &'a Conv,
     input: Source<'a>,
+    /// Of the output.
     size: [usize; 2],
     residual: Option<&'a [f32]>,
     output: Shared<'a, f32>,
+}
+
+/// What one thread does of it.
+struct Part<'a> {
+    job: &'a Job<'a>,
     pixels: Range<usize>,
     blocks: Range<usize>,
 }
 
 #[inline(always)]
-unsafe fn run_part<S: Simd, const V: usize, const R: usize>((job, rows): (&Job<'_>, &mut [*const f32])) {
-    let conv = job.conv;
+unsafe fn run_part<S: Simd, const V: usize, const R: usize>((part, rows): (Part<'_>, &mut [*const f32])) {
+    let (job, conv) = (part.job, part.job.conv);
     let taps = conv.window.kernel[0] * conv.window.kernel[1];
     assert!(rows.len() >= PIXELS * taps);
+    let width = padded(conv.outputs);
+    let product = Product {
+        taps: conv.window.kernel,
+        inputs: conv.inputs,
+        weights: conv.weights.as_ptr(),
+        bias: conv.bias.as_ptr(),
+        residual: job.residual.map(<[f32]>::as_ptr),
+        bounds: conv.activation.bounds(),
+        output: job.output.at(0),
+        width,
+    };
     // Few weights stay in the cache and meet one tile after the other, which is written whole; many meet a batch of
     // tiles, of which the inputs stay in the cache.
     let limit = if size_of_val(&*conv.weights) <= SMALL { R } else { PIXELS };
     let layout = Layout::of(job);
-    let mut at = job.pixels.start;
-    while at < job.pixels.end {
-        let (left, even) = layout.run_at(job, at);
+    let mut at = part.pixels.start;
+    while at < part.pixels.end {
+        let (left, even) = layout.run_at(job, at, part.pixels.end - at);
         let count = left.div_ceil(left.div_ceil(limit));
         // Tiles of equal height: 49 pixels are seven tiles of seven rather than six of eight and one of one.
         let tiles = count.div_ceil(R);
@@ -165,52 +213,26 @@ unsafe fn run_part<S: Simd, const V: usize, const R: usize>((job, rows): (&Job<'
                 find_rows(job, at + pixels.start..at + pixels.end, &mut rows[pixels.start * taps..pixels.end * taps]);
             }
         }
-        let mut block = job.blocks.start;
-        while block < job.blocks.end {
-            let blocks = if V > 1 { 1 } else { panel(job.blocks.end - block) };
+        let mut block = part.blocks.start;
+        while block < part.blocks.end {
+            let blocks = together::<V>(part.blocks.end - block);
             for tile in 0..tiles {
                 let (start, end) = (tile * count / tiles, (tile + 1) * count / tiles);
-                if let Some(mut even) = even {
-                    even.start = even.start.add(start * even.step);
-                    pick_wide::<S, V, R>(job, end - start, even, at + start, block, blocks);
+                let (pixel, height) = (at + start, end - start);
+                if let Some(even) = even {
+                    multiply::<S, V, R>(&product, height, even.after(start), pixel, block, blocks);
                 } else {
                     let table = Table { rows: rows.as_ptr().add(start * taps), taps: conv.window.kernel[1] };
-                    pick_wide::<S, V, R>(job, end - start, table, at + start, block, blocks);
+                    multiply::<S, V, R>(&product, height, table, pixel, block, blocks);
+                }
+                for pixel in pixel..pixel + height {
+                    let out = job.output.at(pixel * width + block * BLOCK);
+                    close::<S, V>(out, blocks * BLOCK, conv.activation);
                 }
             }
             block += blocks;
         }
         at += count;
-    }
-}
-
-/// Returns how many blocks of one vector each are computed together, of those left: three if it can be, one never beside
-/// others, as it would leave the multiply-adds waiting for each other.
-fn panel(left: usize) -> usize {
-    match left {
-        0 | 1 => 1,
-        2 | 4 => 2,
-        _ => 3,
-    }
-}
-
-#[inline(always)]
-unsafe fn pick_wide<S: Simd, const V: usize, const R: usize>(
-    job: &Job<'_>,
-    height: usize,
-    rows: impl Rows,
-    pixel: usize,
-    block: usize,
-    blocks: usize,
-) {
-    match blocks {
-        2 if V == 1 => pick::<S, 2, R>(job, height, rows, pixel, block),
-        3 if V == 1 => pick::<S, 3, R>(job, height, rows, pixel, block),
-        _ => pick::<S, V, R>(job, height, rows, pixel, block),
-    }
-    let width = padded(job.conv.outputs);
-    for h in pixel..pixel + height {
-        close::<S, V>(job.output.at(h * width + block * BLOCK), blocks * BLOCK, job.conv.activation);
     }
 }
 
@@ -236,9 +258,9 @@ impl Layout {
         }
     }
 
-    /// Returns how many pixels from `at` on are alike, and where they lie if that is at equal distances.
-    unsafe fn run_at(&self, job: &Job<'_>, at: usize) -> (usize, Option<Even>) {
-        let (w, stride, left) = (&job.conv.window, job.input.stride, job.pixels.end - at);
+    /// Returns how many pixels from `at` on, of `left`, are alike, and where they lie if that is at equal distances.
+    unsafe fn run_at(&self, job: &Job<'_>, at: usize, left: usize) -> (usize, Option<Even>) {
+        let (w, stride) = (&job.conv.window, job.input.stride);
         let data = job.input.data.as_ptr();
         match self {
             Self::Point => (left, Some(Even { start: data.add(at * stride), step: stride, tap: [0; 2] })),

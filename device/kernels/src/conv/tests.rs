@@ -137,6 +137,39 @@ proptest! {
     }
 
     #[test]
+    fn winograds_method_equals_the_definition_on_every_instruction_set(
+        seed: u64, before in [0usize..=3, 0usize..=3], after in [0usize..=3, 0usize..=3], f in functions(),
+        size in [1usize..=18, 1usize..=18], inputs in 1usize..=3, more in 0usize..=2, outputs in 1usize..=70,
+        threads in 1usize..=3, with_residual: bool,
+    ) {
+        let w = Window { kernel: [3; 2], before, after, ..Window::POINT };
+        let Some(out) = w.output(size) else { return Ok(()) };
+        let inputs = inputs * BLOCK;
+        let x = numbers(seed, size[0] * size[1] * inputs);
+        let scale = 1.0 / (9.0 * inputs as f32).sqrt();
+        let weights: Vec<f32> = numbers(seed ^ 1, outputs * inputs * 9).iter().map(|w| w * scale).collect();
+        let bias = numbers(seed ^ 2, outputs);
+        let residual = numbers(seed ^ 3, out[0] * out[1] * outputs);
+        let expected = reference(&x, size, &weights, &bias, &w, 1);
+        let stride = inputs + more;
+        let (wide, wide_residual) = (spread(&x, inputs, stride), spread(&residual, outputs, padded(outputs)));
+        // Of another size than it is for, too.
+        let conv = Conv::new(&weights, &bias, w, f).for_input([64, 64]);
+        prop_assert!(conv.method == Method::Winograd);
+        let mut team = Threads::new(threads);
+        for isa in Isa::available() {
+            let mut y = vec![55.0; out[0] * out[1] * padded(outputs)];
+            let source = Source { data: &wide, size, stride };
+            conv.run(isa, &mut team, source, with_residual.then_some(&wide_residual[..]), &mut y);
+            for (i, e) in expected.iter().enumerate() {
+                let found = y[i / outputs * padded(outputs) + i % outputs];
+                let e = exact(e + if with_residual { f64::from(residual[i]) } else { 0.0 }, f);
+                prop_assert!((f64::from(found) - e).abs() <= 2e-5 * (1.0 + e.abs()), "{isa:?} {i}: {found} {e}");
+            }
+        }
+    }
+
+    #[test]
     fn depthwise_convolutions_equal_their_definition_on_every_instruction_set(
         seed: u64, w in window(), f in functions(), size in [1usize..=13, 1usize..=30],
         channels in prop_oneof![3 => 1usize..=40, 1 => 60usize..=140], threads in 1usize..=3,
@@ -159,4 +192,24 @@ proptest! {
             }
         }
     }
+}
+
+/// Activations as a ReLU6 leaves them, all of one sign, are the hardest: differences of large numbers.
+#[test]
+fn winograds_method_rounds_little_more_than_the_definition() {
+    let (size, inputs, outputs) = ([14, 14], 256, 16);
+    let w = Window { kernel: [3; 2], before: [1; 2], after: [1; 2], ..Window::POINT };
+    let x: Vec<f32> = numbers(1, size[0] * size[1] * inputs).iter().map(|x| (6.0 * x).max(0.0)).collect();
+    let scale = 1.0 / (9.0 * inputs as f32).sqrt();
+    let weights: Vec<f32> = numbers(2, outputs * inputs * 9).iter().map(|w| w * scale).collect();
+    let expected = reference(&x, size, &weights, &[0.0; 16], &w, 1);
+    let largest = expected.iter().fold(0.0, |m: f64, e| m.max(e.abs()));
+    let error = |conv: &Conv| {
+        let mut y = vec![0.0; size[0] * size[1] * outputs];
+        conv.run(Isa::best(), &mut Threads::new(1), Source { data: &x, size, stride: inputs }, None, &mut y);
+        y.iter().zip(&expected).fold(0.0, |m: f64, (y, e)| m.max((f64::from(*y) - e).abs())) / largest
+    };
+    let direct = Conv::new(&weights, &[0.0; 16], w, Activation::NONE);
+    let (winograd, direct) = (error(&direct.clone().for_input(size)), error(&direct));
+    assert!(winograd < 1e-5 && winograd > direct, "{winograd} {direct}");
 }

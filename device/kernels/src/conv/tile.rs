@@ -1,8 +1,7 @@
 //! The inner loop of the convolution: a tile of pixels by vectors of channels, held in registers.
 
-use super::Job;
+use crate::BLOCK;
 use crate::simd::Simd;
-use crate::{BLOCK, padded};
 
 /// Where the taps of a tile's pixels find their input.
 pub(super) trait Rows: Copy {
@@ -35,6 +34,14 @@ pub(super) struct Even {
     pub(super) tap: [usize; 2],
 }
 
+impl Even {
+    /// Returns the pixels from the given one on.
+    #[inline(always)]
+    pub(super) unsafe fn after(self, pixels: usize) -> Self {
+        Self { start: self.start.add(pixels * self.step), ..self }
+    }
+}
+
 impl Rows for Even {
     #[inline(always)]
     unsafe fn row<const H: usize>(self, y: usize, x: usize, h: usize) -> *const f32 {
@@ -42,10 +49,59 @@ impl Rows for Even {
     }
 }
 
-/// Calls the tile of `height` pixels.
+/// A matrix product of input pixels, found by [`Rows`], with packed weights, and how it is closed.
+///
+/// Whoever makes one promises that what it points to is there for every pixel and block that is then asked for.
+pub(super) struct Product {
+    /// Taps on the height and on the width.
+    pub(super) taps: [usize; 2],
+    /// Channels of a tap.
+    pub(super) inputs: usize,
+    /// `[blocks, taps, inputs, BLOCK]`.
+    pub(super) weights: *const f32,
+    /// `[blocks, BLOCK]`.
+    pub(super) bias: *const f32,
+    /// `[pixels, width]`, added before the clamp.
+    pub(super) residual: Option<*const f32>,
+    /// Smallest and largest result.
+    pub(super) bounds: (f32, f32),
+    /// `[pixels, width]`.
+    pub(super) output: *mut f32,
+    pub(super) width: usize,
+}
+
+/// Returns how many blocks are computed together, of those left, where a block is `V` vectors: three of one vector if it can
+/// be, one never beside others, as its few multiply-adds would wait for each other.
 #[inline(always)]
-pub(super) unsafe fn pick<S: Simd, const V: usize, const R: usize>(
-    job: &Job<'_>,
+pub(super) fn together<const V: usize>(left: usize) -> usize {
+    match left {
+        _ if V > 1 => 1,
+        0 | 1 => 1,
+        2 | 4 => 2,
+        _ => 3,
+    }
+}
+
+/// Computes `height` pixels, at most `R`, of as many blocks as [`together`] says.
+#[inline(always)]
+pub(super) unsafe fn multiply<S: Simd, const V: usize, const R: usize>(
+    product: &Product,
+    height: usize,
+    rows: impl Rows,
+    pixel: usize,
+    block: usize,
+    blocks: usize,
+) {
+    match blocks {
+        2 if V == 1 => pick::<S, 2, R>(product, height, rows, pixel, block),
+        3 if V == 1 => pick::<S, 3, R>(product, height, rows, pixel, block),
+        _ => pick::<S, V, R>(product, height, rows, pixel, block),
+    }
+}
+
+#[inline(always)]
+unsafe fn pick<S: Simd, const V: usize, const R: usize>(
+    product: &Product,
     height: usize,
     rows: impl Rows,
     pixel: usize,
@@ -54,7 +110,7 @@ pub(super) unsafe fn pick<S: Simd, const V: usize, const R: usize>(
     macro_rules! heights {
         ($($h:literal)*) => {
             match height {
-                $($h if $h <= R => tile::<S, V, $h>(job, rows, pixel, block),)*
+                $($h if $h <= R => tile::<S, V, $h>(product, rows, pixel, block),)*
                 _ => unreachable!("tiles have 1 to R rows"),
             }
         };
@@ -62,13 +118,17 @@ pub(super) unsafe fn pick<S: Simd, const V: usize, const R: usize>(
     heights!(1 2 3 4 5 6 7 8)
 }
 
-/// Computes `H` pixels of `V` vectors of channels, but for an activation that is not a clamp.
+/// Computes `H` pixels of `V` vectors of channels.
 #[inline(always)]
-unsafe fn tile<S: Simd, const V: usize, const H: usize>(job: &Job<'_>, rows: impl Rows, pixel: usize, block: usize) {
-    let conv = job.conv;
-    let [taps_y, taps_x] = conv.window.kernel;
-    let panel = taps_y * taps_x * conv.inputs * BLOCK;
-    let weights = conv.weights.as_ptr().add(block * panel);
+unsafe fn tile<S: Simd, const V: usize, const H: usize>(
+    product: &Product,
+    rows: impl Rows,
+    pixel: usize,
+    block: usize,
+) {
+    let ([taps_y, taps_x], inputs, width) = (product.taps, product.inputs, product.width);
+    let panel = taps_y * taps_x * inputs * BLOCK;
+    let weights = product.weights.add(block * panel);
     // Vector `v` of a tile is in block `v * LANES / BLOCK` of the weights.
     let mut b = [weights; V];
     for (v, p) in b.iter_mut().enumerate() {
@@ -76,7 +136,7 @@ unsafe fn tile<S: Simd, const V: usize, const H: usize>(job: &Job<'_>, rows: imp
     }
     let mut acc = [[S::splat(0.0); V]; H];
     for v in 0..V {
-        let bias = S::load(conv.bias.as_ptr().add(block * BLOCK + v * S::LANES));
+        let bias = S::load(product.bias.add(block * BLOCK + v * S::LANES));
         for row in &mut acc {
             row[v] = bias;
         }
@@ -87,26 +147,24 @@ unsafe fn tile<S: Simd, const V: usize, const H: usize>(job: &Job<'_>, rows: imp
             for (h, p) in a.iter_mut().enumerate() {
                 *p = rows.row::<H>(y, x, h);
             }
-            if conv.inputs == 3 {
+            if inputs == 3 {
                 // The colours of a picture: a loop of three is worth unrolling.
                 products::<S, V, H>(&mut acc, &a, &mut b, 3);
             } else {
-                products::<S, V, H>(&mut acc, &a, &mut b, conv.inputs);
+                products::<S, V, H>(&mut acc, &a, &mut b, inputs);
             }
         }
     }
-    let width = padded(conv.outputs);
     let at = pixel * width + block * BLOCK;
-    if let Some(residual) = job.residual {
+    if let Some(residual) = product.residual {
         for (h, row) in acc.iter_mut().enumerate() {
             for (v, x) in row.iter_mut().enumerate() {
-                *x = S::add(*x, S::load(residual.as_ptr().add(at + h * width + v * S::LANES)));
+                *x = S::add(*x, S::load(residual.add(at + h * width + v * S::LANES)));
             }
         }
     }
-    let (low, high) = conv.activation.bounds();
-    let (low, high) = (S::splat(low), S::splat(high));
-    let out = job.output.at(at);
+    let (low, high) = (S::splat(product.bounds.0), S::splat(product.bounds.1));
+    let out = product.output.add(at);
     for (h, row) in acc.iter().enumerate() {
         for (v, x) in row.iter().enumerate() {
             S::store(out.add(h * width + v * S::LANES), S::min(S::max(*x, low), high));
