@@ -150,7 +150,7 @@ unsafe fn tile<S: Simd, const K: usize, const T: usize, const N: usize, const ED
     on: Range<usize>,
 ) {
     let (conv, w) = (job.conv, &job.conv.window);
-    let width = padded(conv.channels);
+    let (width, columns) = (padded(conv.channels), (N - 1) * T + K);
     let line = job.size[1] * width;
     let ys = w.taps(0, y, job.size[0]);
     let (low, high) = conv.activation.bounds();
@@ -169,22 +169,34 @@ unsafe fn tile<S: Simd, const K: usize, const T: usize, const N: usize, const ED
             for (tx, k) in k.iter_mut().enumerate() {
                 *k = S::load(weights.add(tx * width));
             }
-            for column in 0..(N - 1) * T + K {
-                if !EDGE || on.contains(&column) {
-                    // One load serves every output of which the column is a tap.
-                    let value = S::load(from.wrapping_add(column * width));
-                    for n in 0..N {
-                        if n * T <= column && column < n * T + K {
-                            acc[n] = S::fma(value, k[column - n * T], acc[n]);
-                        }
-                    }
-                }
+            // Written out: left to the compiler, the longer of these loops stay loops, with their sums in memory.
+            macro_rules! columns {
+                ($($c:literal)*) => {
+                    $(if $c < columns && (!EDGE || on.contains(&$c)) {
+                        column::<S, K, T, N, $c>(&mut acc, &k, S::load(from.wrapping_add($c * width)));
+                    })*
+                };
             }
+            columns!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
             from = from.wrapping_add(w.dilation[0] * line);
             weights = weights.wrapping_add(K * width);
         }
         for (n, a) in acc.iter().enumerate() {
             S::store(out.add(n * width + channel), S::min(S::max(*a, low), high));
+        }
+    }
+}
+
+/// Adds the products of the input in column `C` of a tile, to every output of which it is a tap.
+#[inline(always)]
+unsafe fn column<S: Simd, const K: usize, const T: usize, const N: usize, const C: usize>(
+    acc: &mut [S::V; N],
+    k: &[S::V; K],
+    value: S::V,
+) {
+    for (n, sum) in acc.iter_mut().enumerate() {
+        if n * T <= C && C < n * T + K {
+            *sum = S::fma(value, k[C - n * T], *sum);
         }
     }
 }
