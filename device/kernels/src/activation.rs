@@ -157,28 +157,52 @@ unsafe fn hard_sigmoid<S: Simd>(x: S::V, slope: f32, offset: f32) -> S::V {
     S::min(S::max(y, S::splat(0.0)), S::splat(1.0))
 }
 
-/// Returns `1 + exp(-x)`; the exponential is within 2 units in the last place.
+/// Returns `1 + exp(-x)`; the exponential is off by 5e-7 of its value at most, and by `|x|` / 10^7 more where products are not
+/// fused.
 ///
-/// # Source
-///
-/// Range reduction by Cody and Waite, coefficients of Cephes `expf`.
+/// With `x = t - n ln 2`, where `n` is whole and `|t| <= ln 2 / 2`, it is `2^n exp(-t)`. The polynomial for `exp(-t)` is exact at
+/// zero and meets it at the Chebyshev points of the interval; its relative error is 2e-7.
 #[inline(always)]
 unsafe fn one_plus_exp_neg<S: Simd>(x: S::V) -> S::V {
-    let x = S::min(S::max(S::mul(x, S::splat(-1.0)), S::splat(-87.0)), S::splat(87.0));
-    let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
-    let r = S::fma(n, S::splat(-0.693_359_4), x);
-    let r = S::fma(n, S::splat(2.121_944_4e-4), r);
-    let mut p = S::splat(1.987_569_2e-4);
-    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
-        p = S::fma(p, r, S::splat(c));
+    let x = S::min(S::max(x, S::splat(-87.0)), S::splat(87.0));
+    let n = S::round(S::mul(x, S::splat(-std::f32::consts::LOG2_E)));
+    let t = S::fma(n, S::splat(std::f32::consts::LN_2), x);
+    let mut p = S::splat(-0.008_363_203);
+    for c in [0.041_875_854, -0.166_665_76, 0.499_993_7, -1.0, 1.0] {
+        p = S::fma(p, t, S::splat(c));
     }
-    let p = S::add(S::fma(S::mul(p, r), r, r), S::splat(1.0));
-    S::fma(p, S::pow2(n), S::splat(1.0))
+    S::add(S::times_pow2(p, n), S::splat(1.0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn exponentials_are_close_everywhere() {
+        for i in -100_000..=100_000 {
+            let x = i as f32 * 1e-3;
+            let exact = 1.0 / (1.0 + (-f64::from(x)).exp());
+            for isa in crate::Isa::available() {
+                let mut y = [x; crate::BLOCK];
+                crate::pointwise::run(
+                    isa,
+                    &mut crate::Threads::new(1),
+                    &[x; crate::BLOCK],
+                    crate::pointwise::Pointwise::Nothing,
+                    Activation::Sigmoid,
+                    &mut y,
+                );
+                // Below -87 the exponential is held, so that no number is too large.
+                let off = (f64::from(y[0]) - exact).abs();
+                assert!(
+                    off <= (5e-7 + 1e-7 * f64::from(x.abs())) * exact || (x < -87.0 && off < 1e-37),
+                    "{isa:?} {x}: {} {exact}",
+                    y[0]
+                );
+            }
+        }
+    }
 
     #[test]
     fn a_function_and_the_next_equal_both_in_turn() {
