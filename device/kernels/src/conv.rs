@@ -1,7 +1,8 @@
 //! Dense convolution, pointwise and fully connected layers in f32: one indirect matrix product.
 //!
-//! For a tile of output pixels a table says where each of the kernel's taps finds its input pixel (a row of zeros where
-//! the tap falls on padding), so that no patch is ever copied.
+//! A tile of output pixels by channels is summed in registers, over rows of input pixels that are never copied. Pixels at equal
+//! distances, as of pointwise layers, are reached by steps; others by a table that says where each tap of the window finds
+//! its pixel, a row of zeros where it falls on padding. Windows of 3x3 may go by Winograd's method instead.
 //!
 //! # Source
 //!

@@ -122,15 +122,16 @@ unsafe fn strip<S: Simd, const V: usize, const K: usize, const T: usize, const N
 ) -> usize {
     let columns = (N - 1) * T + K;
     let (start, before) = (x * T, job.conv.window.before[1]);
-    // The columns that are on the picture.
+    // The columns that are on the picture, and a bit for each.
     let lo = before.saturating_sub(start).min(columns);
     let hi = (job.size[1] + before).saturating_sub(start).min(columns);
+    let on = (1_u32 << hi) - (1 << lo);
     let width = padded(job.conv.channels);
     for y in job.rows.clone() {
         if lo == 0 && hi == columns {
-            tile::<S, K, T, N, false>(job, y, x, channels.clone(), 0..columns);
+            tile::<S, K, T, N, false>(job, y, x, channels.clone(), 0);
         } else {
-            tile::<S, K, T, N, true>(job, y, x, channels.clone(), lo..hi);
+            tile::<S, K, T, N, true>(job, y, x, channels.clone(), on);
         }
         for n in 0..N {
             let out = job.output.at((y * job.out[1] + x + n) * width + channels.start);
@@ -140,14 +141,14 @@ unsafe fn strip<S: Simd, const V: usize, const K: usize, const T: usize, const N
     N
 }
 
-/// Computes `N` outputs of a row; at an `EDGE` only the columns `on` are read.
+/// Computes `N` outputs of a row; at an `EDGE` only the columns are read of which the bit is set in `on`.
 #[inline(always)]
 unsafe fn tile<S: Simd, const K: usize, const T: usize, const N: usize, const EDGE: bool>(
     job: &Job<'_>,
     y: usize,
     x: usize,
     channels: Range<usize>,
-    on: Range<usize>,
+    on: u32,
 ) {
     let (conv, w) = (job.conv, &job.conv.window);
     let (width, columns) = (padded(conv.channels), (N - 1) * T + K);
@@ -172,7 +173,7 @@ unsafe fn tile<S: Simd, const K: usize, const T: usize, const N: usize, const ED
             // Written out: left to the compiler, the longer of these loops stay loops, with their sums in memory.
             macro_rules! columns {
                 ($($c:literal)*) => {
-                    $(if $c < columns && (!EDGE || on.contains(&$c)) {
+                    $(if $c < columns && (!EDGE || on & (1 << $c) != 0) {
                         column::<S, K, T, N, $c>(&mut acc, &k, S::load(from.wrapping_add($c * width)));
                     })*
                 };
