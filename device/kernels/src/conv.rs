@@ -1,18 +1,24 @@
 //! Dense convolution, pointwise and fully connected layers in f32: one indirect matrix product.
 //!
-//! For a tile of output pixels a table says where each of the kernel's taps finds its input pixel (a row of zeros where
-//! the tap falls on padding), so that no patch is ever copied.
+//! A tile of output pixels by channels is summed in registers, over rows of input pixels that are never copied. Pixels at equal
+//! distances, as of pointwise layers, are reached by steps; others by a table that says where each tap of the window finds
+//! its pixel, a row of zeros where it falls on padding. Windows of 3x3 may go by Winograd's method instead.
 //!
 //! # Source
 //!
 //! Dukhan, *The Indirect Convolution Algorithm*, arXiv:1907.02129.
 
+mod tile;
+mod winograd;
+
 use std::ops::Range;
 
-use crate::activation::{Activation, apply};
+use crate::activation::{Activation, close};
 use crate::exchange::Shared;
 use crate::simd::{Simd, dispatch};
 use crate::{BLOCK, Buffer, Isa, Threads, Window, padded};
+use tile::{Even, Product, Table, multiply, together};
+use winograd::run_tiles;
 
 /// A convolution with its weights packed.
 #[derive(Debug, Clone)]
@@ -21,13 +27,22 @@ pub struct Conv {
     /// Channels of a tap that are multiplied.
     inputs: usize,
     outputs: usize,
-    /// `[padded(outputs) / BLOCK, taps, inputs, BLOCK]`.
+    method: Method,
     weights: Buffer,
     /// `[padded(outputs)]`.
     bias: Buffer,
     /// A pixel of padding.
     zeros: Buffer,
     activation: Activation,
+}
+
+/// How it is computed, and what its weights are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Method {
+    /// By definition; `[padded(outputs) / BLOCK, taps, inputs, BLOCK]`.
+    Direct,
+    /// `[places, padded(outputs) / BLOCK, inputs, BLOCK]`.
+    Winograd,
 }
 
 /// An activation that is read: `[h, w]` pixels of `stride` numbers each.
@@ -64,12 +79,28 @@ impl Conv {
         let mut padded_bias = Buffer::zeros(padded(outputs));
         padded_bias[..outputs].copy_from_slice(bias);
         let zeros = Buffer::zeros(inputs);
-        Self { window, inputs, outputs, weights: packed, bias: padded_bias, zeros, activation }
+        Self { window, inputs, outputs, method: Method::Direct, weights: packed, bias: padded_bias, zeros, activation }
+    }
+
+    /// Settles on the method that is fastest for inputs of `size`. Inputs of any other are still computed.
+    ///
+    /// A 3x3 window that moves by one pixel is computed by Winograd's method where the picture has tiles enough to make up
+    /// for reading four times as many weights, and where those stay below 10 MB.
+    #[must_use]
+    pub fn for_input(mut self, size: [usize; 2]) -> Self {
+        if self.method == Method::Direct && winograd::pays(&self, size) {
+            self.weights = winograd::weights(&self);
+            self.method = Method::Winograd;
+        }
+        self
     }
 
     /// Returns the bytes of working memory that a thread needs.
     pub fn scratch(&self) -> usize {
-        PIXELS * self.window.kernel[0] * self.window.kernel[1] * size_of::<*const f32>()
+        match self.method {
+            Method::Direct => PIXELS * self.window.kernel[0] * self.window.kernel[1] * size_of::<*const f32>(),
+            Method::Winograd => winograd::scratch(self),
+        }
     }
 
     /// Returns the number of output channels.
@@ -111,176 +142,177 @@ impl Conv {
         assert!(input.stride >= self.inputs && input.data.len() >= input.size[0] * input.size[1] * input.stride);
         assert!(output.len() >= pixels * width && residual.is_none_or(|r| r.len() >= pixels * width));
         assert!(isa.is_available());
-        let shared = Shared::new(output);
+        let job = Job { conv: self, input, size, residual, output: Shared::new(output) };
+        if self.method == Method::Winograd {
+            threads.split(winograd::tiles(size), 1, self.scratch(), &|tiles, scratch| {
+                let part = winograd::Part { job: &job, tiles };
+                // SAFETY: the machine has the instruction set; lengths are checked above; the tiles of the threads are
+                // disjoint, and so are the pixels that they write.
+                unsafe { dispatch!(isa, run_tiles, (part, scratch.view()), (winograd::Part<'_>, &mut [f32])) }
+            });
+            return;
+        }
         // One pixel is split by channels, many by pixels.
         let blocks = width / BLOCK;
         let by_channel = pixels < 4 * threads.count();
-        let work = |range: Range<usize>, scratch: &mut Buffer<u8>| {
+        threads.split(if by_channel { blocks } else { pixels }, 1, self.scratch(), &|range, scratch| {
             let (pixels, blocks) = if by_channel { (0..pixels, range) } else { (range, 0..blocks) };
-            let job = Job { conv: self, input, size, residual, output: shared, pixels, blocks };
+            let part = Part { job: &job, pixels, blocks };
             // SAFETY: the machine has the instruction set; lengths are checked above; the ranges of the threads are
             // disjoint, in pixels or in blocks of channels, so no place is written twice.
-            unsafe { dispatch!(isa, run_part, (&job, scratch.view()), (&Job<'_>, &mut [*const f32])) }
-        };
-        if by_channel {
-            threads.split(blocks, 1, self.scratch(), &work);
-        } else {
-            threads.split(pixels, 1, self.scratch(), &work);
-        }
+            unsafe { dispatch!(isa, run_part, (part, scratch.view()), (Part<'_>, &mut [*const f32])) }
+        });
     }
 }
 
-/// What one thread does.
+/// One call of [`Conv::run`], its lengths checked.
 struct Job<'a> {
     conv: &'a Conv,
     input: Source<'a>,
+    /// Of the output.
     size: [usize; 2],
     residual: Option<&'a [f32]>,
     output: Shared<'a, f32>,
+}
+
+/// What one thread does of it.
+struct Part<'a> {
+    job: &'a Job<'a>,
     pixels: Range<usize>,
     blocks: Range<usize>,
 }
 
 #[inline(always)]
-unsafe fn run_part<S: Simd, const V: usize, const R: usize>((job, rows): (&Job<'_>, &mut [*const f32])) {
-    let taps = job.conv.window.kernel[0] * job.conv.window.kernel[1];
+unsafe fn run_part<S: Simd, const V: usize, const R: usize>((part, rows): (Part<'_>, &mut [*const f32])) {
+    let (job, conv) = (part.job, part.job.conv);
+    let taps = conv.window.kernel[0] * conv.window.kernel[1];
     assert!(rows.len() >= PIXELS * taps);
-    let mut at = job.pixels.start;
-    while at < job.pixels.end {
-        let left = job.pixels.end - at;
-        let count = left.div_ceil(left.div_ceil(PIXELS));
+    let width = padded(conv.outputs);
+    let product = Product {
+        taps: conv.window.kernel,
+        inputs: conv.inputs,
+        weights: conv.weights.as_ptr(),
+        bias: conv.bias.as_ptr(),
+        residual: job.residual.map(<[f32]>::as_ptr),
+        bounds: conv.activation.bounds(),
+        output: job.output.at(0),
+        width,
+    };
+    // Few weights stay in the cache and meet one tile after the other, which is written whole; many meet a batch of
+    // tiles, of which the inputs stay in the cache.
+    let limit = if size_of_val(&*conv.weights) <= SMALL { R } else { PIXELS };
+    let layout = Layout::of(job);
+    let mut at = part.pixels.start;
+    while at < part.pixels.end {
+        let (left, even) = layout.run_at(job, at, part.pixels.end - at);
+        let count = left.div_ceil(left.div_ceil(limit));
         // Tiles of equal height: 49 pixels are seven tiles of seven rather than six of eight and one of one.
-        let height = count.div_ceil(count.div_ceil(R));
-        find_rows(job, at..at + count, height, rows);
-        let mut block = job.blocks.start;
-        while block < job.blocks.end {
-            let wide = V == 1 && block + 1 < job.blocks.end;
-            let mut done = 0;
-            while done < count {
-                let h = height.min(count - done);
-                let table = rows.as_ptr().add(done * taps);
-                if wide {
-                    pick::<S, 2, R>(job, h, taps, table, at + done, block);
-                } else {
-                    pick::<S, V, R>(job, h, taps, table, at + done, block);
-                }
-                done += h;
+        let tiles = count.div_ceil(R);
+        if even.is_none() {
+            for tile in 0..tiles {
+                let pixels = tile * count / tiles..(tile + 1) * count / tiles;
+                find_rows(job, at + pixels.start..at + pixels.end, &mut rows[pixels.start * taps..pixels.end * taps]);
             }
-            block += if wide { 2 } else { 1 };
+        }
+        let mut block = part.blocks.start;
+        while block < part.blocks.end {
+            let blocks = together::<V>(part.blocks.end - block);
+            for tile in 0..tiles {
+                let (start, end) = (tile * count / tiles, (tile + 1) * count / tiles);
+                let (pixel, height) = (at + start, end - start);
+                if let Some(even) = even {
+                    multiply::<S, V, R>(&product, height, even.after(start), pixel, block, blocks);
+                } else {
+                    let table = Table { rows: rows.as_ptr().add(start * taps), taps: conv.window.kernel[1] };
+                    multiply::<S, V, R>(&product, height, table, pixel, block, blocks);
+                }
+                for pixel in pixel..pixel + height {
+                    let out = job.output.at(pixel * width + block * BLOCK);
+                    close::<S, V>(out, blocks * BLOCK, conv.activation);
+                }
+            }
+            block += blocks;
         }
         at += count;
     }
 }
 
-/// Fills the table of input rows, `[tile, tap, pixel of the tile]`.
+/// How the outputs fall into runs of pixels that lie at equal distances and see no padding.
+enum Layout {
+    /// All of them are one run.
+    Point,
+    /// The columns within are, of the rows within.
+    Inside([Range<usize>; 2]),
+    /// Not used: addresses are looked up in a table, which costs little where a tap has many channels.
+    Table,
+}
+
+impl Layout {
+    fn of(job: &Job<'_>) -> Self {
+        let w = &job.conv.window;
+        if *w == Window::POINT {
+            Self::Point
+        } else if job.conv.inputs < BLOCK {
+            Self::Inside([0, 1].map(|axis| w.inside(axis, job.input.size[axis], job.size[axis])))
+        } else {
+            Self::Table
+        }
+    }
+
+    /// Returns how many pixels from `at` on, of `left`, are alike, and where they lie if that is at equal distances.
+    unsafe fn run_at(&self, job: &Job<'_>, at: usize, left: usize) -> (usize, Option<Even>) {
+        let (w, stride) = (&job.conv.window, job.input.stride);
+        let data = job.input.data.as_ptr();
+        match self {
+            Self::Point => (left, Some(Even { start: data.add(at * stride), step: stride, tap: [0; 2] })),
+            Self::Table => (left, None),
+            Self::Inside([rows, columns]) => {
+                let (y, x) = (at / job.size[1], at % job.size[1]);
+                if !rows.contains(&y) || x >= columns.end {
+                    return (left.min(job.size[1] - x), None);
+                }
+                if x < columns.start {
+                    return (left.min(columns.start - x), None);
+                }
+                let first = w.pixel(0, y, 0) * job.input.size[1] + w.pixel(1, x, 0);
+                let even = Even {
+                    start: data.add(first * stride),
+                    step: w.stride[1] * stride,
+                    tap: [w.dilation[0] * job.input.size[1] * stride, w.dilation[1] * stride],
+                };
+                (left.min(columns.end - x), Some(even))
+            }
+        }
+    }
+}
+
+/// Fills the table of a tile's input rows, `[tap, pixel]`.
 #[inline(always)]
-unsafe fn find_rows(job: &Job<'_>, pixels: Range<usize>, height: usize, rows: &mut [*const f32]) {
+unsafe fn find_rows(job: &Job<'_>, pixels: Range<usize>, rows: &mut [*const f32]) {
     let w = &job.conv.window;
     let [taps_y, taps_x] = w.kernel;
     let data = job.input.data.as_ptr();
-    let count = pixels.len();
+    let height = pixels.len();
     for (i, pixel) in pixels.enumerate() {
         let (y, x) = (pixel / job.size[1], pixel % job.size[1]);
-        let tile = i / height * height;
-        let (in_tile, tile_height) = (i - tile, height.min(count - tile));
-        let base = tile * taps_y * taps_x + in_tile;
         let (ys, xs) = (w.taps(0, y, job.input.size[0]), w.taps(1, x, job.input.size[1]));
         for ty in 0..taps_y {
             for tx in 0..taps_x {
-                let row = if ys.contains(&ty) && xs.contains(&tx) {
+                rows[(ty * taps_x + tx) * height + i] = if ys.contains(&ty) && xs.contains(&tx) {
                     let at = w.pixel(0, y, ty) * job.input.size[1] + w.pixel(1, x, tx);
                     data.add(at * job.input.stride)
                 } else {
                     job.conv.zeros.as_ptr()
                 };
-                *rows.get_unchecked_mut(base + (ty * taps_x + tx) * tile_height) = row;
             }
-        }
-    }
-}
-
-/// Calls the tile of `height` rows.
-#[inline(always)]
-unsafe fn pick<S: Simd, const V: usize, const R: usize>(
-    job: &Job<'_>,
-    height: usize,
-    taps: usize,
-    rows: *const *const f32,
-    pixel: usize,
-    block: usize,
-) {
-    macro_rules! heights {
-        ($($h:literal)*) => {
-            match height {
-                $($h if $h <= R => tile::<S, V, $h>(job, taps, rows, pixel, block),)*
-                _ => unreachable!("tiles have 1 to R rows"),
-            }
-        };
-    }
-    heights!(1 2 3 4 5 6 7 8)
-}
-
-/// Computes `H` pixels of `V` vectors of channels.
-#[inline(always)]
-unsafe fn tile<S: Simd, const V: usize, const H: usize>(
-    job: &Job<'_>,
-    taps: usize,
-    rows: *const *const f32,
-    pixel: usize,
-    block: usize,
-) {
-    let conv = job.conv;
-    let k = conv.inputs;
-    let depth = taps * k * BLOCK;
-    let weights = conv.weights.as_ptr().add(block * depth);
-    // Vector `v` of a tile is in block `v * LANES / BLOCK` of the weights.
-    let mut b: [*const f32; V] = [weights; V];
-    for (v, p) in b.iter_mut().enumerate() {
-        *p = weights.add(v * S::LANES / BLOCK * depth + v * S::LANES % BLOCK);
-    }
-    let mut acc = [[S::splat(0.0); V]; H];
-    for v in 0..V {
-        let bias = S::load(conv.bias.as_ptr().add(block * BLOCK + v * S::LANES));
-        for row in &mut acc {
-            row[v] = bias;
-        }
-    }
-    for tap in 0..taps {
-        let mut a = [std::ptr::null(); H];
-        for (h, p) in a.iter_mut().enumerate() {
-            *p = *rows.add(tap * H + h);
-        }
-        for i in 0..k {
-            let mut w = [S::splat(0.0); V];
-            for v in 0..V {
-                w[v] = S::load(b[v].add((tap * k + i) * BLOCK));
-            }
-            for h in 0..H {
-                let x = S::splat(*a[h].add(i));
-                for v in 0..V {
-                    acc[h][v] = S::fma(x, w[v], acc[h][v]);
-                }
-            }
-        }
-    }
-    let width = padded(conv.outputs);
-    for (h, row) in acc.iter_mut().enumerate() {
-        let at = (pixel + h) * width + block * BLOCK;
-        if let Some(residual) = job.residual {
-            for (v, x) in row.iter_mut().enumerate() {
-                *x = S::add(*x, S::load(residual.as_ptr().add(at + v * S::LANES)));
-            }
-        }
-        apply::<S, V>(row, conv.activation);
-        let out = job.output.at(at);
-        for (v, x) in row.iter().enumerate() {
-            S::store(out.add(v * S::LANES), *x);
         }
     }
 }
 
 /// Pixels whose input rows are looked up together; their inputs stay in the cache while the weights pass by.
 const PIXELS: usize = 96;
+/// Bytes of weights that stay in the first cache beside a tile's inputs.
+const SMALL: usize = 24 << 10;
 
 #[cfg(test)]
 mod tests;

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use crate::activation::{Activation, apply};
+use crate::activation::{Activation, close};
 use crate::exchange::Shared;
 use crate::simd::{Simd, dispatch};
-use crate::{Buffer, Isa, Threads, Window, padded};
+use crate::{BLOCK, Buffer, Isa, Threads, Window, padded};
 
 /// A depthwise convolution with its weights packed.
 #[derive(Debug, Clone)]
@@ -83,87 +83,154 @@ struct Job<'a> {
 #[inline(always)]
 unsafe fn run_part<S: Simd, const V: usize, const R: usize>(job: &Job<'_>) {
     let w = &job.conv.window;
-    match (w.kernel, w.stride[1], w.dilation[1]) {
-        ([_, 3], 1, 1) => run_rows::<S, 3, 1>(job),
-        ([_, 3], 2, 1) => run_rows::<S, 3, 2>(job),
-        ([_, 5], 1, 1) => run_rows::<S, 5, 1>(job),
-        ([_, 5], 2, 1) => run_rows::<S, 5, 2>(job),
-        _ => run_rows::<S, 0, 0>(job),
+    match (w.kernel[1], w.stride[1], w.dilation[1]) {
+        (3, 1, 1) => strips::<S, V, 3, 1>(job),
+        (3, 2, 1) => strips::<S, V, 3, 2>(job),
+        (5, 1, 1) => strips::<S, V, 5, 1>(job),
+        (5, 2, 1) => strips::<S, V, 5, 2>(job),
+        _ => any::<S, V>(job),
     }
 }
 
-/// Does every row; `K` taps and stride `T` on the width are known, or 0 where they are not.
+/// Does every row with `K` taps and a stride of `T` on the width: strips from top to bottom, of so few channels that the
+/// rows that the next output sees again are still in the first cache.
 #[inline(always)]
-unsafe fn run_rows<S: Simd, const K: usize, const T: usize>(job: &Job<'_>) {
-    let w = &job.conv.window;
-    let inside = if K == 0 { 0..0 } else { w.inside(1, job.size[1], job.out[1]) };
+unsafe fn strips<S: Simd, const V: usize, const K: usize, const T: usize>(job: &Job<'_>) {
     let width = padded(job.conv.channels);
-    for y in job.rows.clone() {
-        for channel in (0..width).step_by(S::LANES) {
-            let mut x = 0;
-            while x < job.out[1] {
-                if !inside.contains(&x) {
-                    border::<S>(job, y, x, channel);
-                    x += 1;
-                } else if x + TILE <= inside.end {
-                    tile::<S, K, T, TILE>(job, y, x, channel);
-                    x += TILE;
-                } else {
-                    tile::<S, K, T, 1>(job, y, x, channel);
-                    x += 1;
-                }
-            }
+    let column = job.conv.window.kernel[0] * size_of::<f32>();
+    let chunk = (CACHED / (column * ((WIDEST - 1) * T + K))).max(BLOCK) / BLOCK * BLOCK;
+    for start in (0..width).step_by(chunk) {
+        let channels = start..width.min(start + chunk);
+        let mut x = 0;
+        while x < job.out[1] {
+            x += match job.out[1] - x {
+                WIDEST.. => strip::<S, V, K, T, WIDEST>(job, x, channels.clone()),
+                4.. => strip::<S, V, K, T, 4>(job, x, channels.clone()),
+                2.. => strip::<S, V, K, T, 2>(job, x, channels.clone()),
+                _ => strip::<S, V, K, T, 1>(job, x, channels.clone()),
+            };
         }
     }
 }
 
-/// Computes `N` neighbouring outputs that see no padding on the sides.
+/// Computes `N` neighbouring outputs of every row, and returns `N`.
 #[inline(always)]
-unsafe fn tile<S: Simd, const K: usize, const T: usize, const N: usize>(
+unsafe fn strip<S: Simd, const V: usize, const K: usize, const T: usize, const N: usize>(
+    job: &Job<'_>,
+    x: usize,
+    channels: Range<usize>,
+) -> usize {
+    let columns = (N - 1) * T + K;
+    let (start, before) = (x * T, job.conv.window.before[1]);
+    // The columns that are on the picture, and a bit for each.
+    let lo = before.saturating_sub(start).min(columns);
+    let hi = (job.size[1] + before).saturating_sub(start).min(columns);
+    let on = (1_u32 << hi) - (1 << lo);
+    let width = padded(job.conv.channels);
+    for y in job.rows.clone() {
+        if lo == 0 && hi == columns {
+            tile::<S, K, T, N, false>(job, y, x, channels.clone(), 0);
+        } else {
+            tile::<S, K, T, N, true>(job, y, x, channels.clone(), on);
+        }
+        for n in 0..N {
+            let out = job.output.at((y * job.out[1] + x + n) * width + channels.start);
+            close::<S, V>(out, channels.len(), job.conv.activation);
+        }
+    }
+    N
+}
+
+/// Computes `N` outputs of a row; at an `EDGE` only the columns are read of which the bit is set in `on`.
+#[inline(always)]
+unsafe fn tile<S: Simd, const K: usize, const T: usize, const N: usize, const EDGE: bool>(
     job: &Job<'_>,
     y: usize,
     x: usize,
-    channel: usize,
+    channels: Range<usize>,
+    on: u32,
 ) {
     let (conv, w) = (job.conv, &job.conv.window);
-    let width = padded(conv.channels);
-    let mut acc = [S::load(conv.bias.as_ptr().add(channel)); N];
-    for ty in w.taps(0, y, job.size[0]) {
-        let at = w.pixel(0, y, ty) * job.size[1] + w.pixel(1, x, 0);
-        let row = job.input.as_ptr().add(at * width + channel);
-        let weights = conv.weights.as_ptr().add(ty * K * width + channel);
-        // With the loops unrolled, neighbours share their loads.
-        for tx in 0..K {
-            let weight = S::load(weights.add(tx * width));
-            for (n, a) in acc.iter_mut().enumerate() {
-                *a = S::fma(S::load(row.add((n * T + tx) * width)), weight, *a);
+    let (width, columns) = (padded(conv.channels), (N - 1) * T + K);
+    let line = job.size[1] * width;
+    let ys = w.taps(0, y, job.size[0]);
+    let (low, high) = conv.activation.bounds();
+    let (low, high) = (S::splat(low), S::splat(high));
+    // At an edge the first column may lie before the picture: its address is computed, never read.
+    let top = (y * w.stride[0] + ys.start * w.dilation[0]).wrapping_sub(w.before[0]);
+    let first = top.wrapping_mul(line).wrapping_add((x * T).wrapping_sub(w.before[1]).wrapping_mul(width));
+    let from = job.input.as_ptr().wrapping_add(first);
+    let weights = conv.weights.as_ptr().add(ys.start * K * width);
+    let out = job.output.at((y * job.out[1] + x) * width);
+    for channel in channels.step_by(S::LANES) {
+        let mut acc = [S::load(conv.bias.as_ptr().add(channel)); N];
+        let (mut from, mut weights) = (from.wrapping_add(channel), weights.add(channel));
+        for _ in ys.clone() {
+            let mut k = [S::splat(0.0); K];
+            for (tx, k) in k.iter_mut().enumerate() {
+                *k = S::load(weights.add(tx * width));
             }
+            // Written out: left to the compiler, the longer of these loops stay loops, with their sums in memory.
+            macro_rules! columns {
+                ($($c:literal)*) => {
+                    $(if $c < columns && (!EDGE || on & (1 << $c) != 0) {
+                        column::<S, K, T, N, $c>(&mut acc, &k, S::load(from.wrapping_add($c * width)));
+                    })*
+                };
+            }
+            columns!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
+            from = from.wrapping_add(w.dilation[0] * line);
+            weights = weights.wrapping_add(K * width);
         }
-    }
-    apply::<S, N>(&mut acc, conv.activation);
-    let out = job.output.at((y * job.out[1] + x) * width + channel);
-    for (n, a) in acc.iter().enumerate() {
-        S::store(out.add(n * width), *a);
+        for (n, a) in acc.iter().enumerate() {
+            S::store(out.add(n * width + channel), S::min(S::max(*a, low), high));
+        }
     }
 }
 
-/// Computes one output of any window.
+/// Adds the products of the input in column `C` of a tile, to every output of which it is a tap.
 #[inline(always)]
-unsafe fn border<S: Simd>(job: &Job<'_>, y: usize, x: usize, channel: usize) {
+unsafe fn column<S: Simd, const K: usize, const T: usize, const N: usize, const C: usize>(
+    acc: &mut [S::V; N],
+    k: &[S::V; K],
+    value: S::V,
+) {
+    for (n, sum) in acc.iter_mut().enumerate() {
+        if n * T <= C && C < n * T + K {
+            *sum = S::fma(value, k[C - n * T], *sum);
+        }
+    }
+}
+
+/// Does every row of any window.
+#[inline(always)]
+unsafe fn any<S: Simd, const V: usize>(job: &Job<'_>) {
     let (conv, w) = (job.conv, &job.conv.window);
     let width = padded(conv.channels);
-    let mut acc = S::load(conv.bias.as_ptr().add(channel));
-    for ty in w.taps(0, y, job.size[0]) {
-        for tx in w.taps(1, x, job.size[1]) {
-            let at = w.pixel(0, y, ty) * job.size[1] + w.pixel(1, x, tx);
-            let weight = S::load(conv.weights.as_ptr().add((ty * w.kernel[1] + tx) * width + channel));
-            acc = S::fma(S::load(job.input.as_ptr().add(at * width + channel)), weight, acc);
+    for y in job.rows.clone() {
+        let ys = w.taps(0, y, job.size[0]);
+        for x in 0..job.out[1] {
+            let xs = w.taps(1, x, job.size[1]);
+            let out = job.output.at((y * job.out[1] + x) * width);
+            for channel in (0..width).step_by(S::LANES) {
+                let mut acc = S::load(conv.bias.as_ptr().add(channel));
+                for ty in ys.clone() {
+                    for tx in xs.clone() {
+                        let at = w.pixel(0, y, ty) * job.size[1] + w.pixel(1, x, tx);
+                        let weight = S::load(conv.weights.as_ptr().add((ty * w.kernel[1] + tx) * width + channel));
+                        acc = S::fma(S::load(job.input.as_ptr().add(at * width + channel)), weight, acc);
+                    }
+                }
+                let (low, high) = conv.activation.bounds();
+                S::store(out.add(channel), S::min(S::max(acc, S::splat(low)), S::splat(high)));
+            }
+            close::<S, V>(out, width, conv.activation);
         }
     }
-    let mut done = [acc];
-    apply::<S, 1>(&mut done, conv.activation);
-    S::store(job.output.at((y * job.out[1] + x) * width + channel), done[0]);
 }
 
-/// Outputs computed together.
-const TILE: usize = 4;
+/// Outputs of a strip, side by side. Seven divides the sizes of networks made for 224 pixels, and the registers of AVX2
+/// hold no more.
+const WIDEST: usize = 7;
+/// Bytes of the first cache that a strip's inputs may fill.
+const CACHED: usize = 24 << 10;

@@ -64,26 +64,33 @@ struct Job<'a> {
 #[inline(always)]
 unsafe fn run_part<S: Simd, const V: usize, const R: usize>(job: &Job<'_>) {
     let (from, to) = (job.input.as_ptr(), job.output.at(job.start));
-    let step = |i: usize, v: S::V| {
-        let mut done = [v];
-        apply::<S, 1>(&mut done, job.activation);
-        S::store(to.add(i), done[0]);
-    };
     let len = job.input.len();
     match job.operation {
         Pointwise::Add(other) => {
             let other = other.as_ptr().add(job.start);
             for i in (0..len).step_by(S::LANES) {
-                step(i, S::add(S::load(from.add(i)), S::load(other.add(i))));
+                close::<S>(to.add(i), S::add(S::load(from.add(i)), S::load(other.add(i))), job.activation);
             }
         }
         Pointwise::Scale(factors) => {
             for pixel in (0..len).step_by(factors.len()) {
                 for c in (0..factors.len()).step_by(S::LANES) {
-                    step(pixel + c, S::mul(S::load(from.add(pixel + c)), S::load(factors.as_ptr().add(c))));
+                    let product = S::mul(S::load(from.add(pixel + c)), S::load(factors.as_ptr().add(c)));
+                    close::<S>(to.add(pixel + c), product, job.activation);
                 }
             }
         }
-        Pointwise::Nothing => (0..len).step_by(S::LANES).for_each(|i| step(i, S::load(from.add(i)))),
+        Pointwise::Nothing => {
+            for i in (0..len).step_by(S::LANES) {
+                close::<S>(to.add(i), S::load(from.add(i)), job.activation);
+            }
+        }
     }
+}
+
+#[inline(always)]
+unsafe fn close<S: Simd>(to: *mut f32, v: S::V, f: Activation) {
+    let mut done = [v];
+    apply::<S, 1>(&mut done, f);
+    S::store(to, done[0]);
 }

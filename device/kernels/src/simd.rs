@@ -19,6 +19,9 @@ pub(crate) trait Simd: Copy {
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(p: *const f32) -> Self::V;
     unsafe fn store(p: *mut f32, v: Self::V);
+    /// Asks for the cache line at an address, which need not exist.
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const f32) {}
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
@@ -28,8 +31,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// Rounds half to even.
     unsafe fn round(a: Self::V) -> Self::V;
-    /// Returns `2^n` of whole numbers from -126 to 127.
-    unsafe fn pow2(n: Self::V) -> Self::V;
+    /// Returns `a * 2^n` for whole numbers `n` from -126 to 127.
+    unsafe fn times_pow2(a: Self::V, n: Self::V) -> Self::V;
 }
 
 /// Plain Rust.
@@ -81,8 +84,8 @@ impl Simd for Scalar {
         a.round_ties_even()
     }
     #[inline(always)]
-    unsafe fn pow2(n: f32) -> f32 {
-        f32::from_bits(((n as i32 + 127) as u32) << 23)
+    unsafe fn times_pow2(a: f32, n: f32) -> f32 {
+        a * f32::from_bits(((n as i32 + 127) as u32) << 23)
     }
 }
 

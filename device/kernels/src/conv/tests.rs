@@ -48,24 +48,35 @@ fn reference(x: &[f32], size: [usize; 2], weights: &[f32], bias: &[f32], w: &Win
     y
 }
 
-fn spread(x: &[f32], channels: usize) -> Vec<f32> {
+/// Puts `stride` numbers between a pixel and the next.
+fn spread(x: &[f32], channels: usize, stride: usize) -> Vec<f32> {
     let mut wide = Vec::new();
     for pixel in x.chunks(channels) {
         wide.extend_from_slice(pixel);
-        wide.resize(wide.len().next_multiple_of(BLOCK), 77.0);
+        wide.resize(wide.len() + stride - channels, 77.0);
     }
     wide
 }
 
 fn window() -> impl Strategy<Value = Window> {
     let axis = (1usize..=5, 1usize..=3, 1usize..=2, 0usize..=3, 0usize..=3);
-    (axis.clone(), axis).prop_map(|(a, b)| Window {
+    let any = (axis.clone(), axis).prop_map(|(a, b)| Window {
         kernel: [a.0, b.0],
         stride: [a.1, b.1],
         dilation: [a.2, b.2],
         before: [a.3, b.3],
         after: [a.4, b.4],
-    })
+    });
+    // What networks are made of: the kernels have paths of their own for it.
+    let side = (prop_oneof![Just(3usize), Just(5)], 1usize..=2, 0usize..=2, 0usize..=2);
+    let usual = side.prop_map(|(k, s, before, after)| Window {
+        kernel: [k; 2],
+        stride: [s; 2],
+        dilation: [1; 2],
+        before: [before; 2],
+        after: [after; 2],
+    });
+    prop_oneof![2 => any, 2 => usual, 1 => Just(Window::POINT)]
 }
 
 fn functions() -> impl Strategy<Value = Activation> {
@@ -96,12 +107,12 @@ fn exact(x: f64, f: Activation) -> f64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
     fn dense_convolutions_equal_their_definition_on_every_instruction_set(
-        seed: u64, w in window(), f in functions(), size in [1usize..=12, 1usize..=12],
-        inputs in 1usize..=35, outputs in 1usize..=70, threads in 1usize..=3, with_residual: bool,
+        seed: u64, w in window(), f in functions(), size in [1usize..=13, 1usize..=30],
+        inputs in prop_oneof![1usize..=4, 1usize..=70], more in 0usize..=2, outputs in 1usize..=70, threads in 1usize..=3, with_residual: bool,
     ) {
         let Some(out) = w.output(size) else { return Ok(()) };
         let x = numbers(seed, size[0] * size[1] * inputs);
@@ -109,12 +120,13 @@ proptest! {
         let bias = numbers(seed ^ 2, outputs);
         let residual = numbers(seed ^ 3, out[0] * out[1] * outputs);
         let expected = reference(&x, size, &weights, &bias, &w, 1);
-        let (wide, wide_residual) = (spread(&x, inputs), spread(&residual, outputs));
+        let stride = if more < 2 { inputs + more } else { padded(inputs) };
+        let (wide, wide_residual) = (spread(&x, inputs, stride), spread(&residual, outputs, padded(outputs)));
         let conv = Conv::new(&weights, &bias, w, f);
         let mut team = Threads::new(threads);
         for isa in Isa::available() {
             let mut y = vec![55.0; out[0] * out[1] * padded(outputs)];
-            let source = Source { data: &wide, size, stride: padded(inputs) };
+            let source = Source { data: &wide, size, stride };
             conv.run(isa, &mut team, source, with_residual.then_some(&wide_residual[..]), &mut y);
             for (i, e) in expected.iter().enumerate() {
                 let found = y[i / outputs * padded(outputs) + i % outputs];
@@ -125,16 +137,49 @@ proptest! {
     }
 
     #[test]
+    fn winograds_method_equals_the_definition_on_every_instruction_set(
+        seed: u64, before in [0usize..=3, 0usize..=3], after in [0usize..=3, 0usize..=3], f in functions(),
+        size in [1usize..=18, 1usize..=18], inputs in 1usize..=3, more in 0usize..=2, outputs in 1usize..=70,
+        threads in 1usize..=3, with_residual: bool,
+    ) {
+        let w = Window { kernel: [3; 2], before, after, ..Window::POINT };
+        let Some(out) = w.output(size) else { return Ok(()) };
+        let inputs = inputs * BLOCK;
+        let x = numbers(seed, size[0] * size[1] * inputs);
+        let scale = 1.0 / (9.0 * inputs as f32).sqrt();
+        let weights: Vec<f32> = numbers(seed ^ 1, outputs * inputs * 9).iter().map(|w| w * scale).collect();
+        let bias = numbers(seed ^ 2, outputs);
+        let residual = numbers(seed ^ 3, out[0] * out[1] * outputs);
+        let expected = reference(&x, size, &weights, &bias, &w, 1);
+        let stride = inputs + more;
+        let (wide, wide_residual) = (spread(&x, inputs, stride), spread(&residual, outputs, padded(outputs)));
+        // Of another size than it is for, too.
+        let conv = Conv::new(&weights, &bias, w, f).for_input([64, 64]);
+        prop_assert!(conv.method == Method::Winograd);
+        let mut team = Threads::new(threads);
+        for isa in Isa::available() {
+            let mut y = vec![55.0; out[0] * out[1] * padded(outputs)];
+            let source = Source { data: &wide, size, stride };
+            conv.run(isa, &mut team, source, with_residual.then_some(&wide_residual[..]), &mut y);
+            for (i, e) in expected.iter().enumerate() {
+                let found = y[i / outputs * padded(outputs) + i % outputs];
+                let e = exact(e + if with_residual { f64::from(residual[i]) } else { 0.0 }, f);
+                prop_assert!((f64::from(found) - e).abs() <= 2e-5 * (1.0 + e.abs()), "{isa:?} {i}: {found} {e}");
+            }
+        }
+    }
+
+    #[test]
     fn depthwise_convolutions_equal_their_definition_on_every_instruction_set(
-        seed: u64, w in window(), f in functions(), size in [1usize..=14, 1usize..=14],
-        channels in 1usize..=40, threads in 1usize..=3,
+        seed: u64, w in window(), f in functions(), size in [1usize..=13, 1usize..=30],
+        channels in prop_oneof![3 => 1usize..=40, 1 => 60usize..=140], threads in 1usize..=3,
     ) {
         let Some(out) = w.output(size) else { return Ok(()) };
         let x = numbers(seed, size[0] * size[1] * channels);
         let weights = numbers(seed ^ 1, channels * w.kernel[0] * w.kernel[1]);
         let bias = numbers(seed ^ 2, channels);
         let expected = reference(&x, size, &weights, &bias, &w, channels);
-        let wide = spread(&x, channels);
+        let wide = spread(&x, channels, padded(channels));
         let conv = Depthwise::new(&weights, &bias, w, f);
         let mut team = Threads::new(threads);
         for isa in Isa::available() {
@@ -147,4 +192,24 @@ proptest! {
             }
         }
     }
+}
+
+/// Activations as a ReLU6 leaves them, all of one sign, are the hardest: differences of large numbers.
+#[test]
+fn winograds_method_rounds_little_more_than_the_definition() {
+    let (size, inputs, outputs) = ([14, 14], 256, 16);
+    let w = Window { kernel: [3; 2], before: [1; 2], after: [1; 2], ..Window::POINT };
+    let x: Vec<f32> = numbers(1, size[0] * size[1] * inputs).iter().map(|x| (6.0 * x).max(0.0)).collect();
+    let scale = 1.0 / (9.0 * inputs as f32).sqrt();
+    let weights: Vec<f32> = numbers(2, outputs * inputs * 9).iter().map(|w| w * scale).collect();
+    let expected = reference(&x, size, &weights, &[0.0; 16], &w, 1);
+    let largest = expected.iter().fold(0.0, |m: f64, e| m.max(e.abs()));
+    let error = |conv: &Conv| {
+        let mut y = vec![0.0; size[0] * size[1] * outputs];
+        conv.run(Isa::best(), &mut Threads::new(1), Source { data: &x, size, stride: inputs }, None, &mut y);
+        y.iter().zip(&expected).fold(0.0, |m: f64, (y, e)| m.max((f64::from(*y) - e).abs())) / largest
+    };
+    let direct = Conv::new(&weights, &[0.0; 16], w, Activation::NONE);
+    let (winograd, direct) = (error(&direct.clone().for_input(size)), error(&direct));
+    assert!(winograd < 1e-5 && winograd > direct, "{winograd} {direct}");
 }

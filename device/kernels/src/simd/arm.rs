@@ -52,8 +52,8 @@ impl Simd for Neon {
         vrndnq_f32(a)
     }
     #[inline(always)]
-    unsafe fn pow2(n: float32x4_t) -> float32x4_t {
+    unsafe fn times_pow2(a: float32x4_t, n: float32x4_t) -> float32x4_t {
         let bits = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
-        vreinterpretq_f32_s32(vshlq_n_s32::<23>(bits))
+        vmulq_f32(a, vreinterpretq_f32_s32(vshlq_n_s32::<23>(bits)))
     }
 }

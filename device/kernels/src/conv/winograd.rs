@@ -1,0 +1,274 @@
+//! Winograd's method for 3x3 windows: a quarter of the multiplications.
+//!
+//! An input patch of 6 x 6 pixels and the weights are transformed so that the convolution becomes 36 products, one a
+//! place of the patch, and those are transformed back to 4 x 4 outputs. Over many patches each place is a matrix product.
+//!
+//! # Source
+//!
+//! Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*, arXiv:1509.09308; the points of interpolation,
+//! 0, ±1/√2, ±√2 and infinity, are ncnn's: they round better than the usual 0, ±1, ±2.
+
+use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
+use std::ops::Range;
+
+use super::tile::{Even, Product, multiply, together};
+use super::{Conv, Job};
+use crate::activation::close;
+use crate::simd::Simd;
+use crate::{BLOCK, Buffer, Window, padded};
+
+/// Whether the method is faster than the definition for inputs of `size`.
+pub(super) fn pays(conv: &Conv, size: [usize; 2]) -> bool {
+    let window = Window { kernel: [3; 2], before: conv.window.before, after: conv.window.after, ..Window::POINT };
+    conv.window == window
+        && conv.inputs.is_multiple_of(BLOCK)
+        && PLACES * conv.inputs * padded(conv.outputs) * size_of::<f32>() <= MOST_WEIGHTS
+        && window.output(size).is_some_and(|out| tiles(out) >= FEWEST_TILES)
+}
+
+/// Returns the transformed weights of a convolution that holds direct ones, `[places, outputs / BLOCK, inputs, BLOCK]`.
+pub(super) fn weights(conv: &Conv) -> Buffer {
+    let (inputs, outputs) = (conv.inputs, padded(conv.outputs));
+    let mut transformed = Buffer::zeros(PLACES * inputs * outputs);
+    for o in 0..outputs {
+        for i in 0..inputs {
+            let mut g = [[0.0; 3]; 3];
+            for (tap, g) in g.as_flattened_mut().iter_mut().enumerate() {
+                *g = f64::from(conv.weights[((o / BLOCK * 9 + tap) * inputs + i) * BLOCK + o % BLOCK]);
+            }
+            let rows = g.map(weight_line);
+            for x in 0..SIDE {
+                let places = weight_line(column(&rows, x));
+                for (y, value) in places.into_iter().enumerate() {
+                    let place = y * SIDE + x;
+                    transformed[((place * outputs / BLOCK + o / BLOCK) * inputs + i) * BLOCK + o % BLOCK] =
+                        value as f32;
+                }
+            }
+        }
+    }
+    transformed
+}
+
+/// Returns the bytes of working memory that a thread needs.
+pub(super) fn scratch(conv: &Conv) -> usize {
+    let batch = batch(conv);
+    PLACES * (plane(batch, conv.inputs) + plane(batch, WIDEST)) * size_of::<f32>()
+}
+
+/// Returns the number of tiles of an output.
+pub(super) fn tiles(out: [usize; 2]) -> usize {
+    out[0].div_ceil(TILE) * out[1].div_ceil(TILE)
+}
+
+/// What one thread does.
+pub(super) struct Part<'a> {
+    pub(super) job: &'a Job<'a>,
+    pub(super) tiles: Range<usize>,
+}
+
+#[inline(always)]
+pub(super) unsafe fn run_tiles<S: Simd, const V: usize, const R: usize>((part, memory): (Part<'_>, &mut [f32])) {
+    let (job, conv) = (part.job, part.job.conv);
+    let blocks = padded(conv.outputs) / BLOCK;
+    let (inner, limit) = (plane(batch(conv), conv.inputs), batch(conv));
+    let (patches, results) = memory.split_at_mut(PLACES * inner);
+    let outer = plane(limit, WIDEST);
+    assert!(results.len() >= PLACES * outer);
+    let zeros = [0.0; WIDEST];
+    let mut at = part.tiles.start;
+    while at < part.tiles.end {
+        let left = part.tiles.end - at;
+        let count = left.div_ceil(left.div_ceil(limit));
+        for tile in 0..count {
+            spread::<S>(job, at + tile, patches.as_mut_ptr().add(tile * conv.inputs), inner);
+        }
+        let mut block = 0;
+        while block < blocks {
+            let some = together::<V>(blocks - block);
+            for place in 0..PLACES {
+                let product = Product {
+                    taps: [1, 1],
+                    inputs: conv.inputs,
+                    weights: conv.weights.as_ptr().add((place * blocks + block) * conv.inputs * BLOCK),
+                    bias: zeros.as_ptr(),
+                    residual: None,
+                    bounds: (f32::NEG_INFINITY, f32::INFINITY),
+                    output: results.as_mut_ptr().add(place * outer),
+                    width: WIDEST,
+                };
+                let rows = Even { start: patches.as_ptr().add(place * inner), step: conv.inputs, tap: [0; 2] };
+                let groups = count.div_ceil(R);
+                for group in 0..groups {
+                    let (start, end) = (group * count / groups, (group + 1) * count / groups);
+                    multiply::<S, V, R>(&product, end - start, rows.after(start), start, 0, some);
+                }
+            }
+            for tile in 0..count {
+                gather::<S, V>(job, at + tile, results.as_ptr().add(tile * WIDEST), outer, block..block + some);
+            }
+            block += some;
+        }
+        at += count;
+    }
+}
+
+/// Transforms the input patch of a tile into its place in every one of `patches`, which are `plane` numbers apart.
+#[inline(always)]
+unsafe fn spread<S: Simd>(job: &Job<'_>, tile: usize, patches: *mut f32, plane: usize) {
+    let [ty, tx] = corner(job, tile);
+    let (before, [h, w]) = (job.conv.window.before, job.input.size);
+    let mut from = [[job.conv.zeros.as_ptr(); SIDE]; SIDE];
+    for (dy, row) in from.iter_mut().enumerate() {
+        for (dx, p) in row.iter_mut().enumerate() {
+            let (y, x) = ((ty + dy).wrapping_sub(before[0]), (tx + dx).wrapping_sub(before[1]));
+            if y < h && x < w {
+                *p = job.input.data.as_ptr().add((y * w + x) * job.input.stride);
+            }
+        }
+    }
+    for channel in (0..job.conv.inputs).step_by(S::LANES) {
+        let mut rows = [[S::splat(0.0); SIDE]; SIDE];
+        for (row, from) in rows.iter_mut().zip(&from) {
+            for (value, p) in row.iter_mut().zip(from) {
+                *value = S::load(p.add(channel));
+            }
+            *row = input_line::<S>(*row);
+        }
+        for x in 0..SIDE {
+            let places = input_line::<S>(column(&rows, x));
+            for (y, value) in places.iter().enumerate() {
+                S::store(patches.add((y * SIDE + x) * plane + channel), *value);
+            }
+        }
+    }
+}
+
+/// Transforms a tile's products back, and closes and writes those of its outputs that are on the picture.
+#[inline(always)]
+unsafe fn gather<S: Simd, const V: usize>(
+    job: &Job<'_>,
+    tile: usize,
+    results: *const f32,
+    plane: usize,
+    blocks: Range<usize>,
+) {
+    let [ty, tx] = corner(job, tile);
+    let (conv, [h, w]) = (job.conv, job.size);
+    let width = padded(conv.outputs);
+    let (low, high) = conv.activation.bounds();
+    let (low, high) = (S::splat(low), S::splat(high));
+    let len = blocks.len() * BLOCK;
+    for channel in (0..len).step_by(S::LANES) {
+        let mut rows = [[S::splat(0.0); TILE]; SIDE];
+        for (y, row) in rows.iter_mut().enumerate() {
+            let mut line = [S::splat(0.0); SIDE];
+            for (x, value) in line.iter_mut().enumerate() {
+                *value = S::load(results.add((y * SIDE + x) * plane + channel));
+            }
+            *row = output_line::<S>(line);
+        }
+        let at = blocks.start * BLOCK + channel;
+        let bias = S::load(conv.bias.as_ptr().add(at));
+        for dx in 0..TILE.min(w - tx) {
+            for (dy, value) in output_line::<S>(column(&rows, dx)).iter().enumerate().take(h - ty) {
+                let at = ((ty + dy) * w + tx + dx) * width + at;
+                let mut value = S::add(*value, bias);
+                if let Some(residual) = job.residual {
+                    value = S::add(value, S::load(residual.as_ptr().add(at)));
+                }
+                S::store(job.output.at(at), S::min(S::max(value, low), high));
+            }
+        }
+    }
+    for y in ty..h.min(ty + TILE) {
+        for x in tx..w.min(tx + TILE) {
+            close::<S, V>(job.output.at((y * w + x) * width + blocks.start * BLOCK), len, conv.activation);
+        }
+    }
+}
+
+/// Returns the first output of a tile.
+#[inline(always)]
+fn corner(job: &Job<'_>, tile: usize) -> [usize; 2] {
+    let columns = job.size[1].div_ceil(TILE);
+    [tile / columns * TILE, tile % columns * TILE]
+}
+
+/// Returns a column of rows.
+#[inline(always)]
+fn column<T: Copy, const N: usize, const ROWS: usize>(rows: &[[T; N]; ROWS], x: usize) -> [T; ROWS] {
+    let mut column = [rows[0][x]; ROWS];
+    for (value, row) in column.iter_mut().zip(rows) {
+        *value = row[x];
+    }
+    column
+}
+
+/// Transforms three weights.
+fn weight_line(g: [f64; 3]) -> [f64; SIDE] {
+    let root = std::f64::consts::SQRT_2;
+    let (even, odd) = (g[0] + g[2] / 2.0, g[1] * root / 2.0);
+    let (wide, far) = (g[0] / 2.0 + g[2], g[1] * root / 2.0);
+    [g[0], (even + odd) * -2.0 / 3.0, (even - odd) * -2.0 / 3.0, (wide + far) / 3.0, (wide - far) / 3.0, g[2]]
+}
+
+/// Transforms six inputs.
+#[inline(always)]
+unsafe fn input_line<S: Simd>(d: [S::V; SIDE]) -> [S::V; SIDE] {
+    let near = (scaled::<S>(-2.0, d[2], d[4]), scaled::<S>(-2.0, d[1], d[3]));
+    let far = (scaled::<S>(-0.5, d[2], d[4]), scaled::<S>(-0.5, d[1], d[3]));
+    [
+        scaled::<S>(-2.5, d[2], S::add(d[0], d[4])),
+        scaled::<S>(FRAC_1_SQRT_2, near.1, near.0),
+        scaled::<S>(-FRAC_1_SQRT_2, near.1, near.0),
+        scaled::<S>(SQRT_2, far.1, far.0),
+        scaled::<S>(-SQRT_2, far.1, far.0),
+        scaled::<S>(-2.5, d[3], S::add(d[1], d[5])),
+    ]
+}
+
+/// Transforms six products back to four outputs.
+#[inline(always)]
+unsafe fn output_line<S: Simd>(m: [S::V; SIDE]) -> [S::V; TILE] {
+    let minus = S::splat(-1.0);
+    let near = (S::add(m[1], m[2]), S::fma(m[2], minus, m[1]));
+    let far = (S::add(m[3], m[4]), S::fma(m[4], minus, m[3]));
+    let odd = scaled::<S>(2.0, far.1, near.1);
+    [
+        S::add(m[0], S::add(near.0, far.0)),
+        S::mul(S::splat(FRAC_1_SQRT_2), odd),
+        scaled::<S>(0.5, near.0, S::mul(S::splat(2.0), far.0)),
+        scaled::<S>(SQRT_2 / 4.0, scaled::<S>(8.0, far.1, near.1), m[5]),
+    ]
+}
+
+/// Returns `factor * a + b`.
+#[inline(always)]
+unsafe fn scaled<S: Simd>(factor: f32, a: S::V, b: S::V) -> S::V {
+    S::fma(S::splat(factor), a, b)
+}
+
+/// Returns how many tiles are computed together: as many as keep the patches in half of a second cache of 1 MB, and enough
+/// to make up for reading the weights once each time.
+fn batch(conv: &Conv) -> usize {
+    ((512 << 10) / (PLACES * conv.inputs * size_of::<f32>())).max(16)
+}
+
+/// Returns the numbers between one place's matrix and the next: not a power of two, which would put a patch's places into the
+/// same set of the cache.
+fn plane(rows: usize, width: usize) -> usize {
+    rows * width + BLOCK
+}
+
+/// Outputs on each axis of a tile.
+const TILE: usize = 4;
+/// Inputs on each axis of a patch.
+const SIDE: usize = 6;
+const PLACES: usize = SIDE * SIDE;
+/// Channels that are computed together at most.
+const WIDEST: usize = 3 * BLOCK;
+/// Tiles below which reading the weights costs more than the multiplications saved.
+const FEWEST_TILES: usize = 8;
+/// Bytes of transformed weights.
+const MOST_WEIGHTS: usize = 10 << 20;
