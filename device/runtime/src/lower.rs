@@ -99,7 +99,10 @@ impl Lowering {
                 };
                 let work = match depthwise {
                     true => Work::Depthwise(Depthwise::new(&weights, &bias, window, f)),
-                    false => Work::Conv(Conv::new(&weights, &bias, window, f)),
+                    false => {
+                        let size = from.expect("a convolution has an input").extent.size;
+                        Work::Conv(Conv::new(&weights, &bias, window, f).for_input(size))
+                    }
                 };
                 let mut made = self.push(&name, work, from, fused, extent, stride, None);
                 if let (Some((shape, after)), None) = (added, fused) {
