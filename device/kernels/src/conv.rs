@@ -54,6 +54,8 @@ pub struct Source<'a> {
     pub size: [usize; 2],
     /// Numbers from one pixel to the next.
     pub stride: usize,
+    /// Rows of padding above and below instead of the window's own, where these are some rows of a picture.
+    pub edges: Option<[usize; 2]>,
 }
 
 impl Conv {
@@ -103,6 +105,11 @@ impl Conv {
         }
     }
 
+    /// Returns its window.
+    pub fn window(&self) -> Window {
+        self.window
+    }
+
     /// Returns the number of output channels.
     pub fn outputs(&self) -> usize {
         self.outputs
@@ -136,13 +143,14 @@ impl Conv {
         residual: Option<&[f32]>,
         output: &mut [f32],
     ) {
-        let size = self.window.output(input.size).expect("the window fits the input");
+        let window = self.window.over(input.edges);
+        let size = window.output(input.size).expect("the window fits the input");
         let pixels = size[0] * size[1];
         let width = padded(self.outputs);
         assert!(input.stride >= self.inputs && input.data.len() >= input.size[0] * input.size[1] * input.stride);
         assert!(output.len() >= pixels * width && residual.is_none_or(|r| r.len() >= pixels * width));
         assert!(isa.is_available());
-        let job = Job { conv: self, input, size, residual, output: Shared::new(output) };
+        let job = Job { conv: self, window, input, size, residual, output: Shared::new(output) };
         if self.method == Method::Winograd {
             threads.split(winograd::tiles(size), 1, self.scratch(), &|tiles, scratch| {
                 let part = winograd::Part { job: &job, tiles };
@@ -168,6 +176,7 @@ impl Conv {
 /// One call of [`Conv::run`], its lengths checked.
 struct Job<'a> {
     conv: &'a Conv,
+    window: Window,
     input: Source<'a>,
     /// Of the output.
     size: [usize; 2],
@@ -249,7 +258,7 @@ enum Layout {
 
 impl Layout {
     fn of(job: &Job<'_>) -> Self {
-        let w = &job.conv.window;
+        let w = &job.window;
         if *w == Window::POINT {
             Self::Point
         } else if job.conv.inputs < BLOCK {
@@ -261,7 +270,7 @@ impl Layout {
 
     /// Returns how many pixels from `at` on, of `left`, are alike, and where they lie if that is at equal distances.
     unsafe fn run_at(&self, job: &Job<'_>, at: usize, left: usize) -> (usize, Option<Even>) {
-        let (w, stride) = (&job.conv.window, job.input.stride);
+        let (w, stride) = (&job.window, job.input.stride);
         let data = job.input.data.as_ptr();
         match self {
             Self::Point => (left, Some(Even { start: data.add(at * stride), step: stride, tap: [0; 2] })),
@@ -289,7 +298,7 @@ impl Layout {
 /// Fills the table of a tile's input rows, `[tap, pixel]`.
 #[inline(always)]
 unsafe fn find_rows(job: &Job<'_>, pixels: Range<usize>, rows: &mut [*const f32]) {
-    let w = &job.conv.window;
+    let w = &job.window;
     let [taps_y, taps_x] = w.kernel;
     let data = job.input.data.as_ptr();
     let height = pixels.len();
@@ -315,4 +324,4 @@ const PIXELS: usize = 96;
 const SMALL: usize = 24 << 10;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

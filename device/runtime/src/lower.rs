@@ -11,7 +11,8 @@ use graft_kernels::pool::Pool;
 use graft_kernels::{Activation, Isa, padded};
 
 use crate::plan::{Extent, Function, Kind, Layout, Operation, Plan, Weights};
-use crate::program::{Program, Shape, Step, Work};
+use crate::program::{Link, Program, Shape, Step};
+use crate::work::Work;
 
 /// Turns a plan into a program for an instruction set.
 pub(crate) fn lower(plan: Plan, isa: Isa) -> Program {
@@ -82,7 +83,15 @@ impl Lowering {
                     && rest.as_slice().first().and_then(Function::steps).is_some_and(|s| s.grid().is_some()) =>
             {
                 let steps = rest.next().and_then(|f| f.steps()).expect("the function was looked at");
-                Some(self.push(&name, Work::Weave(steps), None, None, extent, self.picture, steps.grid()))
+                Some(self.push(
+                    &name,
+                    Work::Weave { channels: extent.channels, steps },
+                    None,
+                    None,
+                    extent,
+                    self.picture,
+                    steps.grid(),
+                ))
             }
             Kind::Numbers { layout, mean, std } => {
                 let work = Work::Arrange { layout, mean, std };
@@ -269,7 +278,8 @@ impl Lowering {
         grid: Option<Grid>,
     ) -> Shape {
         let to = Shape { slot: self.steps.len(), extent, stride, grid };
-        self.steps.push(Step { name: name.to_owned(), work, from, other, to });
+        let links = vec![Link { work, extent, stride, grid }];
+        self.steps.push(Step { name: name.to_owned(), links, from, other, to });
         to
     }
 }

@@ -117,7 +117,7 @@ pub(super) unsafe fn run_tiles<S: Simd, const V: usize, const R: usize>((part, m
 #[inline(always)]
 unsafe fn spread<S: Simd>(job: &Job<'_>, tile: usize, patches: *mut f32, plane: usize) {
     let [ty, tx] = corner(job, tile);
-    let (before, [h, w]) = (job.conv.window.before, job.input.size);
+    let (before, [h, w]) = (job.window.before, job.input.size);
     let mut from = [[job.conv.zeros.as_ptr(); SIDE]; SIDE];
     for (dy, row) in from.iter_mut().enumerate() {
         for (dx, p) in row.iter_mut().enumerate() {

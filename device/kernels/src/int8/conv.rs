@@ -109,6 +109,11 @@ impl Conv {
         Runs { count: height * breadth, groups: self.groups, pixels: 1 }
     }
 
+    /// Returns its window.
+    pub fn window(&self) -> Window {
+        self.window
+    }
+
     /// Returns the multiplications in one number of the output.
     pub fn depth(&self) -> usize {
         self.window.kernel[0] * self.window.kernel[1] * self.inputs
@@ -120,7 +125,8 @@ impl Conv {
     ///
     /// If a length does not fit, or the output is not of the kind that the closing writes.
     pub fn run(&self, threads: &mut Threads, input: Source<'_>, added: Option<(&[u8], Grid)>, output: &mut Output<'_>) {
-        let size = self.window.output(input.size).expect("the window fits the input");
+        let window = self.window.over(input.edges);
+        let size = window.output(input.size).expect("the window fits the input");
         let pixels = size[0] * size[1];
         let width = padded(self.outputs);
         assert!(input.stride.is_multiple_of(4) && input.stride >= self.groups * 4);
@@ -135,7 +141,7 @@ impl Conv {
         let by_channel = pixels < 4 * threads.count();
         let work = |range: Range<usize>, scratch: &mut Buffer<u8>| {
             let (pixels, blocks) = if by_channel { (0..pixels, range) } else { (range, 0..blocks) };
-            let job = Job { conv: self, runs, only, input, size, added, to, pixels, blocks };
+            let job = Job { conv: self, window, runs, only, input, size, added, to, pixels, blocks };
             // SAFETY: the machine has the instruction set; lengths are checked above; the ranges of the threads are
             // disjoint, in pixels or in blocks of channels, so no place is written twice.
             unsafe { dispatch!(self.isa, run_part, (&job, scratch), (&Job<'_>, &mut [u8])) }
@@ -177,6 +183,7 @@ impl<'a> To<'a> {
 /// What one thread does.
 struct Job<'a> {
     conv: &'a Conv,
+    window: Window,
     runs: Runs,
     /// The one rounding that closes it, a table aside, if that is all.
     only: Option<Steps>,
@@ -226,7 +233,7 @@ unsafe fn run_part<S: Bytes, const V: usize, const R: usize>((job, scratch): (&J
 #[inline(always)]
 unsafe fn find_rows(job: &Job<'_>, pixels: Range<usize>, height: usize, rows: &mut [*const u8], cells: &mut [u8]) {
     // Copies of all that is read, as what is written might be any of it for all the compiler knows.
-    let (w, Source { size, stride, .. }, runs) = (job.conv.window, job.input, job.runs);
+    let (w, Source { size, stride, .. }, runs) = (job.window, job.input, job.runs);
     let (data, padding) = (job.input.data.as_ptr(), job.conv.padding.as_ptr());
     let (count, breadth) = (pixels.len(), job.size[1]);
     if w == Window::POINT {

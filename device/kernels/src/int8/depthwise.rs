@@ -79,6 +79,11 @@ impl Depthwise {
         Self { isa, window, channels, groups, weights: packed, start, padding, requantize }
     }
 
+    /// Returns its window.
+    pub fn window(&self) -> Window {
+        self.window
+    }
+
     /// Returns the multiplications in one number of the output.
     pub fn depth(&self) -> usize {
         self.window.kernel[0] * self.window.kernel[1]
@@ -90,7 +95,8 @@ impl Depthwise {
     ///
     /// If a length does not fit.
     pub fn run(&self, threads: &mut Threads, input: Source<'_>, output: &mut [u8]) {
-        let out = self.window.output(input.size).expect("the window fits the input");
+        let window = self.window.over(input.edges);
+        let out = window.output(input.size).expect("the window fits the input");
         let width = padded(self.channels);
         assert!(input.stride == width && input.data.len() >= input.size[0] * input.size[1] * width);
         assert!(output.len() >= out[0] * out[1] * width);
@@ -98,7 +104,7 @@ impl Depthwise {
         let steps = self.requantize.closing.written(false).expect("a closing that writes bytes");
         let only = self.requantize.only_steps(false).is_some();
         threads.split(out[0], 1, 0, &|rows, _| {
-            let job = Job { conv: self, input, out, to, rows, steps, only };
+            let job = Job { conv: self, window, input, out, to, rows, steps, only };
             // SAFETY: the machine has the instruction set; lengths are checked above; the threads' rows are disjoint.
             unsafe { dispatch!(self.isa, run_part, &job, &Job<'_>) }
         });
@@ -108,6 +114,7 @@ impl Depthwise {
 /// What one thread does.
 struct Job<'a> {
     conv: &'a Depthwise,
+    window: Window,
     input: Source<'a>,
     out: [usize; 2],
     to: Shared<'a, u8>,
@@ -120,7 +127,7 @@ struct Job<'a> {
 
 #[inline(always)]
 unsafe fn run_part<S: Bytes, const V: usize, const R: usize>(job: &Job<'_>) {
-    let w = &job.conv.window;
+    let w = &job.window;
     // Vectors of 512 bits come with registers for twice the outputs.
     let wide = V == 1;
     match (w.kernel, w.stride[1], w.dilation[1], job.only, wide) {
@@ -146,7 +153,7 @@ unsafe fn run_part<S: Bytes, const V: usize, const R: usize>(job: &Job<'_>) {
 unsafe fn run_rows<S: Bytes, const KY: usize, const KX: usize, const T: usize, const N: usize, const ONLY: bool>(
     job: &Job<'_>,
 ) {
-    let (conv, w) = (job.conv, &job.conv.window);
+    let (conv, w) = (job.conv, &job.window);
     let (width, part) = (padded(conv.channels), 4 * S::LANES);
     let inside = w.inside(1, job.input.size[1], job.out[1]);
     for y in job.rows.clone() {
@@ -268,7 +275,7 @@ unsafe fn any<S: Bytes>(job: &Job<'_>, at: [usize; 2], channel: usize, channels:
 /// Returns the pixel that a tap of an output sees, or padding.
 #[inline(always)]
 fn find(job: &Job<'_>, at: [usize; 2], tap: [usize; 2]) -> *const u8 {
-    let w = &job.conv.window;
+    let w = &job.window;
     // What lies before the picture wraps round to far behind it.
     let axis = |a: usize| (at[a] * w.stride[a] + tap[a] * w.dilation[a]).wrapping_sub(w.before[a]);
     let (y, x) = (axis(0), axis(1));

@@ -110,6 +110,8 @@ pub struct Source<'a> {
     pub stride: usize,
     /// What the bytes stand for.
     pub grid: Grid,
+    /// Rows of padding above and below instead of the window's own, where these are some rows of a picture.
+    pub edges: Option<[usize; 2]>,
 }
 
 /// [`Closing`] as the kernels run it, over the sums of all channels.

@@ -141,7 +141,7 @@ fn row(s: &Explained) -> String {
     let [h, w, c] = s.shape;
     let shape = format!("{h}x{w}x{c}");
     let rate = if s.gflops > 0.0 { format!("{:6.1} GFLOP/s", s.gflops) } else { String::new() };
-    format!("{:<24} {:<12} {shape:<13} {:8.3} ms {:5.1} % {rate}", s.node, s.kernel, s.ms, s.share * 100.0)
+    format!("{:<24} {:<24} {shape:<13} {:8.3} ms {:5.1} % {rate}", s.node, s.kernel, s.ms, s.share * 100.0)
 }
 
 /// Runs of which each step's fastest counts.
