@@ -239,14 +239,18 @@ fn arrange(layout: Layout, numbers: &[f32], mean: &[f32], std: &[f32], to: &mut 
         Layout::ChannelsLast => (channels, 1),
         Layout::Planes => (1, pixels),
     };
+    // What most exporters write: numbers normalised before, in planes.
+    let plain = mean.iter().all(|m| *m == 0.0) && std.iter().all(|s| *s == 1.0);
+    if let (true, Layout::Planes, 3, 4) = (plain, layout, channels, stride) {
+        let (a, rest) = numbers.split_at(pixels);
+        let (b, c) = rest.split_at(pixels);
+        let to = to.as_chunks_mut::<4>().0.iter_mut();
+        to.zip(a).zip(b).zip(c).for_each(|(((to, a), b), c)| *to = [*a, *b, *c, 0.0]);
+        return;
+    }
     for c in 0..channels {
         let from = numbers[c * channel..].iter().step_by(pixel);
         let to = to[c..].iter_mut().step_by(stride);
-        // Most graphs have the numbers normalised before.
-        if (mean[c], std[c]) == (0.0, 1.0) {
-            to.zip(from).take(pixels).for_each(|(to, from)| *to = *from);
-        } else {
-            to.zip(from).take(pixels).for_each(|(to, from)| *to = (from - mean[c]) / std[c]);
-        }
+        to.zip(from).take(pixels).for_each(|(to, from)| *to = (from - mean[c]) / std[c]);
     }
 }
