@@ -82,14 +82,14 @@ impl Conv {
             }
         }
         let mut start = Buffer::zeros(padded(outputs));
+        let mut largest = vec![0.0; outputs];
         for (o, s) in start.iter_mut().enumerate().take(outputs) {
             let own = &weights.values[o * inputs * taps..(o + 1) * inputs * taps];
-            let sum = own.iter().fold(0i32, |sum, w| sum.wrapping_add(i32::from(*w)));
-            *s = weights.bias[o].wrapping_sub(sum.wrapping_mul(format.zero(zero)));
+            (*s, largest[o]) = sums(own, weights.bias[o], format.zero(zero));
         }
         let mut padding = Buffer::zeros(groups * 4 * window.kernel[1]);
         padding.fill(zero);
-        let requantize = Requantize::new(weights.units, closing);
+        let requantize = Requantize::new(weights.units, &largest, closing);
         Self { isa, window, inputs, groups, outputs, weights: packed, start, padding, requantize }
     }
 
@@ -150,6 +150,13 @@ impl Conv {
     }
 }
 
+/// Returns what the sum of an output starts with, for weights and a zero of the input, and how large the sum can become.
+pub(super) fn sums(weights: &[i8], bias: i32, zero: i32) -> (i32, f32) {
+    let sum = weights.iter().fold(0i32, |sum, w| sum.wrapping_add(i32::from(*w)));
+    let largest = weights.iter().fold(0.0, |sum, w| sum + f32::from(w.unsigned_abs()) * 255.0);
+    (bias.wrapping_sub(sum.wrapping_mul(zero)), largest + bias.unsigned_abs() as f32)
+}
+
 /// Where threads write.
 #[derive(Clone, Copy)]
 pub(super) enum To<'a> {
@@ -173,7 +180,7 @@ impl<'a> To<'a> {
     #[inline(always)]
     pub unsafe fn write<S: Bytes>(self, at: usize, v: <S::F as Simd>::V, steps: Option<Steps>) {
         match (self, steps) {
-            (Self::Bytes(b), Some(steps)) => S::store_bytes(b.at(at), bound::<S>(v, steps), S::splat(steps.zero())),
+            (Self::Bytes(b), Some(steps)) => S::store_bytes(b.at(at), bound::<S>(v, steps), steps),
             (Self::Floats(f), None) => S::F::store(f.at(at), v),
             _ => unreachable!("bytes are written where there are steps"),
         }
@@ -352,10 +359,17 @@ unsafe fn tile<S: Bytes, const V: usize, const H: usize>(
     }
     let at = pixel * padded(conv.outputs) + block * BLOCK;
     match (job.only, job.to) {
-        (Some(steps), To::Bytes(bytes)) => store_steps::<S, V, H>(job, &acc, steps, bytes.at(at), block),
+        (Some(steps), To::Bytes(bytes)) => {
+            let factors = conv.requantize.factors.as_ptr().add(block * BLOCK);
+            let mut own = [S::F::splat(0.0); V];
+            for (v, own) in own.iter_mut().enumerate() {
+                *own = S::F::load(factors.add(v * S::LANES));
+            }
+            S::store_rows::<V, H>(bytes.at(at), padded(conv.outputs), &acc, &own, steps);
+        }
         _ => {
             // What this loop over sums in memory does must not keep those of the product out of registers.
-            let mut sums = [[S::splat(0); V]; H];
+            let mut sums = [[acc[0][0]; V]; H];
             for h in 0..H {
                 for v in 0..V {
                     sums[h][v] = acc[h][v];
@@ -366,25 +380,6 @@ unsafe fn tile<S: Bytes, const V: usize, const H: usize>(
     }
     if let (Some(table), To::Bytes(bytes)) = (&conv.requantize.closing.table, job.to) {
         S::look_up(table, bytes.at(at), H, padded(conv.outputs), V * S::LANES);
-    }
-}
-
-/// Rounds sums once and stores them.
-#[inline(always)]
-unsafe fn store_steps<S: Bytes, const V: usize, const H: usize>(
-    job: &Job<'_>,
-    acc: &[[S::I; V]; H],
-    steps: Steps,
-    to: *mut u8,
-    block: usize,
-) {
-    let (width, zero) = (padded(job.conv.outputs), S::splat(steps.zero()));
-    for v in 0..V {
-        let factors = S::F::load(job.conv.requantize.factors.as_ptr().add(block * BLOCK + v * S::LANES));
-        for (h, row) in acc.iter().enumerate() {
-            let x = S::F::mul(S::float(row[v]), factors);
-            S::store_bytes(to.add(h * width + v * S::LANES), bound::<S>(x, steps), zero);
-        }
     }
 }
 

@@ -120,21 +120,25 @@ pub(crate) struct Requantize {
     /// What one unit of a channel's sum is worth: in steps of `first`, or in the unit of the numbers. `[padded(c)]`.
     pub factors: crate::Buffer,
     pub closing: Closing,
+    /// No sum is worth as much as 2^30 steps, so that whole numbers hold it.
+    pub is_small: bool,
 }
 
 impl Requantize {
-    /// `units` is what one unit of each channel's sum is worth.
-    pub fn new(units: &[f32], closing: Closing) -> Self {
+    /// `units` is what one unit of each channel's sum is worth, `largest` how large that can become.
+    pub fn new(units: &[f32], largest: &[f32], closing: Closing) -> Self {
         let mut factors = crate::Buffer::zeros(crate::padded(units.len()));
         for (f, u) in factors.iter_mut().zip(units) {
             *f = closing.first.map_or(*u, |s| *u / s.scale);
         }
-        Self { factors, closing }
+        let is_small = factors.iter().zip(largest).all(|(f, l)| f * l < (1 << 30) as f32);
+        Self { factors, closing, is_small }
     }
 
     /// Returns the steps if one rounding is all there is, a table aside.
     pub fn only_steps(&self, adds: bool) -> Option<Steps> {
-        self.closing.first.filter(|first| self.closing.last.is_none() && self.closing.written(adds) == Some(*first))
+        let only = |first: &Steps| self.closing.last.is_none() && self.closing.written(adds) == Some(*first);
+        self.closing.first.filter(|first| self.is_small && only(first))
     }
 
     /// Turns sums into what is written, still to be rounded if it is bytes.
@@ -177,6 +181,11 @@ impl Steps {
     /// Returns the byte that stands for zero steps.
     fn zero(self) -> i32 {
         -self.low as i32
+    }
+
+    /// Returns the byte that stands for the largest.
+    fn top(self) -> i32 {
+        (self.high - self.low) as i32
     }
 }
 

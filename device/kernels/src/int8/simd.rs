@@ -12,6 +12,7 @@ pub(crate) use arm::{Neon, NeonDot};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{Avx2, Avx512, Avx512Vnni, AvxVnni};
 
+use super::Steps;
 use crate::Isa;
 use crate::simd::{Scalar, Simd};
 
@@ -42,9 +43,8 @@ pub(crate) trait Bytes: Copy {
             }
         }
     }
-    /// Rounds half to even, adds `zero` and stores `LANES` pixels of four bytes, 0 to 255.
-    unsafe fn store_pixels(p: *mut u8, v: [<Self::F as Simd>::V; 4], zero: Self::I);
-    unsafe fn splat(sum: i32) -> Self::I;
+    /// As [`Bytes::store_bytes`], of `LANES` pixels of four bytes.
+    unsafe fn store_pixels(p: *mut u8, v: [<Self::F as Simd>::V; 4], steps: Steps);
     /// Loads a sum for each lane.
     unsafe fn sums(p: *const i32) -> Self::I;
     /// Loads packed weights.
@@ -65,10 +65,26 @@ pub(crate) trait Bytes: Copy {
     unsafe fn float(sum: Self::I) -> <Self::F as Simd>::V;
     /// Loads `LANES` bytes as numbers.
     unsafe fn load_bytes(p: *const u8) -> <Self::F as Simd>::V;
-    /// Rounds half to even, adds `zero` and stores the results, 0 to 255, as bytes.
-    unsafe fn store_bytes(p: *mut u8, v: <Self::F as Simd>::V, zero: Self::I);
+    /// Rounds to steps and stores them as bytes. Numbers are within 2^30 of zero, here and below.
+    unsafe fn store_bytes(p: *mut u8, v: <Self::F as Simd>::V, steps: Steps);
     /// As [`Bytes::store_bytes`], of what [`Bytes::interleave`] spread over four vectors, `channels` of them.
-    unsafe fn store_interleaved(p: *mut u8, v: [<Self::F as Simd>::V; 4], zero: Self::I, channels: usize);
+    unsafe fn store_interleaved(p: *mut u8, v: [<Self::F as Simd>::V; 4], steps: Steps, channels: usize);
+    /// As [`Bytes::store_bytes`], of sums in `H` rows, `width` bytes apart, times the factor of each channel.
+    #[inline(always)]
+    unsafe fn store_rows<const V: usize, const H: usize>(
+        p: *mut u8,
+        width: usize,
+        sums: &[[Self::I; V]; H],
+        factors: &[<Self::F as Simd>::V; V],
+        steps: Steps,
+    ) {
+        for (h, row) in sums.iter().enumerate() {
+            for (v, sum) in row.iter().enumerate() {
+                let x = Self::F::mul(Self::float(*sum), factors[v]);
+                Self::store_bytes(p.add(h * width + v * Self::LANES), x, steps);
+            }
+        }
+    }
 }
 
 /// How weights lie in memory.
@@ -139,12 +155,8 @@ impl Bytes for Scalar {
     type W = [i8; 4];
     const FORMAT: Format = Format { lanes: 1, split: false, signed: false };
     #[inline(always)]
-    unsafe fn store_pixels(p: *mut u8, v: [f32; 4], zero: i32) {
-        Self::store_interleaved(p, v, zero, 4);
-    }
-    #[inline(always)]
-    unsafe fn splat(sum: i32) -> i32 {
-        sum
+    unsafe fn store_pixels(p: *mut u8, v: [f32; 4], steps: Steps) {
+        Self::store_interleaved(p, v, steps, 4);
     }
     #[inline(always)]
     unsafe fn sums(p: *const i32) -> i32 {
@@ -175,13 +187,13 @@ impl Bytes for Scalar {
         f32::from(*p)
     }
     #[inline(always)]
-    unsafe fn store_bytes(p: *mut u8, v: f32, zero: i32) {
-        *p = (v.round_ties_even() as i32 + zero) as u8;
+    unsafe fn store_bytes(p: *mut u8, v: f32, steps: Steps) {
+        *p = (v.round_ties_even().max(steps.low).min(steps.high) - steps.low) as u8;
     }
     #[inline(always)]
-    unsafe fn store_interleaved(p: *mut u8, v: [f32; 4], zero: i32, _: usize) {
+    unsafe fn store_interleaved(p: *mut u8, v: [f32; 4], steps: Steps, _: usize) {
         for (i, v) in v.into_iter().enumerate() {
-            Self::store_bytes(p.add(i), v, zero);
+            Self::store_bytes(p.add(i), v, steps);
         }
     }
 }

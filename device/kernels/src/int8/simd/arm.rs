@@ -6,6 +6,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::{Bytes, Format};
+use crate::int8::Steps;
 use crate::simd::arm;
 
 /// Four lanes, products widened to 16 bits.
@@ -25,15 +26,13 @@ macro_rules! four_lanes {
         type W = int8x16_t;
         const FORMAT: Format = Format { lanes: 4, split: false, signed: true };
         #[inline(always)]
-        unsafe fn store_pixels(p: *mut u8, v: [float32x4_t; 4], zero: int32x4_t) {
-            let [a, b, c, d] = v.map(|v| vaddq_s32(vcvtnq_s32_f32(v), zero));
+        unsafe fn store_pixels(p: *mut u8, v: [float32x4_t; 4], steps: Steps) {
+            let (zero, top) = (vdupq_n_s32(steps.zero()), vdupq_n_s32(steps.top()));
+            let byte = |v| vminq_s32(vmaxq_s32(vaddq_s32(vcvtnq_s32_f32(v), zero), vdupq_n_s32(0)), top);
+            let [a, b, c, d] = [byte(v[0]), byte(v[1]), byte(v[2]), byte(v[3])];
             let low = vorrq_s32(a, vshlq_n_s32::<8>(b));
             let high = vorrq_s32(vshlq_n_s32::<16>(c), vshlq_n_s32::<24>(d));
             vst1q_u8(p, vreinterpretq_u8_s32(vorrq_s32(low, high)));
-        }
-        #[inline(always)]
-        unsafe fn splat(sum: i32) -> int32x4_t {
-            vdupq_n_s32(sum)
         }
         #[inline(always)]
         unsafe fn sums(p: *const i32) -> int32x4_t {
@@ -65,16 +64,20 @@ macro_rules! four_lanes {
             vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes))))
         }
         #[inline(always)]
-        unsafe fn store_bytes(p: *mut u8, v: float32x4_t, zero: int32x4_t) {
-            let words = vqmovun_s32(vaddq_s32(vcvtnq_s32_f32(v), zero));
-            let bytes = vqmovn_u16(vcombine_u16(words, words));
+        unsafe fn store_bytes(p: *mut u8, v: float32x4_t, steps: Steps) {
+            let words = vqadd_s16(vqmovn_s32(vcvtnq_s32_f32(v)), vdup_n_s16(steps.zero() as i16));
+            let bytes = vmin_u8(vqmovun_s16(vcombine_s16(words, words)), vdup_n_u8(steps.top() as u8));
             p.cast::<u32>().write_unaligned(vget_lane_u32::<0>(vreinterpret_u32_u8(bytes)));
         }
         #[inline(always)]
-        unsafe fn store_interleaved(p: *mut u8, v: [float32x4_t; 4], zero: int32x4_t, _: usize) {
-            let [a, b, c, d] = v.map(|v| vqmovun_s32(vaddq_s32(vcvtnq_s32_f32(v), zero)));
-            let (low, high) = (vqmovn_u16(vcombine_u16(a, b)), vqmovn_u16(vcombine_u16(c, d)));
-            vst1q_u8(p, vcombine_u8(low, high));
+        unsafe fn store_interleaved(p: *mut u8, v: [float32x4_t; 4], steps: Steps, _: usize) {
+            let zero = vdupq_n_s16(steps.zero() as i16);
+            let pair = |a, b| {
+                let words = vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(a)), vqmovn_s32(vcvtnq_s32_f32(b)));
+                vqmovun_s16(vqaddq_s16(words, zero))
+            };
+            let bytes = vcombine_u8(pair(v[0], v[1]), pair(v[2], v[3]));
+            vst1q_u8(p, vminq_u8(bytes, vdupq_n_u8(steps.top() as u8)));
         }
     };
 }
