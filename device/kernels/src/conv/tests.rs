@@ -79,15 +79,13 @@ fn window() -> impl Strategy<Value = Window> {
     prop_oneof![2 => any, 2 => usual, 1 => Just(Window::POINT)]
 }
 
-/// Cuts a picture into bands of output rows: which they are, the size of the input rows they see, the first of those, and
-/// the rows of padding at the edges. One band where the cut would leave nothing but padding.
-pub(crate) fn bands(
-    w: &Window,
-    size: [usize; 2],
-    band: usize,
-) -> Vec<(Range<usize>, [usize; 2], usize, Option<[usize; 2]>)> {
+/// Which output rows a band is, the size of the input rows they see, the first of those, and the rows of padding.
+pub(crate) type Band = (Range<usize>, [usize; 2], usize, Option<[usize; 2]>);
+
+/// Cuts a picture into bands of output rows: one where the cut would leave nothing but padding.
+pub(crate) fn bands(w: &Window, size: [usize; 2], band: usize) -> Vec<Band> {
     let height = w.output(size).unwrap()[0];
-    let cut: Vec<_> = (0..height)
+    let cut: Vec<Band> = (0..height)
         .step_by(band)
         .map(|start| {
             let out = start..height.min(start + band);

@@ -25,6 +25,8 @@ pub struct Conv {
     start: Buffer<i32>,
     /// The input's zero, a row of taps of it.
     padding: Buffer<u8>,
+    /// No weight is -128.
+    tame: bool,
     requantize: Requantize,
 }
 
@@ -90,7 +92,8 @@ impl Conv {
         let mut padding = Buffer::zeros(groups * 4 * window.kernel[1]);
         padding.fill(zero);
         let requantize = Requantize::new(weights.units, &largest, closing);
-        Self { isa, window, inputs, groups, outputs, weights: packed, start, padding, requantize }
+        let tame = !weights.values.contains(&-128);
+        Self { isa, window, inputs, groups, outputs, weights: packed, start, padding, tame, requantize }
     }
 
     /// Returns the bytes of working memory that a thread needs.
@@ -343,19 +346,7 @@ unsafe fn tile<S: Bytes, const V: usize, const H: usize>(
         for (h, p) in a.iter_mut().enumerate() {
             *p = *rows.add(run * H + h);
         }
-        for i in 0..groups {
-            let mut w = [S::weights(b[0]); V];
-            for v in 0..V {
-                w[v] = S::weights(b[v]);
-                b[v] = b[v].add(BLOCK * group);
-            }
-            for h in 0..H {
-                let x = S::broadcast(a[h].add(i * 4));
-                for v in 0..V {
-                    acc[h][v] = S::dot(acc[h][v], x, w[v]);
-                }
-            }
-        }
+        S::products::<V, H>(&mut acc, &a, &mut b, groups, conv.tame);
     }
     let at = pixel * padded(conv.outputs) + block * BLOCK;
     match (job.only, job.to) {

@@ -13,8 +13,8 @@ pub(crate) use arm::{Neon, NeonDot};
 pub(crate) use x86::{Avx2, Avx512, Avx512Vnni, AvxVnni};
 
 use super::Steps;
-use crate::Isa;
 use crate::simd::{Scalar, Simd};
+use crate::{BLOCK, Isa};
 
 /// Vectors of as many 32-bit sums as `F` has numbers.
 ///
@@ -56,6 +56,33 @@ pub(crate) trait Bytes: Copy {
     unsafe fn interleave(rows: [*const u8; 4], channels: usize) -> [Self::X; 4];
     /// Adds the products of bytes and weights, exactly.
     unsafe fn dot(sum: Self::I, x: Self::X, w: Self::W) -> Self::I;
+    /// Adds the products of `groups` times four bytes of each row with the weights that lie at `weights` for each vector,
+    /// [`BLOCK`] outputs after the other, and moves `weights` past them. `tame` claims that no weight is -128.
+    #[inline(always)]
+    unsafe fn products<const V: usize, const H: usize>(
+        sums: &mut [[Self::I; V]; H],
+        rows: &[*const u8; H],
+        weights: &mut [*const u8; V],
+        groups: usize,
+        _tame: bool,
+    ) {
+        let (mut at, end) = (0, groups * 4);
+        while at < end {
+            let mut w = [Self::weights(weights[0]); V];
+            for v in 0..V {
+                w[v] = Self::weights(weights[v]);
+                weights[v] = weights[v].add(BLOCK * Self::FORMAT.group());
+            }
+            for h in 0..H {
+                let x = Self::broadcast(rows[h].add(at));
+                for v in 0..V {
+                    sums[h][v] = Self::dot(sums[h][v], x, w[v]);
+                }
+            }
+            // A check of overflow would keep the sums out of registers.
+            at = at.wrapping_add(4);
+        }
+    }
     /// Returns the same address, of which the compiler does not know that: what is loaded from it is not kept from an
     /// earlier load, for which there are not registers enough.
     #[inline(always)]
@@ -91,10 +118,21 @@ pub(crate) trait Bytes: Copy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Format {
     pub lanes: usize,
-    /// Each vector of four weights a lane is two: the even ones in 16 bits, then the odd ones.
-    pub split: bool,
+    pub order: Order,
     /// Bytes are multiplied as signed numbers, 128 less than what they are.
     pub signed: bool,
+}
+
+/// How four weights of each lane make a vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "which of them are used depends on the machine")]
+pub(crate) enum Order {
+    /// The four of a lane, then those of the next.
+    Fours,
+    /// The first two of every lane, then the last two of every lane.
+    Pairs,
+    /// Two vectors: of 16 bits each the even ones, then the odd ones.
+    Words,
 }
 
 impl Format {
@@ -118,20 +156,28 @@ impl Format {
 
     /// Returns the bytes that four weights take.
     pub fn group(self) -> usize {
-        if self.split { 8 } else { 4 }
+        if self.order == Order::Words { 8 } else { 4 }
     }
 
     /// Writes the four weights of each lane of a vector.
     pub fn pack(self, weights: impl Iterator<Item = [i8; 4]>, to: &mut [u8]) {
         for (lane, w) in weights.enumerate() {
-            if self.split {
-                let wide = w.map(|v| i16::from(v).to_le_bytes());
-                for (half, pair) in [[wide[0], wide[2]], [wide[1], wide[3]]].iter().enumerate() {
-                    let at = (half * self.lanes + lane) * 4;
-                    to[at..at + 4].copy_from_slice(pair.as_flattened());
+            let bytes = w.map(|v| v.cast_unsigned());
+            match self.order {
+                Order::Fours => to[lane * 4..lane * 4 + 4].copy_from_slice(&bytes),
+                Order::Pairs => {
+                    for (half, pair) in bytes.as_chunks::<2>().0.iter().enumerate() {
+                        let at = (half * self.lanes + lane) * 2;
+                        to[at..at + 2].copy_from_slice(pair);
+                    }
                 }
-            } else {
-                to[lane * 4..lane * 4 + 4].copy_from_slice(&w.map(|v| v.cast_unsigned()));
+                Order::Words => {
+                    let wide = w.map(|v| i16::from(v).to_le_bytes());
+                    for (half, pair) in [[wide[0], wide[2]], [wide[1], wide[3]]].iter().enumerate() {
+                        let at = (half * self.lanes + lane) * 4;
+                        to[at..at + 4].copy_from_slice(pair.as_flattened());
+                    }
+                }
             }
         }
     }
@@ -153,7 +199,7 @@ impl Bytes for Scalar {
     type I = i32;
     type X = [u8; 4];
     type W = [i8; 4];
-    const FORMAT: Format = Format { lanes: 1, split: false, signed: false };
+    const FORMAT: Format = Format { lanes: 1, order: Order::Fours, signed: false };
     #[inline(always)]
     unsafe fn store_pixels(p: *mut u8, v: [f32; 4], steps: Steps) {
         Self::store_interleaved(p, v, steps, 4);
@@ -230,7 +276,7 @@ macro_rules! dispatch {
         #[cfg(target_arch = "aarch64")]
         #[target_feature(enable = "neon,dotprod")]
         unsafe fn neon_dot(args: $type) {
-            $generic::<crate::int8::simd::NeonDot, 4, 4>(args)
+            $generic::<crate::int8::simd::NeonDot, 4, 6>(args)
         }
         unsafe fn scalar(args: $type) {
             $generic::<crate::simd::Scalar, 16, 1>(args)

@@ -26,6 +26,33 @@ fn signed(seed: u64, len: usize) -> Vec<i8> {
     bytes(seed, len).into_iter().map(u8::cast_signed).collect()
 }
 
+/// Which bytes and weights are multiplied.
+#[derive(Debug, Clone, Copy)]
+enum Range {
+    Any,
+    /// No weight is -128, as symmetric quantization leaves them.
+    Symmetric,
+    /// What gives the largest sums.
+    Extremes,
+}
+
+fn range() -> impl Strategy<Value = Range> {
+    prop_oneof![Just(Range::Any), Just(Range::Symmetric), Just(Range::Extremes)]
+}
+
+/// Bytes and weights.
+fn operands(range: Range, seed: u64, lens: [usize; 2]) -> (Vec<u8>, Vec<i8>) {
+    let (x, w) = (bytes(seed, lens[0]), signed(seed ^ 1, lens[1]));
+    match range {
+        Range::Any => (x, w),
+        Range::Symmetric => (x, w.into_iter().map(|w| w.max(-127)).collect()),
+        Range::Extremes => {
+            let x = x.into_iter().map(|x| if x < 240 { 0 } else { 255 });
+            (x.collect(), w.into_iter().map(|w| if w < 120 { -128 } else { 127 }).collect())
+        }
+    }
+}
+
 /// Channels padded with bytes that must not matter.
 fn spread(x: &[u8], channels: usize, stride: usize) -> Vec<u8> {
     let mut wide = Vec::new();
@@ -152,11 +179,11 @@ proptest! {
     fn dense_convolutions_equal_their_definition_on_every_instruction_set(
         seed: u64, w in window(), closing in closing(), size in [1usize..=11, 1usize..=11], zero: u8,
         inputs in prop_oneof![1usize..=35, 1usize..=4], outputs in 1usize..=70, threads in 1usize..=3, adds: bool,
-        narrow: bool, band in 1usize..=20,
+        narrow: bool, band in 1usize..=20, range in range(),
     ) {
         let Some(out) = w.output(size) else { return Ok(()) };
-        let x = bytes(seed, size[0] * size[1] * inputs);
-        let values = signed(seed ^ 1, outputs * inputs * w.kernel[0] * w.kernel[1]);
+        let lens = [size[0] * size[1] * inputs, outputs * inputs * w.kernel[0] * w.kernel[1]];
+        let (x, values) = operands(range, seed, lens);
         let bias: Vec<i32> = signed(seed ^ 2, outputs).into_iter().map(|b| i32::from(b) * 40).collect();
         let units: Vec<f32> = bytes(seed ^ 3, outputs).into_iter().map(|b| f32::from(b) * 4e-6 + 1e-5).collect();
         let addend = bytes(seed ^ 4, out[0] * out[1] * outputs);
@@ -194,12 +221,12 @@ proptest! {
     #[test]
     fn depthwise_convolutions_equal_their_definition_on_every_instruction_set(
         seed: u64, w in window(), closing in closing(), size in [1usize..=14, 1usize..=14], zero: u8,
-        channels in 1usize..=150, threads in 1usize..=3, band in 1usize..=20,
+        channels in 1usize..=150, threads in 1usize..=3, band in 1usize..=20, range in range(),
     ) {
         let Some(out) = w.output(size) else { return Ok(()) };
         if closing.written(false).is_none() { return Ok(()) }
-        let x = bytes(seed, size[0] * size[1] * channels);
-        let values = signed(seed ^ 1, channels * w.kernel[0] * w.kernel[1]);
+        let lens = [size[0] * size[1] * channels, channels * w.kernel[0] * w.kernel[1]];
+        let (x, values) = operands(range, seed, lens);
         let bias: Vec<i32> = signed(seed ^ 2, channels).into_iter().map(|b| i32::from(b) * 40).collect();
         let units: Vec<f32> = bytes(seed ^ 3, channels).into_iter().map(|b| f32::from(b) * 4e-6 + 1e-4).collect();
         let sums = sums(&x, zero, size, &values, &bias, &w, channels);

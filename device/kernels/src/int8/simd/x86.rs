@@ -5,7 +5,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Bytes, Format};
+use super::{Bytes, Format, Order};
 use crate::int8::Steps;
 use crate::simd::x86;
 
@@ -172,7 +172,7 @@ impl Bytes for Avx2 {
     /// The even bytes, then the odd ones.
     type X = [__m256i; 2];
     type W = [__m256i; 2];
-    const FORMAT: Format = Format { lanes: 8, split: true, signed: false };
+    const FORMAT: Format = Format { lanes: 8, order: Order::Words, signed: false };
     #[inline(always)]
     unsafe fn weights(p: *const u8) -> [__m256i; 2] {
         [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())]
@@ -196,7 +196,7 @@ impl Bytes for AvxVnni {
     eight_lanes!();
     type X = __m256i;
     type W = __m256i;
-    const FORMAT: Format = Format { lanes: 8, split: false, signed: false };
+    const FORMAT: Format = Format { lanes: 8, order: Order::Fours, signed: false };
     #[inline(always)]
     unsafe fn weights(p: *const u8) -> __m256i {
         _mm256_loadu_si256(p.cast())
@@ -220,7 +220,7 @@ impl Bytes for Avx512 {
     /// The even bytes, then the odd ones.
     type X = [__m512i; 2];
     type W = [__m512i; 2];
-    const FORMAT: Format = Format { lanes: 16, split: true, signed: false };
+    const FORMAT: Format = Format { lanes: 16, order: Order::Words, signed: false };
     #[inline(always)]
     unsafe fn weights(p: *const u8) -> [__m512i; 2] {
         [_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(64).cast())]
@@ -244,7 +244,7 @@ impl Bytes for Avx512Vnni {
     sixteen_lanes!();
     type X = __m512i;
     type W = __m512i;
-    const FORMAT: Format = Format { lanes: 16, split: false, signed: false };
+    const FORMAT: Format = Format { lanes: 16, order: Order::Fours, signed: false };
     #[inline(always)]
     unsafe fn weights(p: *const u8) -> __m512i {
         _mm512_loadu_si512(p.cast())
