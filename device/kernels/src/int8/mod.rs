@@ -120,6 +120,8 @@ pub(crate) struct Requantize {
     /// What one unit of a channel's sum is worth: in steps of `first`, or in the unit of the numbers. `[padded(c)]`.
     pub factors: crate::Buffer,
     pub closing: Closing,
+    /// One over the size of a step of the last rounding.
+    pub reciprocal: f32,
     /// No sum is worth as much as 2^30 steps, so that whole numbers hold it.
     pub is_small: bool,
 }
@@ -132,7 +134,8 @@ impl Requantize {
             *f = closing.first.map_or(*u, |s| *u / s.scale);
         }
         let is_small = factors.iter().zip(largest).all(|(f, l)| f * l < (1 << 30) as f32);
-        Self { factors, closing, is_small }
+        let reciprocal = closing.last.map_or(1.0, |s| 1.0 / s.scale);
+        Self { factors, closing, reciprocal, is_small }
     }
 
     /// Returns the steps if one rounding is all there is, a table aside.
@@ -171,7 +174,7 @@ impl Requantize {
         let mut v = [x];
         crate::activation::apply::<S::F, 1>(&mut v, c.activation);
         match c.last {
-            Some(last) => bound::<S>(S::F::div(v[0], S::F::splat(last.scale)), last),
+            Some(last) => bound::<S>(S::over(v[0], last.scale, self.reciprocal), last),
             None => v[0],
         }
     }

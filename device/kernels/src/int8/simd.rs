@@ -89,6 +89,11 @@ pub(crate) trait Bytes: Copy {
     fn anew(p: *const u8) -> *const u8 {
         p
     }
+    /// Returns `x / scale` to the last bit, given `1 / scale` too.
+    #[inline(always)]
+    unsafe fn over(x: <Self::F as Simd>::V, scale: f32, _reciprocal: f32) -> <Self::F as Simd>::V {
+        Self::F::div(x, Self::F::splat(scale))
+    }
     unsafe fn float(sum: Self::I) -> <Self::F as Simd>::V;
     /// Loads `LANES` bytes as numbers.
     unsafe fn load_bytes(p: *const u8) -> <Self::F as Simd>::V;

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use super::{Bytes, Format, Order};
 use crate::int8::Steps;
-use crate::simd::x86;
+use crate::simd::{Simd, x86};
 
 /// Eight lanes, products of 16 bits.
 #[derive(Clone, Copy)]
@@ -29,6 +29,14 @@ pub(crate) struct Avx512Vnni;
 macro_rules! eight_lanes {
     () => {
         type F = x86::Avx2;
+        // A product with the reciprocal, and once more with what it left: rounded as a division, at a fifth of its time
+        // (Markstein, 1990).
+        #[inline(always)]
+        unsafe fn over(x: <Self::F as Simd>::V, scale: f32, reciprocal: f32) -> <Self::F as Simd>::V {
+            let reciprocal = Self::F::splat(reciprocal);
+            let first = Self::F::mul(x, reciprocal);
+            Self::F::fma(Self::F::fma(first, Self::F::splat(-scale), x), reciprocal, first)
+        }
         #[inline(always)]
         unsafe fn store_pixels(p: *mut u8, v: [__m256; 4], steps: Steps) {
             let zero = _mm256_set1_epi32(steps.zero());
@@ -90,6 +98,14 @@ macro_rules! eight_lanes {
 macro_rules! sixteen_lanes {
     () => {
         type F = x86::Avx512;
+        // A product with the reciprocal, and once more with what it left: rounded as a division, at a fifth of its time
+        // (Markstein, 1990).
+        #[inline(always)]
+        unsafe fn over(x: <Self::F as Simd>::V, scale: f32, reciprocal: f32) -> <Self::F as Simd>::V {
+            let reciprocal = Self::F::splat(reciprocal);
+            let first = Self::F::mul(x, reciprocal);
+            Self::F::fma(Self::F::fma(first, Self::F::splat(-scale), x), reciprocal, first)
+        }
         #[inline(always)]
         unsafe fn look_up(table: &[u8; 256], bytes: *mut u8, rows: usize, stride: usize, len: usize) {
             look_up512(table, bytes, rows, stride, len);
