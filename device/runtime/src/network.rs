@@ -35,8 +35,10 @@ pub struct Network {
 /// Which engine may run a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EngineChoice {
-    /// Graft's kernels where they know every operator, else tract.
+    /// Graft's kernels where they know every operator, for the fastest instruction set of this machine; else tract.
     Best,
+    /// The same for an instruction set that this machine has, to compare them.
+    Kernels(Isa),
     /// Tract alone, to compare with.
     Tract,
 }
@@ -91,11 +93,17 @@ impl Network {
         choice: EngineChoice,
     ) -> Result<Self, RuntimeError> {
         let outputs = graph.output.iter().map(|o| o.name.clone()).collect();
-        let because = match choice {
-            EngineChoice::Tract => "nothing: tract was asked for".to_owned(),
-            EngineChoice::Best => {
+        let isa = match choice {
+            EngineChoice::Best => Some(Isa::best()),
+            EngineChoice::Kernels(isa) => Some(isa),
+            EngineChoice::Tract => None,
+        };
+        let because = match isa {
+            None => "nothing: tract was asked for".to_owned(),
+            Some(isa) => {
                 let compiled = guarded("compile the model", || {
-                    Ok(compile::compile(graph, &input).map(|plan| lower::lower(plan, Isa::best())))
+                    anyhow::ensure!(isa.is_available(), "this machine does not have {}", isa.name());
+                    Ok(compile::compile(graph, &input).map(|plan| lower::lower(plan, isa)))
                 })?;
                 match compiled {
                     Ok(program) => return Ok(Self { engine: Engine::Kernels(Box::new(program)), input, outputs }),
