@@ -12,7 +12,7 @@ use graft_kernels::{Activation, BLOCK, Buffer, Isa, Threads, Window};
 use serde::Serialize;
 
 use crate::network::Picture;
-use crate::plan::{Extent, Layout};
+use crate::plan::{Adjustment, Extent, Layout};
 
 /// A network ready to run. Shared freely between threads.
 #[derive(Debug)]
@@ -91,14 +91,13 @@ pub(crate) struct Step {
 #[derive(Debug)]
 pub(crate) enum Work {
     /// The input's bytes to numbers, by a table for each channel.
-    Normalise(Vec<[f32; 256]>),
+    Normalise(Layout, Vec<[f32; 256]>),
     /// The input's bytes to bytes, by a table for each channel.
-    LookUp(Vec<[u8; 256]>),
-    /// The input's numbers to channels last, less the mean and over the deviation.
+    LookUp(Layout, Vec<[u8; 256]>),
+    /// The input's numbers to channels last, adjusted in turn.
     Arrange {
         layout: Layout,
-        mean: Vec<f32>,
-        std: Vec<f32>,
+        adjustments: Vec<Adjustment>,
     },
     /// The input's planes of numbers to bytes.
     Weave(Steps),
@@ -111,6 +110,11 @@ pub(crate) enum Work {
     Scale(Activation),
     /// The product of two.
     Product,
+    /// `x * factor + term`.
+    Affine {
+        factor: f32,
+        term: f32,
+    },
     Softmax,
     ByteConv(int8::conv::Conv),
     ByteDepthwise(int8::depthwise::Depthwise),
@@ -264,14 +268,14 @@ impl Step {
 
     fn kernel(&self) -> &'static str {
         match self.work {
-            Work::Normalise(_) => "normalise",
-            Work::LookUp(_) => "normalise u8",
+            Work::Normalise(..) => "normalise",
+            Work::LookUp(..) => "normalise u8",
             Work::Arrange { .. } => "arrange",
             Work::Weave(_) => "quantize",
             Work::Conv(_) => "conv",
             Work::Depthwise(_) => "depthwise",
             Work::Pool(..) => "pool",
-            Work::Pointwise(_) => "pointwise",
+            Work::Pointwise(_) | Work::Affine { .. } => "pointwise",
             Work::Scale(_) | Work::Product => "product",
             Work::Softmax => "softmax",
             Work::ByteConv(_) => "conv u8",
@@ -289,10 +293,14 @@ impl Step {
     fn read(&self, isa: Isa, threads: &mut Threads, picture: Picture<'_>, to: &mut Output<'_>) {
         let (stride, channels) = (self.to.stride, self.to.extent.channels);
         match (&self.work, picture, to) {
-            (Work::Normalise(tables), Picture::Bytes(bytes), Output::Floats(to)) => look_up(tables, bytes, to, stride),
-            (Work::LookUp(tables), Picture::Bytes(bytes), Output::Bytes(to)) => look_up(tables, bytes, to, stride),
-            (Work::Arrange { layout, mean, std }, Picture::Floats(numbers), Output::Floats(to)) => {
-                arrange(*layout, numbers, mean, std, to, stride);
+            (Work::Normalise(layout, tables), Picture::Bytes(bytes), Output::Floats(to)) => {
+                look_up(*layout, tables, bytes, to, stride);
+            }
+            (Work::LookUp(layout, tables), Picture::Bytes(bytes), Output::Bytes(to)) => {
+                look_up(*layout, tables, bytes, to, stride);
+            }
+            (Work::Arrange { layout, adjustments }, Picture::Floats(numbers), Output::Floats(to)) => {
+                arrange(*layout, channels, numbers, adjustments, to, stride);
             }
             (Work::Weave(steps), Picture::Floats(numbers), Output::Bytes(to)) => {
                 int8::pointwise::weave(isa, threads, numbers, channels, *steps, to);
@@ -339,9 +347,12 @@ impl Step {
                     *to = a * b;
                 }
             }
+            (Work::Affine { factor, term }, Output::Floats(to)) => {
+                to.iter_mut().zip(floats(shape)).for_each(|(to, x)| *to = x * factor + term);
+            }
             (Work::Softmax, Output::Floats(to)) => {
                 let logits = &floats(shape)[..shape.extent.channels];
-                to[..logits.len()].copy_from_slice(&crate::network::softmax(logits));
+                crate::network::softmax(logits, &mut to[..logits.len()]);
             }
             (Work::ByteConv(conv), to) => conv.run(threads, source(), self.other.as_ref().map(bytes), to),
             (Work::ByteDepthwise(conv), Output::Bytes(to)) => conv.run(threads, source(), to),
@@ -370,17 +381,34 @@ impl Step {
     }
 }
 
-fn look_up<T: Copy>(tables: &[[T; 256]], bytes: &[u8], to: &mut [T], stride: usize) {
-    for (pixel, out) in bytes.chunks_exact(tables.len()).zip(to.chunks_exact_mut(stride)) {
-        for ((value, byte), table) in out.iter_mut().zip(pixel).zip(tables) {
-            *value = table[usize::from(*byte)];
+fn look_up<T: Copy>(layout: Layout, tables: &[[T; 256]], bytes: &[u8], to: &mut [T], stride: usize) {
+    match layout {
+        Layout::ChannelsLast => {
+            for (pixel, out) in bytes.chunks_exact(tables.len()).zip(to.chunks_exact_mut(stride)) {
+                for ((value, byte), table) in out.iter_mut().zip(pixel).zip(tables) {
+                    *value = table[usize::from(*byte)];
+                }
+            }
+        }
+        Layout::Planes => {
+            let planes = bytes.chunks_exact(bytes.len() / tables.len());
+            for (c, (plane, table)) in planes.zip(tables).enumerate() {
+                let to = to[c..].iter_mut().step_by(stride);
+                to.zip(plane).for_each(|(value, byte)| *value = table[usize::from(*byte)]);
+            }
         }
     }
 }
 
-/// Brings the channels of each pixel together, less the mean and over the deviation.
-fn arrange(layout: Layout, numbers: &[f32], mean: &[f32], std: &[f32], to: &mut [f32], stride: usize) {
-    let channels = mean.len();
+/// Brings the channels of each pixel together, and adjusts them.
+fn arrange(
+    layout: Layout,
+    channels: usize,
+    numbers: &[f32],
+    adjustments: &[Adjustment],
+    to: &mut [f32],
+    stride: usize,
+) {
     let pixels = numbers.len() / channels;
     let (pixel, channel) = match layout {
         Layout::ChannelsLast => (channels, 1),
@@ -388,12 +416,9 @@ fn arrange(layout: Layout, numbers: &[f32], mean: &[f32], std: &[f32], to: &mut 
     };
     for c in 0..channels {
         let from = numbers[c * channel..].iter().step_by(pixel);
-        let to = to[c..].iter_mut().step_by(stride);
-        // Most graphs have the numbers normalised before.
-        if (mean[c], std[c]) == (0.0, 1.0) {
-            to.zip(from).take(pixels).for_each(|(to, from)| *to = *from);
-        } else {
-            to.zip(from).take(pixels).for_each(|(to, from)| *to = (from - mean[c]) / std[c]);
+        to[c..].iter_mut().step_by(stride).zip(from).take(pixels).for_each(|(to, from)| *to = *from);
+        for adjustment in adjustments {
+            to[c..].iter_mut().step_by(stride).take(pixels).for_each(|to| *to = adjustment.at(c, *to));
         }
     }
 }
