@@ -4,17 +4,24 @@
 //! activation, a QDQ pair, the sum of a residual block) is fused into the operation that made the input, where nobody
 //! else reads that. A graph with one node that is not recognised is left to tract whole.
 
+mod arithmetic;
+mod attributes;
+mod picture;
+mod window;
+
 use std::collections::BTreeMap;
 
 use graft_kernels::pool::Pool;
 use graft_kernels::{Activation, Window};
-use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{GraphProto, NodeProto};
 
+use self::attributes::{float, int, ints};
+use self::picture::Picture;
+use self::window::{widened, window};
 use crate::constant::{Constant, Numbers};
 use crate::graph;
-use crate::input::{Input, Kind as InputKind};
-use crate::plan::{Bias, Extent, Function, Kind, Layout, Operation, Plan, Weights};
+use crate::input::Input;
+use crate::plan::{Arithmetic, Bias, Extent, Function, Kind, Operation, Plan, Weights};
 
 /// Compiles a graph of one input.
 ///
@@ -44,8 +51,8 @@ pub(crate) fn compile(mut graph: GraphProto, input: &Input) -> Result<Plan, Stri
         compiler.name(node);
     }
     for output in &graph.output {
-        let float = compiler.float(&output.name).ok_or("an output that is not of floats")?;
-        compiler.plan.outputs.push(float.operation);
+        let act = compiler.bare(&output.name).ok_or("an output that is not of floats")?;
+        compiler.plan.outputs.push(act.operation);
     }
     Ok(compiler.plan)
 }
@@ -72,7 +79,7 @@ struct Act {
     extent: Extent,
     /// Nobody reads another name of it.
     alone: bool,
-    /// `[1, c]` rather than `[1, c, h, w]`.
+    /// `[1, c * h * w]` rather than `[1, c, h, w]`.
     flat: bool,
     /// The scale and zero point if the name stands for the integers; the numbers are their floats all the same.
     steps: Option<(f32, i64)>,
@@ -80,25 +87,14 @@ struct Act {
     pad: [[usize; 2]; 2],
 }
 
-/// The input before it is numbers: which of the operations of `(image - mean) / std` were seen.
-#[derive(Debug, Clone)]
-struct Picture {
-    extent: Extent,
-    bytes: bool,
-    /// Where the channels lie in memory.
-    layout: Layout,
-    /// Whether the name stands for `[1, c, h, w]`.
-    planes: bool,
-    float: bool,
-    mean: Option<Vec<f32>>,
-    std: Option<Vec<f32>>,
-}
+impl Act {
+    fn is_pixel(&self) -> bool {
+        self.extent.size == [1, 1]
+    }
 
-impl Picture {
-    fn of(input: &Input) -> Self {
-        let bytes = input.kind == InputKind::Bytes;
-        let planes = input.layout == Layout::Planes;
-        Self { extent: input.extent, bytes, layout: input.layout, planes, float: !bytes, mean: None, std: None }
+    /// Returns how many numbers it has, those of a border left out.
+    fn len(&self) -> usize {
+        self.extent.size[0] * self.extent.size[1] * self.extent.channels
     }
 }
 
@@ -107,34 +103,38 @@ impl<'a> Compiler<'a> {
     fn node(&mut self, node: &'a NodeProto) -> Option<()> {
         // Of several outputs, those that nobody reads may be left out.
         let mut read = node.output.iter().filter(|o| self.reads.contains_key(o.as_str()));
-        let (output, None, "") = (node.output.first()?, read.find(|o| *o != &node.output[0]), node.domain.as_str())
+        let (output, None, "" | "ai.onnx") =
+            (node.output.first()?, read.find(|o| *o != &node.output[0]), node.domain.as_str())
         else {
             return None;
         };
         let input = node.input.first().map_or("", String::as_str);
         let value = match node.op_type.as_str() {
             "Constant" => Value::Constant(constant(node)?),
-            "Transpose" | "Cast" | "Sub" | "Div" => Value::Picture(self.picture(node)?),
+            "Transpose" | "Cast" => match self.values.get(input)? {
+                Value::Picture(picture) => Value::Picture(picture.clone().seen_by(node)?),
+                _ => return None,
+            },
+            "Add" => self.arithmetic(node, Arithmetic::Add)?,
+            "Sub" => self.arithmetic(node, Arithmetic::Sub)?,
+            "Mul" => self.arithmetic(node, Arithmetic::Mul)?,
+            "Div" => self.arithmetic(node, Arithmetic::Div)?,
             "Conv" => Value::Act(self.conv(node)?),
             "Gemm" | "MatMul" => Value::Act(self.product(node)?),
             "BatchNormalization" => Value::Act(self.batch_norm(node)?),
             "Pad" => Value::Act(self.pad(node)?),
-            "Add" => Value::Act(self.add(node)?),
-            "Mul" => Value::Act(self.mul(node)?),
-            "MaxPool" | "AveragePool" | "GlobalAveragePool" | "ReduceMean" => Value::Act(self.pool(node)?),
-            "Relu" => Value::Act(self.close(input, Activation::RELU)?),
-            "Clip" => Value::Act(self.close(input, self.clip(node)?)?),
-            "HardSwish" => Value::Act(self.close(input, Activation::HardSwish)?),
-            "Sigmoid" => Value::Act(self.close(input, Activation::Sigmoid)?),
-            "HardSigmoid" => {
-                let slope = float(node, "alpha").unwrap_or(0.2);
-                let offset = float(node, "beta").unwrap_or(0.5);
-                Value::Act(self.close(input, Activation::HardSigmoid { slope, offset })?)
+            "MaxPool" | "AveragePool" | "GlobalMaxPool" | "GlobalAveragePool" | "ReduceMean" => {
+                Value::Act(self.pool(node)?)
+            }
+            "Relu" | "Clip" | "HardSwish" | "Sigmoid" | "HardSigmoid" => {
+                Value::Act(self.close(input, Function::Plain(self.activation(node)?))?)
             }
             "Softmax" => Value::Act(self.softmax(node)?),
-            "Identity" | "Dropout" => self.alias(input)?,
-            "Flatten" | "Reshape" | "Squeeze" => Value::Act(self.flatten(node)?),
-            "QuantizeLinear" => Value::Act(self.quantize(node)?),
+            "Identity" => self.alias(input)?,
+            // A third input may ask for training.
+            "Dropout" if node.input.get(2).is_none_or(String::is_empty) => self.alias(input)?,
+            "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => Value::Act(self.reshape(node)?),
+            "QuantizeLinear" => self.quantize(node)?,
             "DequantizeLinear" => self.dequantize(node)?,
             _ => return None,
         };
@@ -206,57 +206,43 @@ impl<'a> Compiler<'a> {
         Some(value)
     }
 
-    fn picture(&self, node: &NodeProto) -> Option<Picture> {
-        let Value::Picture(mut p) = self.values.get(node.input.first()?)?.clone() else {
-            return None;
-        };
-        let channels = || {
-            let constant = self.constant(node, 1)?;
-            let floats = constant.floats()?;
-            // Along the channels of `[1, c, h, w]` or `[1, h, w, c]`, or one for all.
-            let across: &[usize] = if p.planes { &[p.extent.channels, 1, 1] } else { &[p.extent.channels] };
-            let each = floats.len() == p.extent.channels && constant.dims.ends_with(across);
-            match floats[..] {
-                [one] if p.float => Some(vec![one; p.extent.channels]),
-                _ => (p.float && each).then(|| floats.to_vec()),
-            }
-        };
-        match node.op_type.as_str() {
-            "Transpose" if !p.planes && ints(node, "perm")? == [0, 3, 1, 2] => p.planes = true,
-            "Cast" if !p.float && int(node, "to")? == DataType::Float as i64 => p.float = true,
-            "Sub" if p.mean.is_none() && p.std.is_none() => p.mean = Some(channels()?),
-            "Div" if p.std.is_none() => p.std = Some(channels()?),
-            _ => return None,
-        }
-        Some(p)
-    }
-
-    /// Returns an activation of floats; a picture is made into one where it is first read as such.
+    /// Returns an activation of floats, zeros around it perhaps; a picture is made into one where it is first read as such.
     fn float(&mut self, name: &str) -> Option<Act> {
         let p = match self.values.get(name)? {
             Value::Act(act) => return act.steps.is_none().then_some(*act),
             Value::Constant(_) => return None,
             Value::Picture(p) => p.clone(),
         };
-        if !(p.planes && p.float) {
-            return None;
-        }
-        let (mean, std) = (or(p.mean, 0.0, p.extent.channels), or(p.std, 1.0, p.extent.channels));
-        let kind = if p.bytes {
-            let of = |c: usize| std::array::from_fn(|byte| (byte as f32 - mean[c]) / std[c]);
-            Kind::Bytes((0..p.extent.channels).map(of).collect())
-        } else {
-            Kind::Numbers { layout: p.layout, mean, std }
-        };
-        let act = self.push(kind, vec![], p.extent)?;
-        self.plan.operations[act.operation].name = name.to_owned();
+        let act = self.push(p.kind()?, vec![], p.extent)?;
+        let operation = &mut self.plan.operations[act.operation];
+        operation.name = name.to_owned();
+        p.rounding.into_iter().for_each(|f| operation.close(Function::Plain(f)));
         self.values.insert(name.to_owned(), Value::Act(act));
         Some(act)
     }
 
-    /// Returns an activation of floats without zeros around it.
+    /// Returns an activation of floats; zeros around it are made part of it where it is first read as such.
     fn bare(&mut self, name: &str) -> Option<Act> {
-        self.float(name).filter(|act| act.pad == [[0; 2]; 2])
+        let act = self.float(name)?;
+        let [before, after] = act.pad;
+        if act.pad == [[0; 2]; 2] {
+            return Some(act);
+        }
+        // The convolution that changes nothing has a border as any has.
+        let channels = act.extent.channels;
+        let window = Window { before, after, ..Window::POINT };
+        let (weights, bias) =
+            (Weights::Steps(vec![1; channels], vec![1.0; channels]), Bias::Floats(vec![0.0; channels]));
+        let kind = Kind::Conv { weights, bias, window, depthwise: true };
+        let size = window.output(act.extent.size)?;
+        let steps = self.plan.operations[act.operation].closing.last().filter(|f| f.steps().is_some()).cloned();
+        let made = self.push(kind, vec![act.operation], Extent { size, channels })?;
+        let operation = &mut self.plan.operations[made.operation];
+        operation.name = name.to_owned();
+        // Steps stay steps of the same scale.
+        steps.into_iter().for_each(|f| operation.close(f));
+        self.values.insert(name.to_owned(), Value::Act(made));
+        Some(made)
     }
 
     fn push(&mut self, kind: Kind, inputs: Vec<usize>, extent: Extent) -> Option<Act> {
@@ -280,17 +266,22 @@ impl<'a> Compiler<'a> {
         let Extent { size: input, channels } = act.extent;
         let &[outputs, per_group, kh, kw] = &self.constant(node, 1)?.dims[..] else { return None };
         let groups = usize::try_from(int(node, "group").unwrap_or(1)).ok()?;
-        let mut window = window(node, [kh, kw], input)?;
+        let padded = [0, 1].map(|axis| input[axis] + act.pad[0][axis] + act.pad[1][axis]);
+        let mut window = window(node, [kh, kw], padded)?;
         for axis in 0..2 {
             window.before[axis] += act.pad[0][axis];
             window.after[axis] += act.pad[1][axis];
         }
         let size = window.output(input)?;
         (!act.flat && outputs > 0 && per_group.checked_mul(groups)? == channels).then_some(())?;
-        let depthwise = groups > 1;
-        (!depthwise || (groups == channels && groups == outputs)).then_some(())?;
+        let depthwise = groups > 1 && groups == channels && groups == outputs;
         let bias = self.bias(node, outputs)?;
-        let weights = weights(self.take(node, 1)?)?;
+        let mut weights = weights(self.take(node, 1)?)?;
+        if groups > 1 && !depthwise {
+            let len = outputs.checked_mul(channels)?.checked_mul(kh.checked_mul(kw)?)?;
+            (outputs.is_multiple_of(groups) && len <= MAX_DENSE).then_some(())?;
+            weights = weights.dense(groups, outputs);
+        }
         let kind = Kind::Conv { weights, bias, window, depthwise };
         self.push(kind, vec![act.operation], Extent { size, channels: outputs })
     }
@@ -301,42 +292,26 @@ impl<'a> Compiler<'a> {
         let &[rows, columns] = &self.constant(node, 1)?.dims[..] else { return None };
         let across = int(node, "transB").unwrap_or(0) == 1;
         let (outputs, inputs) = if across { (rows, columns) } else { (columns, rows) };
-        let plain = int(node, "transA").unwrap_or(0) == 0
-            && float(node, "alpha").unwrap_or(1.0) == 1.0
-            && float(node, "beta").unwrap_or(1.0) == 1.0;
-        (act.flat && plain && outputs > 0 && inputs == act.extent.channels).then_some(())?;
-        let bias = self.bias(node, outputs)?;
+        let (alpha, beta) = (float(node, "alpha").unwrap_or(1.0), float(node, "beta").unwrap_or(1.0));
+        let sound = act.flat && int(node, "transA").unwrap_or(0) == 0 && outputs > 0 && inputs == act.len();
+        sound.then_some(())?;
+        let mut bias = self.bias(node, outputs)?;
         let mut constant = self.take(node, 1)?;
         if !across {
             constant = transposed(constant)?;
         }
-        let kind = Kind::Conv { weights: weights(constant)?, bias, window: Window::POINT, depthwise: false };
+        let mut weights = weights(constant)?;
+        if alpha != 1.0 {
+            weights = Weights::Floats(weights.floats().iter().map(|w| w * alpha).collect());
+        }
+        if beta != 1.0 {
+            bias = Bias::Floats(bias.floats().iter().map(|b| b * beta).collect());
+        }
+        // A map that was flattened is `[c, h, w]` in memory, as are the weights of a window of its size.
+        let window = Window { kernel: act.extent.size, ..Window::POINT };
+        let kind = Kind::Conv { weights, bias, window, depthwise: false };
         let made = self.push(kind, vec![act.operation], Extent { size: [1, 1], channels: outputs })?;
         Some(Act { flat: true, ..made })
-    }
-
-    /// Folds a batch normalisation into the convolution before it.
-    fn batch_norm(&mut self, node: &NodeProto) -> Option<Act> {
-        let name = node.input.first()?;
-        let act = self.bare(name)?;
-        let read = |index: usize| self.constant(node, index)?.floats().map(|f| f.into_owned());
-        let (scale, shift, mean, variance) = (read(1)?, read(2)?, read(3)?, read(4)?);
-        let channels = act.extent.channels;
-        ([&scale, &shift, &mean, &variance].iter().all(|v| v.len() == channels)).then_some(())?;
-        let epsilon = float(node, "epsilon").unwrap_or(1e-5);
-        let free = act.alone && self.reads.get(name.as_str()) == Some(&1);
-        let operation = &mut self.plan.operations[act.operation];
-        let Kind::Conv { weights: Weights::Floats(w), bias: Bias::Floats(b), .. } = &mut operation.kind else {
-            return None;
-        };
-        (free && operation.closing.is_empty() && operation.added.is_none()).then_some(())?;
-        let per = w.len() / channels;
-        for c in 0..channels {
-            let factor = scale[c] / (variance[c] + epsilon).sqrt();
-            w[c * per..(c + 1) * per].iter_mut().for_each(|w| *w *= factor);
-            b[c] = (b[c] - mean[c]) * factor + shift[c];
-        }
-        Some(act)
     }
 
     /// Keeps zeros around an activation for the convolution that reads it.
@@ -356,93 +331,19 @@ impl<'a> Compiler<'a> {
         let size = |v: i64| usize::try_from(v).ok().filter(|v| *v <= MAX_PAD);
         let pad = [[size(top)?, size(left)?], [size(bottom)?, size(right)?]];
         let sound = !act.flat && constant_mode && value == 0.0 && node.input.len() < 4;
-        sound.then_some(Act { pad, alone: false, ..act })
-    }
-
-    fn add(&mut self, node: &NodeProto) -> Option<Act> {
-        let [a, b] = &node.input[..] else { return None };
-        for (name, index) in [(a, 1), (b, 0)] {
-            if self.constant(node, index).is_some() {
-                return self.add_constant(name, node, index);
-            }
-        }
-        let (first, second) = (self.bare(a)?, self.bare(b)?);
-        (first.extent == second.extent && first.flat == second.flat).then_some(())?;
-        // The later of the two may add the earlier one as it closes.
-        for (name, own, other) in [(a, first, second), (b, second, first)] {
-            let free = own.alone && self.reads.get(name.as_str()) == Some(&1) && other.operation < own.operation;
-            let operation = &mut self.plan.operations[own.operation];
-            // What was rounded to steps before is rounded by the kernel too; other functions are not.
-            let open = operation.closing.iter().all(|f| f.steps().is_some()) && operation.closing.len() <= 1;
-            if let (true, true, None, Kind::Conv { depthwise: false, .. }) =
-                (free, open, operation.added, &operation.kind)
-            {
-                operation.added = Some((other.operation, operation.closing.len()));
-                return Some(own);
-            }
-        }
-        let made = self.push(Kind::Add, vec![first.operation, second.operation], first.extent)?;
-        Some(Act { flat: first.flat, ..made })
-    }
-
-    /// Adds a constant for each channel to the bias of what came before.
-    fn add_constant(&mut self, name: &str, node: &NodeProto, index: usize) -> Option<Act> {
-        let act = self.bare(name)?;
-        let constant = self.constant(node, index)?;
-        let values = constant.floats()?.into_owned();
-        let channels = act.extent.channels;
-        let across: &[usize] = if act.flat { &[channels] } else { &[channels, 1, 1] };
-        let free = act.alone && self.reads.get(name) == Some(&1);
-        (free && values.len() == channels && constant.dims.ends_with(across)).then_some(())?;
-        let operation = &mut self.plan.operations[act.operation];
-        let Kind::Conv { bias, .. } = &mut operation.kind else { return None };
-        (operation.closing.is_empty() && operation.added.is_none()).then_some(())?;
-        *bias = Bias::Floats(bias.floats().iter().zip(&values).map(|(b, v)| b + v).collect());
-        Some(act)
-    }
-
-    fn mul(&mut self, node: &NodeProto) -> Option<Act> {
-        let [a, b] = &node.input[..] else { return None };
-        let (first, second) = (self.bare(a)?, self.bare(b)?);
-        (first.extent.channels == second.extent.channels && first.flat == second.flat).then_some(())?;
-        let pairs = [(a, first, b, second), (b, second, a, first)];
-        // A number times a function of itself is a function of it.
-        for (name, x, gate_name, gate) in pairs {
-            let last = self.plan.operations.len() - 1;
-            let operation = &self.plan.operations[gate.operation];
-            let of_x = matches!(operation.kind, Kind::Copy) && operation.inputs == [x.operation];
-            let once = gate.alone && self.reads.get(gate_name.as_str()) == Some(&1);
-            if of_x && once && gate.operation == last && operation.added.is_none() {
-                let Operation { closing, .. } = self.plan.operations.pop()?;
-                let f = Function::Gated(closing);
-                // Both readers of `x` are this product.
-                let free = x.alone && self.reads.get(name.as_str()) == Some(&2);
-                return match free {
-                    true => {
-                        self.plan.operations[x.operation].close(f);
-                        Some(x)
-                    }
-                    false => self.copy(x, f),
-                };
-            }
-        }
-        for (_, x, _, gate) in pairs {
-            if gate.extent.size == [1, 1] {
-                let made = self.push(Kind::Scale, vec![x.operation, gate.operation], x.extent)?;
-                return Some(Act { flat: x.flat, ..made });
-            }
-        }
-        None
+        let alone = act.alone && self.reads.get(name.as_str()) == Some(&1);
+        sound.then_some(Act { pad, alone, ..act })
     }
 
     fn pool(&mut self, node: &NodeProto) -> Option<Act> {
         let act = self.bare(node.input.first()?)?;
         let Extent { size: input, channels } = act.extent;
-        (!act.flat && int(node, "ceil_mode").unwrap_or(0) == 0).then_some(())?;
+        (!act.flat).then_some(())?;
         let whole = Window { kernel: input, ..Window::POINT };
         let mut flat = false;
         let (kind, window) = match node.op_type.as_str() {
             "GlobalAveragePool" => (Pool::Mean, whole),
+            "GlobalMaxPool" => (Pool::Max, whole),
             "ReduceMean" => {
                 let axes = match self.optional(node, 1)? {
                     Some(axes) => axes.steps()?,
@@ -462,7 +363,10 @@ impl<'a> Compiler<'a> {
                     (_, 0) => Pool::Mean,
                     _ => Pool::MeanWithPadding,
                 };
-                (kind, window)
+                let wide = widened(node, window, input)?;
+                // What a window has beyond the border is not counted even where the border is.
+                (kind != Pool::MeanWithPadding || wide == window).then_some(())?;
+                (kind, wide)
             }
         };
         let size = window.output(input)?;
@@ -473,33 +377,57 @@ impl<'a> Compiler<'a> {
     fn softmax(&mut self, node: &NodeProto) -> Option<Act> {
         let act = self.bare(node.input.first()?)?;
         let over_channels = matches!(int(node, "axis").unwrap_or(-1), -1 | 1);
-        (act.flat && over_channels).then_some(())?;
+        (act.flat && act.is_pixel() && over_channels).then_some(())?;
         let made = self.push(Kind::Softmax, vec![act.operation], act.extent)?;
         Some(Act { flat: true, ..made })
     }
 
-    /// A change of shape from `[1, c, 1, 1]` or `[1, c]` to `[1, c]`.
-    fn flatten(&mut self, node: &NodeProto) -> Option<Act> {
+    /// A change of shape from `[1, c, h, w]` to `[1, c * h * w]`, or between `[1, c]` and `[1, c, 1, 1]`.
+    fn reshape(&mut self, node: &NodeProto) -> Option<Act> {
+        self.bare(node.input.first()?)?;
         let Value::Act(act) = self.alias(node.input.first()?)? else { return None };
-        let channels = i64::try_from(act.extent.channels).ok()?;
-        let sound = match node.op_type.as_str() {
-            "Flatten" => int(node, "axis").unwrap_or(1) == 1,
+        let (len, channels) = (i64::try_from(act.len()).ok()?, i64::try_from(act.extent.channels).ok()?);
+        let rank = if act.flat { 2 } else { 4 };
+        let axes = || {
+            let axes = match self.optional(node, 1)? {
+                Some(axes) => axes.steps()?,
+                None => ints(node, "axes")?.to_vec(),
+            };
+            let mut axes: Vec<i64> = axes.iter().map(|a| a.rem_euclid(4)).collect();
+            axes.sort_unstable();
+            Some(axes == [2, 3] && act.is_pixel())
+        };
+        let flat = match node.op_type.as_str() {
+            "Flatten" => [1, 1 - rank].contains(&int(node, "axis").unwrap_or(1)).then_some(true)?,
             "Reshape" => {
                 let shape = self.constant(node, 1)?.steps()?;
-                matches!(shape[..], [1 | 0 | -1, c] if c == channels) || matches!(shape[..], [1 | 0, -1])
+                let copies = int(node, "allowzero").unwrap_or(0) == 0;
+                let one = shape.first().is_some_and(|s| matches!(s, 1 | -1) || (*s == 0 && copies));
+                let all = shape.iter().filter(|s| **s == -1).count() < 2;
+                match shape[..] {
+                    [_, n] if one && all && (n == len || n == -1) => true,
+                    [_, n, 1, 1] if one && all && act.is_pixel() && (n == channels || n == -1) => false,
+                    _ => return None,
+                }
             }
-            _ => {
-                let axes = match self.optional(node, 1)? {
-                    Some(axes) => axes.steps()?,
-                    None => ints(node, "axes")?.to_vec(),
-                };
-                let mut axes: Vec<i64> = axes.iter().map(|a| a.rem_euclid(4)).collect();
-                axes.sort_unstable();
-                !act.flat && axes == [2, 3]
-            }
+            "Squeeze" => (!act.flat && axes()?).then_some(true)?,
+            _ => !(act.flat && axes()?).then_some(true)?,
         };
-        let bare = act.pad == [[0; 2]; 2];
-        (sound && bare && act.extent.size == [1, 1]).then_some(Act { flat: true, ..act })
+        Some(Act { flat, ..act })
+    }
+
+    fn activation(&self, node: &NodeProto) -> Option<Activation> {
+        Some(match node.op_type.as_str() {
+            "Relu" => Activation::RELU,
+            "Clip" => self.clip(node)?,
+            "HardSwish" => Activation::HardSwish,
+            "Sigmoid" => Activation::Sigmoid,
+            "HardSigmoid" => Activation::HardSigmoid {
+                slope: float(node, "alpha").unwrap_or(0.2),
+                offset: float(node, "beta").unwrap_or(0.5),
+            },
+            _ => return None,
+        })
     }
 
     fn clip(&self, node: &NodeProto) -> Option<Activation> {
@@ -512,44 +440,54 @@ impl<'a> Compiler<'a> {
     }
 
     /// Applies a function to a value: in the operation that makes it, or else in one of its own.
-    fn close(&mut self, name: &str, f: Activation) -> Option<Act> {
-        let act = self.bare(name)?;
+    fn close(&mut self, name: &str, f: Function) -> Option<Act> {
+        // Zeros around it may stay to be made where the function leaves zeros alone.
+        let act = if f.at(0.0) == 0.0 { self.float(name)? } else { self.bare(name)? };
         if act.alone && self.reads.get(name) == Some(&1) {
-            self.plan.operations[act.operation].close(Function::Plain(f));
+            self.plan.operations[act.operation].close(f);
             return Some(act);
         }
-        self.copy(act, Function::Plain(f))
+        self.copy(act, f)
     }
 
     fn copy(&mut self, act: Act, f: Function) -> Option<Act> {
         let made = self.push(Kind::Copy, vec![act.operation], act.extent)?;
         self.plan.operations[made.operation].close(f);
-        Some(Act { flat: act.flat, ..made })
+        Some(Act { flat: act.flat, pad: act.pad, ..made })
     }
 
     /// Rounds to the steps of a scale at once; the name then stands for integers.
-    fn quantize(&mut self, node: &NodeProto) -> Option<Act> {
+    fn quantize(&mut self, node: &NodeProto) -> Option<Value> {
         let scale = self.constant(node, 1)?.float()?;
-        let zero = self.constant(node, 2)?;
-        let [z] = zero.steps()?[..] else { return None };
-        let (low, high) = match zero.numbers {
-            Numbers::U8(_) => (0, 255),
-            Numbers::I8(_) => (-128, 127),
-            _ => return None,
+        let (zero, low, high) = match self.optional(node, 2)? {
+            Some(zero) => match (&zero.numbers, &zero.steps()?[..]) {
+                (Numbers::U8(_), &[z]) => (z, 0, 255),
+                (Numbers::I8(_), &[z]) => (z, -128, 127),
+                _ => return None,
+            },
+            None if int(node, "output_dtype").unwrap_or(0) == 0 => (0, 0, 255),
+            None => return None,
         };
         (scale.is_finite() && scale > 0.0).then_some(())?;
-        let f = Activation::Quantized { scale, low: (low - z) as f32, high: (high - z) as f32 };
-        Some(Act { steps: Some((scale, z)), ..self.close(node.input.first()?, f)? })
+        let f = Activation::Quantized { scale, low: (low - zero) as f32, high: (high - zero) as f32 };
+        let steps = Some((scale, zero));
+        let name = node.input.first()?;
+        match self.values.get(name)? {
+            // In front of the Transpose.
+            Value::Picture(p) if p.kind().is_none() => Some(Value::Picture(p.clone().quantized(f, steps)?)),
+            _ => Some(Value::Act(Act { steps, ..self.close(name, Function::Plain(f))? })),
+        }
     }
 
     fn dequantize(&mut self, node: &NodeProto) -> Option<Value> {
+        // Scales of blocks along an axis are others than these.
+        (int(node, "block_size").unwrap_or(0) == 0 && self.constant(node, 1)?.dims.len() < 2).then_some(())?;
         if self.constant(node, 0).is_some() {
             let axis = usize::try_from(int(node, "axis").unwrap_or(1)).ok()?;
             let constant = self.take(node, 0)?;
             let zero = self.optional(node, 2)?;
             return Some(Value::Constant(constant.dequantized(self.constant(node, 1)?, zero, axis)?));
         }
-        let Value::Act(act) = self.alias(node.input.first()?)? else { return None };
         let z = match self.optional(node, 2)? {
             Some(z) => match z.steps()?[..] {
                 [z] => z,
@@ -557,7 +495,12 @@ impl<'a> Compiler<'a> {
             },
             None => 0,
         };
-        (act.steps? == (self.constant(node, 1)?.float()?, z)).then_some(Value::Act(Act { steps: None, ..act }))
+        let given = Some((self.constant(node, 1)?.float()?, z));
+        match self.alias(node.input.first()?)? {
+            Value::Act(act) => (act.steps == given).then_some(Value::Act(Act { steps: None, ..act })),
+            Value::Picture(p) => Some(Value::Picture(p.dequantized(given)?)),
+            Value::Constant(_) => None,
+        }
     }
 }
 
@@ -600,6 +543,10 @@ fn constant(node: &NodeProto) -> Option<Constant> {
     let [attribute] = &node.attribute[..] else { return None };
     match attribute.name.as_str() {
         "value" => Constant::read(attribute.t.clone()?),
+        "value_floats" => {
+            let numbers = Numbers::F32(attribute.floats.clone());
+            Some(Constant { dims: vec![attribute.floats.len()], numbers, scaling: None })
+        }
         "value_float" => Some(Constant { dims: vec![], numbers: Numbers::F32(vec![attribute.f]), scaling: None }),
         "value_int" => Some(Constant { dims: vec![], numbers: Numbers::I64(vec![attribute.i]), scaling: None }),
         "value_ints" => {
@@ -610,64 +557,12 @@ fn constant(node: &NodeProto) -> Option<Constant> {
     }
 }
 
-/// Reads the attributes of a convolution or pool over two axes.
-fn window(node: &NodeProto, kernel: [usize; 2], input: [usize; 2]) -> Option<Window> {
-    let declared = ints(node, "kernel_shape").is_none_or(|k| k.iter().map(|v| usize::try_from(*v)).eq(kernel.map(Ok)));
-    (declared && kernel.iter().all(|k| *k > 0)).then_some(())?;
-    let read = |name: &str, or: i64, len: usize| -> Option<Vec<usize>> {
-        let Some(values) = ints(node, name) else {
-            return usize::try_from(or).ok().map(|v| vec![v; len]);
-        };
-        (values.len() == len).then_some(())?;
-        values.iter().map(|v| usize::try_from(*v).ok()).collect()
-    };
-    let (stride, dilation, pads) = (read("strides", 1, 2)?, read("dilations", 1, 2)?, read("pads", 0, 4)?);
-    stride.iter().chain(&dilation).all(|v| *v > 0).then_some(())?;
-    let mut window = Window {
-        kernel,
-        stride: [stride[0], stride[1]],
-        dilation: [dilation[0], dilation[1]],
-        before: [pads[0], pads[1]],
-        after: [pads[2], pads[3]],
-    };
-    let auto = node.attribute.iter().find(|a| a.name == "auto_pad").map_or(&b"NOTSET"[..], |a| &a.s);
-    match auto {
-        b"NOTSET" | b"" => {}
-        b"VALID" => (window.before, window.after) = ([0; 2], [0; 2]),
-        b"SAME_UPPER" | b"SAME_LOWER" => {
-            for a in 0..2 {
-                let reach = (kernel[a] - 1).checked_mul(dilation[a])?.checked_add(1)?;
-                let last = (input[a].div_ceil(stride[a]).checked_sub(1)?).checked_mul(stride[a])?;
-                let total = last.checked_add(reach)?.saturating_sub(input[a]);
-                let (less, more) = (total / 2, total - total / 2);
-                (window.before[a], window.after[a]) = if auto == b"SAME_UPPER" { (less, more) } else { (more, less) };
-            }
-        }
-        _ => return None,
-    }
-    Some(window)
-}
-
-fn or(values: Option<Vec<f32>>, value: f32, len: usize) -> Vec<f32> {
-    values.unwrap_or_else(|| vec![value; len])
-}
-
-fn ints<'a>(node: &'a NodeProto, name: &str) -> Option<&'a [i64]> {
-    node.attribute.iter().find(|a| a.name == name).map(|a| &a.ints[..])
-}
-
-fn int(node: &NodeProto, name: &str) -> Option<i64> {
-    node.attribute.iter().find(|a| a.name == name).map(|a| a.i)
-}
-
-fn float(node: &NodeProto, name: &str) -> Option<f32> {
-    node.attribute.iter().find(|a| a.name == name).map(|a| a.f)
-}
-
 /// Most numbers in one activation: a gigabyte.
 const MAX_ACTIVATION: usize = 1 << 28;
 /// Widest border of a Pad, in pixels.
 const MAX_PAD: usize = 4096;
+/// Most weights of a convolution of groups when it is made dense with zeros; tract is faster beyond.
+const MAX_DENSE: usize = 1 << 16;
 
 #[cfg(test)]
 mod tests;

@@ -23,6 +23,7 @@ mod work;
 
 pub use bench::{Bench, bench, peak_rss_mb};
 pub use error::RuntimeError;
+pub use graft_kernels::Isa;
 pub use graph::MAX_MODEL_LEN;
 pub use model::{
     LABELS, LOGITS, MAX_SIDE, Model, PREPROCESSING, PREPROCESSING_DIGEST, Prediction, unsupported_operators,

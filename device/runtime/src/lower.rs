@@ -29,7 +29,7 @@ pub(crate) fn lower(plan: Plan, isa: Isa) -> Program {
 
 /// Returns the channels stored for each pixel of the input: only dense convolutions take less than a whole block.
 fn picture_stride(plan: &Plan) -> usize {
-    let is_input = |o: &usize| matches!(plan.operations[*o].kind, Kind::Bytes(_) | Kind::Numbers { .. });
+    let is_input = |o: &usize| matches!(plan.operations[*o].kind, Kind::Bytes { .. } | Kind::Numbers { .. });
     let narrow = plan.operations.iter().all(|operation| {
         let dense = matches!(operation.kind, Kind::Conv { depthwise: false, .. });
         let adds = operation.added.is_some_and(|(o, _)| is_input(&o));
@@ -65,36 +65,27 @@ impl Lowering {
         let (stride, activation) = (padded(extent.channels), Activation::NONE);
         let made = match kind {
             Kind::Copy => None,
-            Kind::Bytes(mut tables) => {
+            Kind::Bytes { layout, mut tables } => {
                 let last = rest.as_slice().iter().rposition(|f| f.steps().is_some_and(|s| s.grid().is_some()));
                 let kept: Vec<Function> = rest.by_ref().take(last.map_or(usize::MAX, |l| l + 1)).collect();
                 tables.as_flattened_mut().iter_mut().for_each(|v| *v = kept.iter().fold(*v, |v, f| f.at(v)));
                 let grid = kept.last().and_then(|f| f.steps()?.grid());
                 let work = match grid {
-                    Some(grid) => Work::LookUp(tables.iter().map(|t| t.map(|v| byte(v, grid))).collect()),
-                    None => Work::Normalise(tables),
+                    Some(grid) => Work::LookUp(layout, tables.iter().map(|t| t.map(|v| byte(v, grid))).collect()),
+                    None => Work::Normalise(layout, tables),
                 };
                 Some(self.push(&name, work, None, None, extent, self.picture, grid))
             }
-            Kind::Numbers { layout: Layout::Planes, mean, std }
+            Kind::Numbers { layout: Layout::Planes, adjustments }
                 if self.picture == 4
-                    && mean.iter().all(|m| *m == 0.0)
-                    && std.iter().all(|s| *s == 1.0)
+                    && adjustments.is_empty()
                     && rest.as_slice().first().and_then(Function::steps).is_some_and(|s| s.grid().is_some()) =>
             {
                 let steps = rest.next().and_then(|f| f.steps()).expect("the function was looked at");
-                Some(self.push(
-                    &name,
-                    Work::Weave { channels: extent.channels, steps },
-                    None,
-                    None,
-                    extent,
-                    self.picture,
-                    steps.grid(),
-                ))
+                Some(self.push(&name, Work::Weave(steps), None, None, extent, self.picture, steps.grid()))
             }
-            Kind::Numbers { layout, mean, std } => {
-                let work = Work::Arrange { layout, mean, std };
+            Kind::Numbers { layout, adjustments } => {
+                let work = Work::Arrange { layout, adjustments };
                 Some(self.push(&name, work, None, None, extent, self.picture, None))
             }
             Kind::Conv { weights, bias, window, depthwise } => {
@@ -133,6 +124,7 @@ impl Lowering {
                 let f = next(&mut rest).unwrap_or(activation);
                 Some(self.push(&name, Work::Scale(f), from, other, extent, stride, None))
             }
+            Kind::Product => Some(self.push(&name, Work::Product, from, other, extent, stride, None)),
             Kind::Softmax => Some(self.push(&name, Work::Softmax, from, None, extent, stride, None)),
         };
         let made = made.or(from).expect("a copy has an input");
@@ -172,6 +164,9 @@ impl Lowering {
                 let gate = inner.into_iter().fold(made, |made, f| self.apply(name, made, f));
                 let gate = self.to_floats(name, gate);
                 self.push(name, Work::Product, Some(from), Some(gate), extent, stride, None)
+            }
+            (None, Function::Affine { factor, term }) => {
+                self.push(name, Work::Affine { factor, term }, Some(from), None, extent, stride, None)
             }
             (None, Function::Plain(_)) => unreachable!("a plain function is an activation"),
         }

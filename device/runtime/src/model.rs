@@ -214,7 +214,8 @@ impl Model {
         let Some((index, _)) = best else {
             return Err(RuntimeError::Labels { labels: self.labels.len(), logits: 0 });
         };
-        let probabilities = softmax(&logits);
+        let mut probabilities = vec![0.0; logits.len()];
+        softmax(&logits, &mut probabilities);
         Ok(Prediction {
             index,
             label: self.labels.get(index).cloned().unwrap_or_else(|| format!("class {index}")),

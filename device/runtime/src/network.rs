@@ -35,8 +35,10 @@ pub struct Network {
 /// Which engine may run a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EngineChoice {
-    /// Graft's kernels where they know every operator, else tract.
+    /// Graft's kernels where they know every operator, for the fastest instruction set of this machine; else tract.
     Best,
+    /// The same for an instruction set that this machine has, to compare them.
+    Kernels(Isa),
     /// Tract alone, to compare with.
     Tract,
 }
@@ -91,11 +93,17 @@ impl Network {
         choice: EngineChoice,
     ) -> Result<Self, RuntimeError> {
         let outputs = graph.output.iter().map(|o| o.name.clone()).collect();
-        let because = match choice {
-            EngineChoice::Tract => "nothing: tract was asked for".to_owned(),
-            EngineChoice::Best => {
+        let isa = match choice {
+            EngineChoice::Best => Some(Isa::best()),
+            EngineChoice::Kernels(isa) => Some(isa),
+            EngineChoice::Tract => None,
+        };
+        let because = match isa {
+            None => "nothing: tract was asked for".to_owned(),
+            Some(isa) => {
                 let compiled = guarded("compile the model", || {
-                    Ok(compile::compile(graph, &input).map(|plan| lower::lower(plan, Isa::best())))
+                    anyhow::ensure!(isa.is_available(), "this machine does not have {}", isa.name());
+                    Ok(compile::compile(graph, &input).map(|plan| lower::lower(plan, isa)))
                 })?;
                 match compiled {
                     Ok(program) => return Ok(Self { engine: Engine::Kernels(Box::new(program)), input, outputs }),
@@ -226,8 +234,11 @@ pub(crate) fn unknown_operators(graph: &GraphProto) -> Vec<String> {
     let known = tract_onnx::onnx().op_register.0;
     let mut names = Vec::new();
     graph::walk(graph, &mut |node| {
-        if !known.contains_key(&node.op_type) {
-            names.push(node.op_type.clone());
+        // tract does not look at domains: it would take another's Relu for ONNX's.
+        match node.domain.as_str() {
+            "" | "ai.onnx" | "ai.onnx.ml" if known.contains_key(&node.op_type) => {}
+            "" | "ai.onnx" => names.push(node.op_type.clone()),
+            domain => names.push(format!("{domain}.{}", node.op_type)),
         }
     });
     names.sort();
@@ -266,9 +277,12 @@ pub(crate) fn guarded<T>(doing: &'static str, call: impl FnOnce() -> TractResult
     outcome.map_err(|source| RuntimeError::Engine { doing, source })
 }
 
-pub(crate) fn softmax(logits: &[f32]) -> Vec<f32> {
+/// Writes the softmax of as many logits.
+pub(crate) fn softmax(logits: &[f32], probabilities: &mut [f32]) {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let exps: Vec<f32> = logits.iter().map(|v| (v - max).exp()).collect();
-    let total: f32 = exps.iter().sum();
-    exps.iter().map(|e| e / total).collect()
+    for (p, v) in probabilities.iter_mut().zip(logits) {
+        *p = (v - max).exp();
+    }
+    let total: f32 = probabilities.iter().sum();
+    probabilities.iter_mut().for_each(|p| *p /= total);
 }

@@ -41,13 +41,15 @@ pub(crate) struct Operation {
 /// What is computed.
 #[derive(Debug)]
 pub(crate) enum Kind {
-    /// The input's bytes, `[h, w, c]`, each channel by its table.
-    Bytes(Vec<[f32; 256]>),
-    /// The input's numbers, `[h, w, c]` or `[c, h, w]`, each channel less its mean and over its deviation.
+    /// The input's bytes, each channel by its table.
+    Bytes {
+        layout: Layout,
+        tables: Vec<[f32; 256]>,
+    },
+    /// The input's numbers, adjusted in turn.
     Numbers {
         layout: Layout,
-        mean: Vec<f32>,
-        std: Vec<f32>,
+        adjustments: Vec<Adjustment>,
     },
     /// A dense convolution or product, or a depthwise convolution.
     Conv {
@@ -61,6 +63,8 @@ pub(crate) enum Kind {
     Add,
     /// The first times the second, which has one pixel.
     Scale,
+    /// The product of two, number by number.
+    Product,
     /// Nothing: there for what closes it.
     Copy,
     /// The softmax over the channels of one pixel.
@@ -76,10 +80,44 @@ pub(crate) enum Layout {
     Planes,
 }
 
+/// An operation on every number of the input by one of each channel.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Adjustment {
+    pub operation: Arithmetic,
+    pub by: Vec<f32>,
+}
+
+/// What is done to a number with a second one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arithmetic {
+    Add,
+    Sub,
+    Mul,
+    Div,
+}
+
+impl Adjustment {
+    /// Returns what becomes of a number of a channel.
+    pub fn at(&self, channel: usize, x: f32) -> f32 {
+        let by = self.by[channel];
+        match self.operation {
+            Arithmetic::Add => x + by,
+            Arithmetic::Sub => x - by,
+            Arithmetic::Mul => x * by,
+            Arithmetic::Div => x / by,
+        }
+    }
+}
+
 /// A function of one number.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Function {
     Plain(Activation),
+    /// `x * factor + term`.
+    Affine {
+        factor: f32,
+        term: f32,
+    },
     /// The number times what the functions make of it.
     Gated(Vec<Function>),
 }
@@ -110,6 +148,23 @@ impl Weights {
             }
         }
     }
+
+    /// Returns the weights of the dense convolution that equals one of `groups`: zero for the inputs of other groups.
+    pub fn dense(self, groups: usize, outputs: usize) -> Self {
+        fn spread<T: Copy + Default>(v: &[T], groups: usize, outputs: usize) -> Vec<T> {
+            let per = v.len() / outputs;
+            let mut dense = vec![T::default(); v.len() * groups];
+            for (o, own) in v.chunks_exact(per).enumerate() {
+                let at = (o * groups + o / (outputs / groups)) * per;
+                dense[at..at + per].copy_from_slice(own);
+            }
+            dense
+        }
+        match self {
+            Self::Floats(v) => Self::Floats(spread(&v, groups, outputs)),
+            Self::Steps(v, scales) => Self::Steps(spread(&v, groups, outputs), scales),
+        }
+    }
 }
 
 impl Bias {
@@ -137,6 +192,7 @@ impl Function {
     pub fn at(&self, x: f32) -> f32 {
         match self {
             Self::Plain(f) => f.at(x),
+            Self::Affine { factor, term } => x * factor + term,
             Self::Gated(inner) => x * inner.iter().fold(x, |v, f| f.at(v)),
         }
     }
@@ -145,6 +201,7 @@ impl Function {
     pub fn activation(&self) -> Option<Activation> {
         match self {
             Self::Plain(f) => Some(*f),
+            Self::Affine { .. } => None,
             Self::Gated(inner) => match inner[..] {
                 [Self::Plain(Activation::Sigmoid)] => Some(Activation::Silu),
                 [Self::Plain(Activation::HardSigmoid { slope, offset })]
@@ -169,15 +226,85 @@ impl Function {
 impl Operation {
     /// Applies a further function.
     pub fn close(&mut self, f: Function) {
-        let after_sum = self.added.is_some_and(|(_, after)| after == self.closing.len());
-        let last = self.closing.last_mut().filter(|_| !after_sum);
-        match (last, f) {
-            // Rounding to the same steps once more changes nothing.
-            (Some(last), f) if *last == f && f.steps().is_some() => {}
-            (Some(Function::Plain(last)), Function::Plain(f)) if last.then(f).is_some() => {
-                *last = last.then(f).unwrap_or(f);
-            }
-            (_, f) => self.closing.push(f),
+        // What comes before a sum stays there.
+        let fixed = self.added.map_or(0, |(_, before)| before);
+        then(&mut self.closing, fixed, f);
+    }
+}
+
+/// Appends a function, merged with the last ones where that gives the same, but for the first `fixed`.
+fn then(functions: &mut Vec<Function>, fixed: usize, f: Function) {
+    use Activation::{Clamp, HardSigmoid};
+    use Function::{Affine, Gated, Plain};
+    match (&mut functions[fixed..], f) {
+        // Rounding to the same steps once more changes nothing.
+        ([.., last], f) if *last == f && f.steps().is_some() => {}
+        ([.., Plain(last)], Plain(f)) if last.then(f).is_some() => *last = last.then(f).unwrap_or(f),
+        ([.., Affine { factor, term }], Affine { factor: by, term: more }) => {
+            (*factor, *term) = (*factor * by, *term * by + more);
         }
+        ([.., last @ Affine { .. }], Plain(Clamp { low: 0.0, high: 1.0 })) => {
+            if let Affine { factor: slope, term: offset } = *last {
+                *last = Plain(HardSigmoid { slope, offset });
+            }
+        }
+        // Bounds and a positive factor change places, so that `min(max(x + 3, 0), 6) / 6` is seen to be a hard sigmoid.
+        ([.., Affine { .. }, Plain(Clamp { low, high })], f @ Affine { factor, term: 0.0 }) if factor > 0.0 => {
+            let bounds = Plain(Clamp { low: *low * factor, high: *high * factor });
+            functions.pop();
+            then(functions, fixed, f);
+            then(functions, fixed, bounds);
+        }
+        ([.., Gated(inner)], f @ Affine { term: 0.0, .. }) => then(inner, 0, f),
+        (_, f) => functions.push(f),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn affine(factor: f32, term: f32) -> Function {
+        Function::Affine { factor, term }
+    }
+
+    fn of(functions: &[Function]) -> Vec<Function> {
+        let mut merged = Vec::new();
+        functions.iter().for_each(|f| then(&mut merged, 0, f.clone()));
+        for i in -100..100 {
+            let x = i as f32 * 0.07;
+            let value = |list: &[Function]| list.iter().fold(x, |x, f| f.at(x));
+            let (found, expected) = (value(&merged), value(functions));
+            assert!((found - expected).abs() <= 1e-6 * (1.0 + expected.abs()), "{functions:?} {merged:?} {x}");
+        }
+        merged
+    }
+
+    #[test]
+    fn hard_functions_are_seen_however_they_are_written() {
+        let (three, sixth) = (affine(1.0, 3.0), affine(1.0 / 6.0, 0.0));
+        let six = Function::Plain(Activation::RELU6);
+        let sigmoid = Activation::HardSigmoid { slope: 1.0 / 6.0, offset: 0.5 };
+        let gate = [three.clone(), six.clone(), sixth.clone()];
+        assert_eq!(of(&gate), [Function::Plain(sigmoid)]);
+        let swish = |functions: &[Function]| match &of(functions)[..] {
+            [one] => one.activation(),
+            _ => None,
+        };
+        assert_eq!(swish(&[Function::Gated(of(&gate))]), Some(Activation::HardSwish));
+        assert_eq!(swish(&[Function::Gated(vec![three, six]), sixth]), Some(Activation::HardSwish));
+    }
+
+    #[test]
+    fn functions_that_do_not_merge_stay_in_turn() {
+        let six = Function::Plain(Activation::RELU6);
+        for second in [affine(-1.0, 0.0), affine(2.0, 1.0)] {
+            assert_eq!(of(&[affine(1.0, 3.0), six.clone(), second.clone()]).len(), 3);
+            assert_eq!(of(&[six.clone(), second]).len(), 2);
+        }
+        assert_eq!(of(&[affine(2.0, 3.0), affine(-1.0, 1.0)]), [affine(-2.0, -2.0)]);
+        let mut list = vec![affine(2.0, 3.0)];
+        then(&mut list, 1, affine(2.0, 3.0));
+        assert_eq!(list.len(), 2, "what is fixed stays");
     }
 }

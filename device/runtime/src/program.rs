@@ -234,7 +234,7 @@ impl Step {
         };
         let other = self.other.as_ref().map(operand);
         match (&self.from, &self.links[..]) {
-            (None, [link]) => link.work.read(isa, threads, picture, self.to.stride, &mut to),
+            (None, [link]) => link.work.read(isa, threads, picture, self.to.extent.channels, self.to.stride, &mut to),
             (Some(from), [link]) => link.work.run(isa, threads, operand(from), other, &mut to),
             (Some(from), links) => band::run(links, isa, threads, bands, operand(from), other, &mut to),
             (None, _) => unreachable!("what reads the input is a step of its own"),

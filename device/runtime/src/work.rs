@@ -8,26 +8,22 @@ use graft_kernels::pool::{self, Pool};
 use graft_kernels::{Activation, Isa, Threads, Window};
 
 use crate::network::{Picture, softmax};
-use crate::plan::Layout;
+use crate::plan::{Adjustment, Layout};
 
 /// What is computed.
 #[derive(Debug)]
 pub(crate) enum Work {
     /// The input's bytes to numbers, by a table for each channel.
-    Normalise(Vec<[f32; 256]>),
+    Normalise(Layout, Vec<[f32; 256]>),
     /// The input's bytes to bytes, by a table for each channel.
-    LookUp(Vec<[u8; 256]>),
-    /// The input's numbers to channels last, less the mean and over the deviation.
+    LookUp(Layout, Vec<[u8; 256]>),
+    /// The input's numbers to channels last, adjusted in turn.
     Arrange {
         layout: Layout,
-        mean: Vec<f32>,
-        std: Vec<f32>,
+        adjustments: Vec<Adjustment>,
     },
     /// The input's planes of numbers to bytes.
-    Weave {
-        channels: usize,
-        steps: Steps,
-    },
+    Weave(Steps),
     Conv(Conv),
     Depthwise(Depthwise),
     Pool(Pool, Window),
@@ -37,6 +33,11 @@ pub(crate) enum Work {
     Scale(Activation),
     /// The product of two.
     Product,
+    /// `x * factor + term`.
+    Affine {
+        factor: f32,
+        term: f32,
+    },
     Softmax,
     ByteConv(int8::conv::Conv),
     ByteDepthwise(int8::depthwise::Depthwise),
@@ -96,14 +97,14 @@ impl Work {
     /// Returns what the work is called where it is explained.
     pub fn kernel(&self) -> &'static str {
         match self {
-            Self::Normalise(_) => "normalise",
-            Self::LookUp(_) => "normalise u8",
+            Self::Normalise(..) => "normalise",
+            Self::LookUp(..) => "normalise u8",
             Self::Arrange { .. } => "arrange",
-            Self::Weave { .. } | Self::ToBytes(_) => "quantize",
+            Self::Weave(_) | Self::ToBytes(_) => "quantize",
             Self::Conv(_) => "conv",
             Self::Depthwise(_) => "depthwise",
             Self::Pool(..) => "pool",
-            Self::Pointwise(_) => "pointwise",
+            Self::Pointwise(_) | Self::Affine { .. } => "pointwise",
             Self::Scale(_) | Self::Product => "product",
             Self::Softmax => "softmax",
             Self::ByteConv(_) => "conv u8",
@@ -148,15 +149,27 @@ impl Work {
     }
 
     /// Does work that reads the input, into pixels of `stride` numbers.
-    pub fn read(&self, isa: Isa, threads: &mut Threads, picture: Picture<'_>, stride: usize, to: &mut Output<'_>) {
+    pub fn read(
+        &self,
+        isa: Isa,
+        threads: &mut Threads,
+        picture: Picture<'_>,
+        channels: usize,
+        stride: usize,
+        to: &mut Output<'_>,
+    ) {
         match (self, picture, to) {
-            (Self::Normalise(tables), Picture::Bytes(bytes), Output::Floats(to)) => look_up(tables, bytes, to, stride),
-            (Self::LookUp(tables), Picture::Bytes(bytes), Output::Bytes(to)) => look_up(tables, bytes, to, stride),
-            (Self::Arrange { layout, mean, std }, Picture::Floats(numbers), Output::Floats(to)) => {
-                arrange(*layout, numbers, mean, std, to, stride);
+            (Self::Normalise(layout, tables), Picture::Bytes(bytes), Output::Floats(to)) => {
+                look_up(*layout, tables, bytes, to, stride);
             }
-            (Self::Weave { channels, steps }, Picture::Floats(numbers), Output::Bytes(to)) => {
-                int8::pointwise::weave(isa, threads, numbers, *channels, *steps, to);
+            (Self::LookUp(layout, tables), Picture::Bytes(bytes), Output::Bytes(to)) => {
+                look_up(*layout, tables, bytes, to, stride);
+            }
+            (Self::Arrange { layout, adjustments }, Picture::Floats(numbers), Output::Floats(to)) => {
+                arrange(*layout, channels, numbers, adjustments, to, stride);
+            }
+            (Self::Weave(steps), Picture::Floats(numbers), Output::Bytes(to)) => {
+                int8::pointwise::weave(isa, threads, numbers, channels, *steps, to);
             }
             _ => unreachable!("work that reads the input fits its kind"),
         }
@@ -192,9 +205,12 @@ impl Work {
                     *to = a * b;
                 }
             }
+            (Self::Affine { factor, term }, Output::Floats(to)) => {
+                to.iter_mut().zip(from.floats()).for_each(|(to, x)| *to = x * factor + term);
+            }
             (Self::Softmax, Output::Floats(to)) => {
                 let logits = &from.floats()[..from.channels];
-                to[..logits.len()].copy_from_slice(&softmax(logits));
+                softmax(logits, &mut to[..logits.len()]);
             }
             (Self::ByteConv(conv), to) => conv.run(threads, from.byte_source(), other.map(|o| o.bytes()), to),
             (Self::ByteDepthwise(conv), Output::Bytes(to)) => conv.run(threads, from.byte_source(), to),
@@ -223,25 +239,41 @@ impl Work {
     }
 }
 
-fn look_up<T: Copy>(tables: &[[T; 256]], bytes: &[u8], to: &mut [T], stride: usize) {
-    for (pixel, out) in bytes.chunks_exact(tables.len()).zip(to.chunks_exact_mut(stride)) {
-        for ((value, byte), table) in out.iter_mut().zip(pixel).zip(tables) {
-            *value = table[usize::from(*byte)];
+fn look_up<T: Copy>(layout: Layout, tables: &[[T; 256]], bytes: &[u8], to: &mut [T], stride: usize) {
+    match layout {
+        Layout::ChannelsLast => {
+            for (pixel, out) in bytes.chunks_exact(tables.len()).zip(to.chunks_exact_mut(stride)) {
+                for ((value, byte), table) in out.iter_mut().zip(pixel).zip(tables) {
+                    *value = table[usize::from(*byte)];
+                }
+            }
+        }
+        Layout::Planes => {
+            let planes = bytes.chunks_exact(bytes.len() / tables.len());
+            for (c, (plane, table)) in planes.zip(tables).enumerate() {
+                let to = to[c..].iter_mut().step_by(stride);
+                to.zip(plane).for_each(|(value, byte)| *value = table[usize::from(*byte)]);
+            }
         }
     }
 }
 
-/// Brings the channels of each pixel together, less the mean and over the deviation.
-fn arrange(layout: Layout, numbers: &[f32], mean: &[f32], std: &[f32], to: &mut [f32], stride: usize) {
-    let channels = mean.len();
+/// Brings the channels of each pixel together, and adjusts them.
+fn arrange(
+    layout: Layout,
+    channels: usize,
+    numbers: &[f32],
+    adjustments: &[Adjustment],
+    to: &mut [f32],
+    stride: usize,
+) {
     let pixels = numbers.len() / channels;
     let (pixel, channel) = match layout {
         Layout::ChannelsLast => (channels, 1),
         Layout::Planes => (1, pixels),
     };
-    // What most exporters write: numbers normalised before, in planes.
-    let plain = mean.iter().all(|m| *m == 0.0) && std.iter().all(|s| *s == 1.0);
-    if let (true, Layout::Planes, 3, 4) = (plain, layout, channels, stride) {
+    // What most exporters write: numbers adjusted before, in planes.
+    if let (true, Layout::Planes, 3, 4) = (adjustments.is_empty(), layout, channels, stride) {
         let (a, rest) = numbers.split_at(pixels);
         let (b, c) = rest.split_at(pixels);
         let to = to.as_chunks_mut::<4>().0.iter_mut();
@@ -250,7 +282,9 @@ fn arrange(layout: Layout, numbers: &[f32], mean: &[f32], std: &[f32], to: &mut 
     }
     for c in 0..channels {
         let from = numbers[c * channel..].iter().step_by(pixel);
-        let to = to[c..].iter_mut().step_by(stride);
-        to.zip(from).take(pixels).for_each(|(to, from)| *to = (from - mean[c]) / std[c]);
+        to[c..].iter_mut().step_by(stride).zip(from).take(pixels).for_each(|(to, from)| *to = *from);
+        for adjustment in adjustments {
+            to[c..].iter_mut().step_by(stride).take(pixels).for_each(|to| *to = adjustment.at(c, *to));
+        }
     }
 }
