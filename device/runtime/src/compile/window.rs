@@ -30,9 +30,9 @@ pub(super) fn window(node: &NodeProto, kernel: [usize; 2], input: [usize; 2]) ->
         b"NOTSET" | b"" => {}
         b"VALID" => (window.before, window.after) = ([0; 2], [0; 2]),
         b"SAME_UPPER" | b"SAME_LOWER" => {
-            for a in 0..2 {
-                let last = (input[a].div_ceil(stride[a]).checked_sub(1)?).checked_mul(stride[a])?;
-                let total = last.checked_add(reach(&window, a)?)?.saturating_sub(input[a]);
+            for (a, &len) in input.iter().enumerate() {
+                let last = (len.div_ceil(stride[a]).checked_sub(1)?).checked_mul(stride[a])?;
+                let total = last.checked_add(reach(&window, a)?)?.saturating_sub(len);
                 let (less, more) = (total / 2, total - total / 2);
                 (window.before[a], window.after[a]) = if auto == b"SAME_UPPER" { (less, more) } else { (more, less) };
             }
@@ -51,8 +51,8 @@ pub(super) fn widened(node: &NodeProto, mut window: Window, input: [usize; 2]) -
     if int(node, "ceil_mode").unwrap_or(0) == 0 {
         return Some(window);
     }
-    for a in 0..2 {
-        let before = input[a].checked_add(window.before[a])?;
+    for (a, len) in input.into_iter().enumerate() {
+        let before = len.checked_add(window.before[a])?;
         let padded = before.checked_add(window.after[a])?;
         let steps = padded.checked_sub(reach(&window, a)?)?.div_ceil(window.stride[a]);
         let start = steps.checked_mul(window.stride[a])?;
