@@ -15,6 +15,7 @@ mod input;
 mod lower;
 mod model;
 mod network;
+mod outline;
 pub mod picture;
 mod plan;
 mod program;
