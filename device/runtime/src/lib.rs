@@ -20,7 +20,7 @@ pub mod picture;
 mod plan;
 mod program;
 
-pub use bench::{Bench, bench, peak_rss_mb};
+pub use bench::{Bench, Detail, Raw, Report, Settings, bench, peak_rss_mb};
 pub use error::RuntimeError;
 pub use graph::MAX_MODEL_LEN;
 pub use model::{
