@@ -11,6 +11,7 @@
 mod tile;
 mod winograd;
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use crate::activation::{Activation, close};
@@ -69,15 +70,23 @@ impl Conv {
         let taps = window.kernel[0] * window.kernel[1];
         assert!(outputs > 0 && taps > 0 && weights.len().is_multiple_of(outputs * taps), "weights do not fit");
         let inputs = weights.len() / (outputs * taps);
-        let mut packed = Buffer::zeros(padded(outputs) * taps * inputs);
-        for o in 0..outputs {
-            for i in 0..inputs {
-                for t in 0..taps {
-                    let at = ((o / BLOCK * taps + t) * inputs + i) * BLOCK + o % BLOCK;
-                    packed[at] = weights[(o * inputs + i) * taps + t];
+        let depth = taps * inputs;
+        let blank = vec![0.0; depth];
+        let own = |o| if o < outputs { &weights[o * depth..(o + 1) * depth] } else { &blank[..] };
+        let pack = |rows: &mut [MaybeUninit<[f32; BLOCK]>]| {
+            for (block, rows) in rows.chunks_exact_mut(depth).enumerate() {
+                let own: [&[f32]; BLOCK] = std::array::from_fn(|o| own(block * BLOCK + o));
+                for (tap, rows) in rows.chunks_exact_mut(inputs).enumerate() {
+                    for (i, row) in rows.iter_mut().enumerate() {
+                        let at = i * taps + tap;
+                        // SAFETY: `at` is less than `inputs * taps`, which each of them is long.
+                        row.write(own.map(|own| unsafe { *own.get_unchecked(at) }));
+                    }
                 }
             }
-        }
+        };
+        // SAFETY: the rows are as many as the blocks' depths together, and each is written.
+        let packed = unsafe { Buffer::written(padded(outputs) / BLOCK * depth, pack) };
         let mut padded_bias = Buffer::zeros(padded(outputs));
         padded_bias[..outputs].copy_from_slice(bias);
         let zeros = Buffer::zeros(inputs);

@@ -16,12 +16,13 @@ mod input;
 mod lower;
 mod model;
 mod network;
+mod outline;
 pub mod picture;
 mod plan;
 mod program;
 mod work;
 
-pub use bench::{Bench, bench, peak_rss_mb};
+pub use bench::{Bench, Detail, Raw, Report, Settings, bench, peak_rss_mb};
 pub use error::RuntimeError;
 pub use graft_kernels::Isa;
 pub use graph::MAX_MODEL_LEN;

@@ -1,5 +1,6 @@
 //! A network as a list of steps over buffers planned ahead, run by graft-kernels alone.
 
+use std::fmt;
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -74,6 +75,17 @@ pub struct Explained {
     pub share: f64,
     /// Thousand million multiplications and additions in a second; 0 where it is not a convolution.
     pub gflops: f64,
+}
+
+/// One row of a table.
+impl fmt::Display for Explained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [h, w, c] = self.shape;
+        let shape = format!("{h}x{w}x{c}");
+        let (percent, ms) = (self.share * 100.0, self.ms);
+        write!(f, "{:<24} {:<24} {shape:<13} {ms:8.3} ms {percent:5.1} %", self.node, self.kernel)?;
+        if self.gflops > 0.0 { write!(f, " {:6.1} GFLOP/s", self.gflops) } else { Ok(()) }
+    }
 }
 
 /// One kernel's work, or that of a few in a row.

@@ -1,11 +1,14 @@
 //! Compiled graphs against tract's own answer on the same graph.
 
+use std::path::Path;
+
 use prost::Message;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{GraphProto, ModelProto, OperatorSetIdProto};
 
 use crate::input::Input;
 use crate::model::tests::{colours, floats, graph_of, int, ints, node, tensor, value};
+use crate::outline::Source;
 use crate::plan::Plan;
 use crate::{EngineChoice, Model, Network, Picture};
 
@@ -72,9 +75,12 @@ fn block() -> ModelProto {
 }
 
 fn compiled(model: ModelProto) -> Result<Plan, String> {
-    let graph = model.graph.unwrap();
-    let input = Input::of(&graph, None).unwrap();
-    super::compile(graph, &input)
+    let bytes = model.encode_to_vec();
+    let mut source = Source::held(Path::new("m.onnx"), &bytes);
+    let mut outline = source.outline().unwrap();
+    let input = Input::of(&outline.graph, None).unwrap();
+    let constants = source.constants(&mut outline).unwrap();
+    super::compile(&outline.graph, constants, &input)
 }
 
 fn pixels() -> Vec<u8> {
