@@ -16,9 +16,11 @@ use graft_kernels::Isa;
 use tract_onnx::pb::{GraphProto, ModelProto};
 use tract_onnx::prelude::Datum;
 use tract_onnx::prelude::{
-    Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, Tensor, TractResult, TypedSimplePlan,
+    Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, Tensor, TractResult, TypedModel,
+    TypedSimplePlan,
 };
 
+use crate::compile::MAX_ACTIVATION;
 use crate::graph::{self, MAX_MODEL_LEN};
 use crate::input::{Input, Kind};
 use crate::program::{Explained, Program};
@@ -258,9 +260,27 @@ fn tract(mut proto: ModelProto, graph: GraphProto, input: &Input, because: Strin
     };
     let plan = guarded("load the model into tract", || {
         let fact = InferenceFact::dt_shape(kind, input.dims());
-        tract_onnx::onnx().model_for_proto_model(&proto)?.with_input_fact(0, fact)?.into_optimized()?.into_runnable()
+        let model = tract_onnx::onnx().model_for_proto_model(&proto)?.with_input_fact(0, fact)?.into_typed()?;
+        // Before constants are folded, and after.
+        check_sizes(&model)?;
+        let model = model.into_optimized()?;
+        check_sizes(&model)?;
+        model.into_runnable()
     })?;
     Ok(Engine::Tract { plan, because })
+}
+
+/// Checks that no activation is larger than the compiler takes: there may be no memory for it, which ends the process.
+fn check_sizes(model: &TypedModel) -> TractResult<()> {
+    for node in model.nodes() {
+        for output in &node.outputs {
+            let Some(shape) = output.fact.shape.as_concrete() else { continue };
+            let len = shape.iter().try_fold(1usize, |len, side| len.checked_mul(*side));
+            let fits = len.is_some_and(|len| len <= MAX_ACTIVATION);
+            anyhow::ensure!(fits, "expected at most {MAX_ACTIVATION} numbers from {}, found {shape:?}", node.name);
+        }
+    }
+    Ok(())
 }
 
 /// Calls into the engine, turning its errors and panics into ours.
