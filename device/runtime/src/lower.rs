@@ -106,7 +106,7 @@ impl Lowering {
                 let mut made = self.push(&name, work, from, fused, extent, stride, None);
                 if let (Some((shape, after)), None) = (added, fused) {
                     made = rest.by_ref().take(after).fold(made, |made, f| self.apply(&name, made, f));
-                    let made_floats = self.to_floats(&name, made);
+                    let made_floats = self.in_floats(&name, made);
                     let f = next(&mut rest).unwrap_or(activation);
                     made = self.push(&name, Work::Pointwise(f), Some(made_floats), Some(shape), extent, stride, None);
                 }
@@ -151,7 +151,7 @@ impl Lowering {
     /// Applies a function in a step of its own.
     fn apply(&mut self, name: &str, made: Shape, f: Function) -> Shape {
         let (extent, stride) = (made.extent, made.stride);
-        let from = self.to_floats(name, made);
+        let from = self.in_floats(name, made);
         if let Some(steps) = f.steps()
             && let Some(grid) = steps.grid()
         {
@@ -161,7 +161,7 @@ impl Lowering {
             (Some(f), _) => self.push(name, Work::Pointwise(f), Some(from), None, extent, stride, None),
             (None, Function::Gated(inner)) => {
                 let gate = inner.into_iter().fold(made, |made, f| self.apply(name, made, f));
-                let gate = self.to_floats(name, gate);
+                let gate = self.in_floats(name, gate);
                 self.push(name, Work::Product, Some(from), Some(gate), extent, stride, None)
             }
             (None, Function::Affine { factor, term }) => {
@@ -248,12 +248,12 @@ impl Lowering {
         if let Some(floats) = self.floats[operation] {
             return floats;
         }
-        let floats = self.to_floats("", made);
+        let floats = self.in_floats("", made);
         self.floats[operation] = Some(floats);
         floats
     }
 
-    fn to_floats(&mut self, name: &str, made: Shape) -> Shape {
+    fn in_floats(&mut self, name: &str, made: Shape) -> Shape {
         match made.grid {
             Some(_) => self.push(name, Work::ToFloats, Some(made), None, made.extent, made.stride, None),
             None => made,

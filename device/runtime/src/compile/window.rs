@@ -49,16 +49,15 @@ pub(super) fn window(node: &NodeProto, kernel: [usize; 2], input: [usize; 2]) ->
 ///
 /// ONNX operator MaxPool: a window that starts in the border behind the picture is left out.
 pub(super) fn widened(node: &NodeProto, mut window: Window, input: [usize; 2]) -> Option<Window> {
-    for a in 0..2 {
-        (window.before[a].max(window.after[a]) < reach(&window, a)?).then_some(())?;
-    }
+    let beyond = |a: usize| Some(window.before[a].max(window.after[a]) >= reach(&window, a)?);
+    (!beyond(0)? && !beyond(1)?).then_some(())?;
     match int(node, "ceil_mode").unwrap_or(0) {
         0 => return Some(window),
         1 => {}
         _ => return None,
     }
-    for a in 0..2 {
-        let before = input[a].checked_add(window.before[a])?;
+    for (a, len) in input.into_iter().enumerate() {
+        let before = len.checked_add(window.before[a])?;
         let padded = before.checked_add(window.after[a])?;
         let steps = padded.checked_sub(reach(&window, a)?)?.div_ceil(window.stride[a]);
         let start = steps.checked_mul(window.stride[a])?;
