@@ -120,6 +120,22 @@ fn from_pictures_to_a_device_by_hand() {
     let host = graft_json(at, &["predict", "a8.onnx", picture.to_str().unwrap(), "--json"]);
     assert_eq!(answer["label"], host[0]["label"], "device and host agree");
     assert_eq!(graft(at, &["slot", "list", "--device", port, "--timeout", "0.5"]).status.code(), Some(3));
+
+    // The device tells the same of a bundle as the host of its model.
+    let bench = Command::new(programs().join("graftd"))
+        .arg("bench")
+        .arg(at.join("a8.graft"))
+        .args(["--seconds", "0.01", "--explain", "--json"])
+        .output()
+        .unwrap();
+    assert!(bench.status.success(), "{}", String::from_utf8_lossy(&bench.stderr));
+    let device: serde_json::Value = serde_json::from_slice(&bench.stdout).unwrap();
+    let host = graft_json(at, &["bench", "a8.onnx", "--seconds", "0.01", "--explain", "--json"]);
+    let fields = |v: &serde_json::Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!((fields(&device), &device["engine"]), (fields(&host), &host["engine"]));
+    let steps = |v: &serde_json::Value| v["steps"].as_array().unwrap().iter().map(|s| s["kernel"].clone()).collect();
+    let (device, host): (Vec<_>, Vec<_>) = (steps(&device), steps(&host));
+    assert_eq!(device, host);
 }
 
 #[test]

@@ -1,6 +1,7 @@
-//! The command line of `graftd`: run, once, check.
+//! The command line of `graftd`: run, once, check, bench.
 
 use std::ffi::OsString;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use graft_link::messages::RefusalCode;
+use graft_runtime::{Detail, EngineChoice, Network, Raw, Report, Settings};
 
 use crate::agent::{Agent, Start};
 use crate::config::Config;
@@ -46,13 +48,44 @@ enum Command {
         #[arg(long, default_value = DEFAULT)]
         config: PathBuf,
     },
+    /// Time a network on this board
+    ///
+    /// Takes any ONNX file whose one input is a picture, or a bundle; the network alone is timed, without decoding and
+    /// resizing. The figures are those of `graft bench`.
+    #[command(after_help = BENCH_EXAMPLES)]
+    Bench(Bench),
+}
+
+#[derive(Debug, clap::Args)]
+struct Bench {
+    /// An .onnx file or a .graft bundle
+    model: PathBuf,
+    /// Threads that share the work of a picture
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Pictures in the network at the same time: shows throughput
+    #[arg(long, default_value_t = 1)]
+    pictures: usize,
+    /// For how long
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f32,
+    /// Tell what each step of the network costs
+    #[arg(long)]
+    explain: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 const DEFAULT: &str = "/etc/graft/graftd.toml";
 const EXAMPLES: &str = "Examples:
   graftd check --config graftd.toml
   graftd run --config graftd.toml
-  graftd once leaf.jpg --config graftd.toml --json";
+  graftd once leaf.jpg --config graftd.toml --json
+  graftd bench leaves.onnx --threads 4";
+const BENCH_EXAMPLES: &str = "Examples:
+  graftd bench leaves.onnx --threads 4 --json
+  graftd bench leaves.graft --explain";
 
 /// Does what the arguments say; the first is the program's name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -60,6 +93,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run { config } => run(&config).map(|()| ExitCode::SUCCESS),
         Command::Once { image, config, json } => once(&image, &config, json),
         Command::Check { config } => check(&config).map(|()| ExitCode::SUCCESS),
+        Command::Bench(arguments) => bench(&arguments).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error}");
@@ -142,4 +176,26 @@ fn check(path: &Path) -> Result<()> {
     println!("trusts {} keys", config.trusted_keys.len());
     println!("{}", Agent::open(config, Start::Looks)?.summary());
     Ok(())
+}
+
+fn bench(arguments: &Bench) -> Result<()> {
+    let detail = if arguments.explain { Detail::Steps } else { Detail::Whole };
+    let Bench { threads, pictures, seconds, .. } = *arguments;
+    let settings = Settings { threads, pictures, seconds, detail }.checked()?;
+    let model = &arguments.model;
+    let start = Instant::now();
+    let network = Network::open(model, EngineChoice::Best);
+    let mut network = network.with_context(|| format!("loading model {}", model.display()))?;
+    let load = start.elapsed();
+    let picture = Raw::grey(&network);
+    let report = Report::of(&mut network, load, picture.view(), settings)?;
+    if let Some(note) = report.note() {
+        eprintln!("{note}");
+    }
+    let text = if arguments.json { serde_json::to_string_pretty(&report)? } else { report.to_string() };
+    match writeln!(std::io::stdout(), "{text}") {
+        // `| head` has seen enough.
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("writing to standard output"),
+    }
 }

@@ -132,10 +132,13 @@ impl Layer {
         let other = self.other.map(|o| &buffers[o]);
         match &self.work {
             Work::Conv(conv) => {
-                let source = Source { data: input, size: self.size, stride: self.stride };
+                let source = Source { data: input, size: self.size, stride: self.stride, edges: None };
                 conv.run(isa, threads, source, other.map(|o| &o[..self.lens[1]]), to);
             }
-            Work::Depthwise(conv) => conv.run(isa, threads, input, self.size, to),
+            Work::Depthwise(conv) => {
+                let source = Source { data: input, size: self.size, stride: self.stride, edges: None };
+                conv.run(isa, threads, source, to);
+            }
             Work::Pool(kind, window) => pool::run(isa, threads, *kind, window, input, self.size, self.stride, to),
             Work::Scale(len) => {
                 let factors = &other.expect("a product has two operands")[..*len];

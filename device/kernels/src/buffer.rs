@@ -1,7 +1,10 @@
 //! Memory on cache-line borders.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
+
+use crate::BLOCK;
 
 /// Numbers that start on a cache line, as vector loads like them. Never grows.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +48,21 @@ impl<T: Plain> Buffer<T> {
         let mut buffer = Self::zeros(values.len());
         buffer[..values.len()].copy_from_slice(values);
         buffer
+    }
+
+    /// Returns rows as `fill` writes them: memory of weights is not zeroed first, which takes as long as writing them.
+    ///
+    /// # Safety
+    ///
+    /// `fill` writes every row.
+    pub(crate) unsafe fn written(rows: usize, fill: impl FnOnce(&mut [MaybeUninit<[T; BLOCK]>])) -> Self {
+        let lines = rows.checked_mul(size_of::<[T; BLOCK]>()).expect("a buffer that memory can hold").div_ceil(LINE);
+        let mut memory: Vec<Line> = Vec::with_capacity(lines);
+        // The last line's end, where rows are shorter.
+        memory.spare_capacity_mut()[lines.saturating_sub(1)..lines].fill(MaybeUninit::new(Line([0; LINE])));
+        fill(std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), rows));
+        memory.set_len(lines);
+        Self { lines: memory, kind: PhantomData }
     }
 
     /// Returns the same memory as numbers of another kind.

@@ -11,6 +11,7 @@
 mod tile;
 mod winograd;
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use crate::activation::{Activation, close};
@@ -54,6 +55,8 @@ pub struct Source<'a> {
     pub size: [usize; 2],
     /// Numbers from one pixel to the next.
     pub stride: usize,
+    /// Rows of padding above and below instead of the window's own, where these are some rows of a picture.
+    pub edges: Option<[usize; 2]>,
 }
 
 impl Conv {
@@ -67,15 +70,23 @@ impl Conv {
         let taps = window.kernel[0] * window.kernel[1];
         assert!(outputs > 0 && taps > 0 && weights.len().is_multiple_of(outputs * taps), "weights do not fit");
         let inputs = weights.len() / (outputs * taps);
-        let mut packed = Buffer::zeros(padded(outputs) * taps * inputs);
-        for o in 0..outputs {
-            for i in 0..inputs {
-                for t in 0..taps {
-                    let at = ((o / BLOCK * taps + t) * inputs + i) * BLOCK + o % BLOCK;
-                    packed[at] = weights[(o * inputs + i) * taps + t];
+        let depth = taps * inputs;
+        let blank = vec![0.0; depth];
+        let own = |o| if o < outputs { &weights[o * depth..(o + 1) * depth] } else { &blank[..] };
+        let pack = |rows: &mut [MaybeUninit<[f32; BLOCK]>]| {
+            for (block, rows) in rows.chunks_exact_mut(depth).enumerate() {
+                let own: [&[f32]; BLOCK] = std::array::from_fn(|o| own(block * BLOCK + o));
+                for (tap, rows) in rows.chunks_exact_mut(inputs).enumerate() {
+                    for (i, row) in rows.iter_mut().enumerate() {
+                        let at = i * taps + tap;
+                        // SAFETY: `at` is less than `inputs * taps`, which each of them is long.
+                        row.write(own.map(|own| unsafe { *own.get_unchecked(at) }));
+                    }
                 }
             }
-        }
+        };
+        // SAFETY: the rows are as many as the blocks' depths together, and each is written.
+        let packed = unsafe { Buffer::written(padded(outputs) / BLOCK * depth, pack) };
         let mut padded_bias = Buffer::zeros(padded(outputs));
         padded_bias[..outputs].copy_from_slice(bias);
         let zeros = Buffer::zeros(inputs);
@@ -101,6 +112,11 @@ impl Conv {
             Method::Direct => PIXELS * self.window.kernel[0] * self.window.kernel[1] * size_of::<*const f32>(),
             Method::Winograd => winograd::scratch(self),
         }
+    }
+
+    /// Returns its window.
+    pub fn window(&self) -> Window {
+        self.window
     }
 
     /// Returns the number of output channels.
@@ -136,13 +152,14 @@ impl Conv {
         residual: Option<&[f32]>,
         output: &mut [f32],
     ) {
-        let size = self.window.output(input.size).expect("the window fits the input");
+        let window = self.window.over(input.edges);
+        let size = window.output(input.size).expect("the window fits the input");
         let pixels = size[0] * size[1];
         let width = padded(self.outputs);
         assert!(input.stride >= self.inputs && input.data.len() >= input.size[0] * input.size[1] * input.stride);
         assert!(output.len() >= pixels * width && residual.is_none_or(|r| r.len() >= pixels * width));
         assert!(isa.is_available());
-        let job = Job { conv: self, input, size, residual, output: Shared::new(output) };
+        let job = Job { conv: self, window, input, size, residual, output: Shared::new(output) };
         if self.method == Method::Winograd {
             threads.split(winograd::tiles(size), 1, self.scratch(), &|tiles, scratch| {
                 let part = winograd::Part { job: &job, tiles };
@@ -168,6 +185,7 @@ impl Conv {
 /// One call of [`Conv::run`], its lengths checked.
 struct Job<'a> {
     conv: &'a Conv,
+    window: Window,
     input: Source<'a>,
     /// Of the output.
     size: [usize; 2],
@@ -249,7 +267,7 @@ enum Layout {
 
 impl Layout {
     fn of(job: &Job<'_>) -> Self {
-        let w = &job.conv.window;
+        let w = &job.window;
         if *w == Window::POINT {
             Self::Point
         } else if job.conv.inputs < BLOCK {
@@ -261,7 +279,7 @@ impl Layout {
 
     /// Returns how many pixels from `at` on, of `left`, are alike, and where they lie if that is at equal distances.
     unsafe fn run_at(&self, job: &Job<'_>, at: usize, left: usize) -> (usize, Option<Even>) {
-        let (w, stride) = (&job.conv.window, job.input.stride);
+        let (w, stride) = (&job.window, job.input.stride);
         let data = job.input.data.as_ptr();
         match self {
             Self::Point => (left, Some(Even { start: data.add(at * stride), step: stride, tap: [0; 2] })),
@@ -289,7 +307,7 @@ impl Layout {
 /// Fills the table of a tile's input rows, `[tap, pixel]`.
 #[inline(always)]
 unsafe fn find_rows(job: &Job<'_>, pixels: Range<usize>, rows: &mut [*const f32]) {
-    let w = &job.conv.window;
+    let w = &job.window;
     let [taps_y, taps_x] = w.kernel;
     let data = job.input.data.as_ptr();
     let height = pixels.len();
@@ -315,4 +333,4 @@ const PIXELS: usize = 96;
 const SMALL: usize = 24 << 10;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

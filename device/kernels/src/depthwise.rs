@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::activation::{Activation, close};
+use crate::conv::Source;
 use crate::exchange::Shared;
 use crate::simd::{Simd, dispatch};
 use crate::{BLOCK, Buffer, Isa, Threads, Window, padded};
@@ -51,19 +52,26 @@ impl Depthwise {
         &mut self.activation
     }
 
+    /// Returns its window.
+    pub fn window(&self) -> Window {
+        self.window
+    }
+
     /// Computes `activation(conv(input) + bias)` from `[h, w, padded(channels)]` into the same layout.
     ///
     /// # Panics
     ///
     /// If a length does not fit.
-    pub fn run(&self, isa: Isa, threads: &mut Threads, input: &[f32], size: [usize; 2], output: &mut [f32]) {
-        let out = self.window.output(size).expect("the window fits the input");
+    pub fn run(&self, isa: Isa, threads: &mut Threads, input: Source<'_>, output: &mut [f32]) {
+        let Source { data: input, size, stride, edges } = input;
+        let window = self.window.over(edges);
+        let out = window.output(size).expect("the window fits the input");
         let width = padded(self.channels);
-        assert!(input.len() >= size[0] * size[1] * width && output.len() >= out[0] * out[1] * width);
+        assert!(stride == width && input.len() >= size[0] * size[1] * width && output.len() >= out[0] * out[1] * width);
         assert!(isa.is_available());
         let shared = Shared::new(output);
         threads.split(out[0], 1, 0, &|rows, _| {
-            let job = Job { conv: self, input, size, out, output: shared, rows };
+            let job = Job { conv: self, window, input, size, out, output: shared, rows };
             // SAFETY: the machine has the instruction set; lengths are checked above; the threads' rows are disjoint.
             unsafe { dispatch!(isa, run_part, &job, &Job<'_>) }
         });
@@ -73,6 +81,7 @@ impl Depthwise {
 /// What one thread does.
 struct Job<'a> {
     conv: &'a Depthwise,
+    window: Window,
     input: &'a [f32],
     size: [usize; 2],
     out: [usize; 2],
@@ -82,7 +91,7 @@ struct Job<'a> {
 
 #[inline(always)]
 unsafe fn run_part<S: Simd, const V: usize, const R: usize>(job: &Job<'_>) {
-    let w = &job.conv.window;
+    let w = &job.window;
     match (w.kernel[1], w.stride[1], w.dilation[1]) {
         (3, 1, 1) => strips::<S, V, 3, 1>(job),
         (3, 2, 1) => strips::<S, V, 3, 2>(job),
@@ -97,7 +106,7 @@ unsafe fn run_part<S: Simd, const V: usize, const R: usize>(job: &Job<'_>) {
 #[inline(always)]
 unsafe fn strips<S: Simd, const V: usize, const K: usize, const T: usize>(job: &Job<'_>) {
     let width = padded(job.conv.channels);
-    let column = job.conv.window.kernel[0] * size_of::<f32>();
+    let column = job.window.kernel[0] * size_of::<f32>();
     let chunk = (CACHED / (column * ((WIDEST - 1) * T + K))).max(BLOCK) / BLOCK * BLOCK;
     for start in (0..width).step_by(chunk) {
         let channels = start..width.min(start + chunk);
@@ -121,7 +130,7 @@ unsafe fn strip<S: Simd, const V: usize, const K: usize, const T: usize, const N
     channels: Range<usize>,
 ) -> usize {
     let columns = (N - 1) * T + K;
-    let (start, before) = (x * T, job.conv.window.before[1]);
+    let (start, before) = (x * T, job.window.before[1]);
     // The columns that are on the picture, and a bit for each.
     let lo = before.saturating_sub(start).min(columns);
     let hi = (job.size[1] + before).saturating_sub(start).min(columns);
@@ -150,7 +159,7 @@ unsafe fn tile<S: Simd, const K: usize, const T: usize, const N: usize, const ED
     channels: Range<usize>,
     on: u32,
 ) {
-    let (conv, w) = (job.conv, &job.conv.window);
+    let (conv, w) = (job.conv, &job.window);
     let (width, columns) = (padded(conv.channels), (N - 1) * T + K);
     let line = job.size[1] * width;
     let ys = w.taps(0, y, job.size[0]);
@@ -205,7 +214,7 @@ unsafe fn column<S: Simd, const K: usize, const T: usize, const N: usize, const 
 /// Does every row of any window.
 #[inline(always)]
 unsafe fn any<S: Simd, const V: usize>(job: &Job<'_>) {
-    let (conv, w) = (job.conv, &job.conv.window);
+    let (conv, w) = (job.conv, &job.window);
     let width = padded(conv.channels);
     for y in job.rows.clone() {
         let ys = w.taps(0, y, job.size[0]);

@@ -8,6 +8,8 @@ pub(crate) mod arm;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
 
+use crate::BLOCK;
+
 /// A vector of `LANES` single-precision numbers.
 ///
 /// # Safety
@@ -27,6 +29,32 @@ pub(crate) trait Simd: Copy {
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Adds the products of `depth` numbers of each row with the weights that lie at `weights` for each vector, [`BLOCK`]
+    /// outputs after the other, and moves `weights` past them.
+    #[inline(always)]
+    unsafe fn products<const V: usize, const H: usize>(
+        sums: &mut [[Self::V; V]; H],
+        rows: &[*const f32; H],
+        weights: &mut [*const f32; V],
+        depth: usize,
+    ) {
+        for i in 0..depth {
+            let mut w = [Self::splat(0.0); V];
+            for v in 0..V {
+                w[v] = Self::load(weights[v].add(i * BLOCK));
+                Self::prefetch(weights[v].wrapping_add((i + AHEAD) * BLOCK));
+            }
+            for h in 0..H {
+                let x = Self::splat(*rows[h].add(i));
+                for v in 0..V {
+                    sums[h][v] = Self::fma(x, w[v], sums[h][v]);
+                }
+            }
+        }
+        for p in weights {
+            *p = p.add(depth * BLOCK);
+        }
+    }
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// Rounds half to even.
@@ -34,6 +62,9 @@ pub(crate) trait Simd: Copy {
     /// Returns `a * 2^n` for whole numbers `n` from -126 to 127.
     unsafe fn times_pow2(a: Self::V, n: Self::V) -> Self::V;
 }
+
+/// Steps of depth that weights are asked for before they are multiplied.
+const AHEAD: usize = 32;
 
 /// Plain Rust.
 #[derive(Clone, Copy)]

@@ -31,6 +31,26 @@ impl Window {
         Some([axis(0)?, axis(1)?])
     }
 
+    /// Returns the window over some rows of a picture, with so many rows of padding above and below instead of its own.
+    pub fn over(self, edges: Option<[usize; 2]>) -> Self {
+        match edges {
+            Some([above, below]) => Self { before: [above, self.before[1]], after: [below, self.after[1]], ..self },
+            None => self,
+        }
+    }
+
+    /// Returns the rows of a picture of `height` rows that a range of output rows sees, and the rows of padding above and
+    /// below them.
+    pub fn rows(&self, out: Range<usize>, height: usize) -> (Range<usize>, [usize; 2]) {
+        let reach = (self.kernel[0] - 1) * self.dilation[0];
+        let (first, end) = (out.start * self.stride[0], (out.end.max(1) - 1) * self.stride[0] + reach + 1);
+        // Rows are counted from the first of the padding here.
+        let (top, bottom) = (self.before[0], self.before[0] + height);
+        let seen = first.clamp(top, bottom)..end.clamp(top, bottom);
+        let edges = [seen.start.saturating_sub(first).min(end - first), end.saturating_sub(seen.end.max(first))];
+        (seen.start - top..seen.end - top, edges)
+    }
+
     /// Returns the taps of an output position that fall on the picture, on one axis of `len` pixels.
     pub(crate) fn taps(&self, axis: usize, at: usize, len: usize) -> Range<usize> {
         let (step, before, start) = (self.dilation[axis], self.before[axis], at * self.stride[axis]);
@@ -59,6 +79,36 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_and_edges_make_up_the_same_outputs() {
+        for code in 0..3000_usize {
+            let [kernel, stride, dilation] = [code % 5 + 1, code / 5 % 3 + 1, code / 15 % 3 + 1];
+            let [before, after, len] = [code / 45 % 4, code / 180 % 4, code / 720 + 3];
+            let w = Window {
+                kernel: [kernel; 2],
+                stride: [stride; 2],
+                dilation: [dilation; 2],
+                before: [before; 2],
+                after: [after; 2],
+            };
+            let Some([out, _]) = w.output([len; 2]) else { continue };
+            for (start, end) in (0..out).flat_map(|s| (s + 1..=out).map(move |e| (s, e))) {
+                let (rows, edges) = w.rows(start..end, len);
+                if rows.is_empty() {
+                    continue;
+                }
+                let part = w.over(Some(edges));
+                assert_eq!(part.output([rows.len(), len]).map(|o| o[0]), Some(end - start), "{w:?} {len} {start}");
+                for at in start..end {
+                    let seen = |w: &Window, at: usize, len: usize, from: usize| -> Vec<usize> {
+                        w.taps(0, at, len).map(|t| w.pixel(0, at, t) + from).collect()
+                    };
+                    assert_eq!(seen(&part, at - start, rows.len(), rows.start), seen(&w, at, len, 0));
+                }
+            }
+        }
+    }
 
     #[test]
     fn outputs_inside_see_no_padding_and_all_others_some() {

@@ -23,24 +23,22 @@ use crate::graph;
 use crate::input::Input;
 use crate::plan::{Arithmetic, Bias, Extent, Function, Kind, Operation, Plan, Weights};
 
-/// Compiles a graph of one input.
+/// Compiles a graph of one input, of whose initializers `constants` has those that are numbers.
 ///
 /// # Errors
 ///
 /// The operator of the first node that is not recognised.
-pub(crate) fn compile(mut graph: GraphProto, input: &Input) -> Result<Plan, String> {
-    let name = match graph::inputs(&graph)[..] {
+pub(crate) fn compile(
+    graph: &GraphProto,
+    constants: BTreeMap<String, Constant>,
+    input: &Input,
+) -> Result<Plan, String> {
+    let name = match graph::inputs(graph)[..] {
         [input] => input.name.clone(),
         _ => return Err("more than one input".to_owned()),
     };
-    let tensors = std::mem::take(&mut graph.initializer);
-    let mut compiler = Compiler { plan: Plan::default(), values: BTreeMap::new(), reads: BTreeMap::new() };
-    for mut tensor in tensors {
-        let name = std::mem::take(&mut tensor.name);
-        if let Some(constant) = Constant::read(tensor) {
-            compiler.values.insert(name, Value::Constant(constant));
-        }
-    }
+    let values = constants.into_iter().map(|(name, constant)| (name, Value::Constant(constant))).collect();
+    let mut compiler = Compiler { plan: Plan::default(), values, reads: BTreeMap::new() };
     compiler.values.insert(name, Value::Picture(Picture::of(input)));
     let names = graph.node.iter().flat_map(|n| &n.input).chain(graph.output.iter().map(|o| &o.name));
     for name in names {

@@ -1,12 +1,13 @@
 //! Reads the constants of an ONNX graph.
 
 use std::borrow::Cow;
+use std::io::{self, Read};
 
 use tract_onnx::pb::TensorProto;
 use tract_onnx::pb::tensor_proto::DataType;
 
 /// Numbers known before a run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Constant {
     pub dims: Vec<usize>,
     pub numbers: Numbers,
@@ -35,30 +36,47 @@ pub(crate) struct Scaling {
 impl Constant {
     /// Returns none where the kind is another or the data does not fill the shape.
     pub fn read(tensor: TensorProto) -> Option<Self> {
-        let dims: Vec<usize> = tensor.dims.iter().map(|d| usize::try_from(*d).ok()).collect::<Option<_>>()?;
-        let len = dims.iter().try_fold(1usize, |n, d| n.checked_mul(*d))?;
-        let (raw, small) = (tensor.raw_data, tensor.int32_data);
+        let raw = &tensor.raw_data[..];
+        // Nothing is read from outside, so nothing goes wrong with that.
+        if !raw.is_empty() {
+            return Self::read_from(&tensor, raw.len(), &mut &*raw).ok()?;
+        }
+        let dims = dims(&tensor)?;
         let numbers = match DataType::try_from(tensor.data_type).ok()? {
-            DataType::Float if raw.is_empty() => Numbers::F32(tensor.float_data),
-            DataType::Float => Numbers::F32(words(&raw)?.map(f32::from_le_bytes).collect()),
-            DataType::Int32 if raw.is_empty() => Numbers::I32(small),
-            DataType::Int32 => Numbers::I32(words(&raw)?.map(i32::from_le_bytes).collect()),
-            DataType::Int64 if raw.is_empty() => Numbers::I64(tensor.int64_data),
-            DataType::Int64 => Numbers::I64(words(&raw)?.map(i64::from_le_bytes).collect()),
-            DataType::Uint8 if raw.is_empty() => Numbers::U8(narrow(&small)?),
-            DataType::Uint8 => Numbers::U8(raw),
-            DataType::Int8 if raw.is_empty() => Numbers::I8(narrow(&small)?),
-            DataType::Int8 => Numbers::I8(raw.iter().map(|b| i8::from_le_bytes([*b])).collect()),
+            DataType::Float => Numbers::F32(tensor.float_data),
+            DataType::Int32 => Numbers::I32(tensor.int32_data),
+            DataType::Int64 => Numbers::I64(tensor.int64_data),
+            DataType::Uint8 => Numbers::U8(narrow(&tensor.int32_data)?),
+            DataType::Int8 => Numbers::I8(narrow(&tensor.int32_data)?),
             _ => return None,
         };
-        let found = match &numbers {
-            Numbers::F32(v) => v.len(),
-            Numbers::U8(v) => v.len(),
-            Numbers::I8(v) => v.len(),
-            Numbers::I32(v) => v.len(),
-            Numbers::I64(v) => v.len(),
+        (numbers.len() == count(&dims)?).then_some(Self { dims, numbers, scaling: None })
+    }
+
+    /// As [`Constant::read`], for a tensor whose data is the next `len` bytes of `raw`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `raw`.
+    pub fn read_from(tensor: &TensorProto, len: usize, raw: &mut impl Read) -> io::Result<Option<Self>> {
+        let (Some(dims), Ok(kind)) = (dims(tensor), DataType::try_from(tensor.data_type)) else { return Ok(None) };
+        let width = match kind {
+            DataType::Uint8 | DataType::Int8 => 1,
+            DataType::Float | DataType::Int32 => 4,
+            DataType::Int64 => 8,
+            _ => return Ok(None),
         };
-        (found == len).then_some(Self { dims, numbers, scaling: None })
+        if count(&dims).and_then(|n| n.checked_mul(width)) != Some(len) {
+            return Ok(None);
+        }
+        let numbers = match kind {
+            DataType::Float => Numbers::F32(words(raw, len, f32::from_le_bytes)?),
+            DataType::Int32 => Numbers::I32(words(raw, len, i32::from_le_bytes)?),
+            DataType::Int64 => Numbers::I64(words(raw, len, i64::from_le_bytes)?),
+            DataType::Int8 => Numbers::I8(words(raw, len, i8::from_le_bytes)?),
+            _ => Numbers::U8(words(raw, len, u8::from_le_bytes)?),
+        };
+        Ok(Some(Self { dims, numbers, scaling: None }))
     }
 
     /// Returns the numbers if they are floats, or stand for floats.
@@ -121,16 +139,47 @@ impl Constant {
     }
 }
 
-fn words<const N: usize>(raw: &[u8]) -> Option<impl Iterator<Item = [u8; N]>> {
-    let (words, []) = raw.as_chunks::<N>() else {
-        return None;
-    };
-    Some(words.iter().copied())
+impl Numbers {
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(v) => v.len(),
+            Self::U8(v) => v.len(),
+            Self::I8(v) => v.len(),
+            Self::I32(v) => v.len(),
+            Self::I64(v) => v.len(),
+        }
+    }
+}
+
+fn dims(tensor: &TensorProto) -> Option<Vec<usize>> {
+    tensor.dims.iter().map(|d| usize::try_from(*d).ok()).collect()
+}
+
+/// Returns how many numbers a shape has.
+fn count(dims: &[usize]) -> Option<usize> {
+    dims.iter().try_fold(1usize, |n, d| n.checked_mul(*d))
+}
+
+/// Reads `len` bytes, a multiple of `N`, in pieces that stay in the cache.
+fn words<T, const N: usize>(raw: &mut impl Read, len: usize, word: impl Fn([u8; N]) -> T) -> io::Result<Vec<T>> {
+    let mut numbers = Vec::with_capacity(len / N);
+    let mut piece = vec![0; len.min(PIECE)];
+    let mut left = len;
+    while left > 0 {
+        let piece = &mut piece[..left.min(PIECE)];
+        raw.read_exact(piece)?;
+        numbers.extend(piece.as_chunks().0.iter().map(|w| word(*w)));
+        left -= piece.len();
+    }
+    Ok(numbers)
 }
 
 fn narrow<T: TryFrom<i32>>(values: &[i32]) -> Option<Vec<T>> {
     values.iter().map(|v| T::try_from(*v).ok()).collect()
 }
+
+/// Bytes read at a time, a multiple of the size of every number.
+const PIECE: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {

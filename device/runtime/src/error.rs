@@ -111,6 +111,14 @@ pub enum RuntimeError {
         /// Length of what was passed.
         found: usize,
     },
+    /// A benchmark was asked for that makes no sense.
+    #[error("expected {expected}, found {found}")]
+    Settings {
+        /// What can be measured.
+        expected: String,
+        /// What was asked for.
+        found: String,
+    },
     /// The model has no classifier.
     #[error("expected an output named logits, found {}; use a model with a head", outputs.join(", "))]
     NoLogits {

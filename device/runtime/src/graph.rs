@@ -5,31 +5,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use prost::Message;
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
 use tract_onnx::pb::tensor_shape_proto::dimension;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, type_proto};
 
 use crate::RuntimeError;
+use crate::outline::{Outline, Source};
 
 /// Longest model that is read, in bytes.
 pub const MAX_MODEL_LEN: u64 = 512 << 20;
 
-/// Decodes an ONNX file and checks that its names hang together and its data is inside.
-pub(crate) fn read(bytes: &[u8]) -> Result<(ModelProto, GraphProto), RuntimeError> {
-    let found = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    if found > MAX_MODEL_LEN {
-        return Err(RuntimeError::TooLong { found });
-    }
-    if bytes.is_empty() {
-        return Err(RuntimeError::NotOnnx { reason: "the file is empty".to_owned() });
-    }
-    let mut model = ModelProto::decode(bytes).map_err(|e| RuntimeError::NotOnnx { reason: e.to_string() })?;
-    let graph = model.graph.take().ok_or_else(|| mismatch("a graph in the model", "none"))?;
-    check_tensors(&graph)?;
-    check_names(&graph)?;
-    check_attributes(&graph)?;
-    Ok((model, graph))
+/// Reads an ONNX file's outline and checks that its names hang together and its data is inside.
+pub(crate) fn read(source: &mut Source<'_>) -> Result<Outline, RuntimeError> {
+    let outline = source.outline()?;
+    check_tensors(&outline.graph)?;
+    check_names(&outline.graph)?;
+    check_attributes(&outline.graph)?;
+    Ok(outline)
 }
 
 /// Returns the metadata of a model.
@@ -166,7 +158,7 @@ pub(crate) fn describe(info: &ValueInfoProto) -> String {
     format!("{} {kind} [{}]", info.name, dims.join(", "))
 }
 
-fn mismatch(expected: &str, found: &str) -> RuntimeError {
+pub(crate) fn mismatch(expected: &str, found: &str) -> RuntimeError {
     RuntimeError::Graph { expected: expected.to_owned(), found: found.to_owned() }
 }
 

@@ -6,6 +6,7 @@
 //! engine. Nothing of tract shows outside. Bytes from outside are refused by typed errors: lengths are bounded
 //! before allocation, no file but the named one is read, and a panic of the engine is caught.
 
+mod band;
 mod bench;
 mod compile;
 mod constant;
@@ -15,11 +16,13 @@ mod input;
 mod lower;
 mod model;
 mod network;
+mod outline;
 pub mod picture;
 mod plan;
 mod program;
+mod work;
 
-pub use bench::{Bench, bench, peak_rss_mb};
+pub use bench::{Bench, Detail, Raw, Report, Settings, bench, peak_rss_mb};
 pub use error::RuntimeError;
 pub use graft_kernels::Isa;
 pub use graph::MAX_MODEL_LEN;

@@ -11,7 +11,8 @@ use graft_kernels::pool::Pool;
 use graft_kernels::{Activation, Isa, padded};
 
 use crate::plan::{Extent, Function, Kind, Layout, Operation, Plan, Weights};
-use crate::program::{Program, Shape, Step, Work};
+use crate::program::{Link, Program, Shape, Step};
+use crate::work::Work;
 
 /// Turns a plan into a program for an instruction set.
 pub(crate) fn lower(plan: Plan, isa: Isa) -> Program {
@@ -272,7 +273,8 @@ impl Lowering {
         grid: Option<Grid>,
     ) -> Shape {
         let to = Shape { slot: self.steps.len(), extent, stride, grid };
-        self.steps.push(Step { name: name.to_owned(), work, from, other, to });
+        let links = vec![Link { work, extent, stride, grid }];
+        self.steps.push(Step { name: name.to_owned(), links, from, other, to });
         to
     }
 }

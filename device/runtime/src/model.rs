@@ -6,12 +6,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use graft_bundle::MODEL_FILE;
 use graft_zoo::Preprocessing;
 use image::RgbImage;
 use tract_onnx::pb::GraphProto;
 
 use crate::input::{Input, Kind};
-use crate::network::{EngineChoice, Network, Picture, read, softmax, unknown_operators};
+use crate::network::{EngineChoice, Network, Picture, softmax, source, unknown_operators};
+use crate::outline::Source;
 use crate::{RuntimeError, graph, picture};
 
 /// Metadata key of the labels, a JSON array of strings in the order of the logits.
@@ -59,7 +61,7 @@ impl Model {
     ///
     /// [`RuntimeError::Io`], [`RuntimeError::TooLong`], [`RuntimeError::Bundle`] and those of [`Model::from_onnx`].
     pub fn open(path: &Path) -> Result<Self, RuntimeError> {
-        Self::from_onnx(&read(path)?)
+        Self::load(source(path)?, EngineChoice::Best)
     }
 
     /// Loads a model from the bytes of an ONNX file.
@@ -68,22 +70,22 @@ impl Model {
     ///
     /// [`RuntimeError`] says what a sound model has and what this one has.
     pub fn from_onnx(bytes: &[u8]) -> Result<Self, RuntimeError> {
-        Self::load(bytes, EngineChoice::Best)
+        Self::load(held(bytes), EngineChoice::Best)
     }
 
     /// Loads as [`Model::from_onnx`], but for tract alone: what graft's own kernels are compared with.
     #[cfg(test)]
     pub(crate) fn in_tract(bytes: &[u8]) -> Result<Self, RuntimeError> {
-        Self::load(bytes, EngineChoice::Tract)
+        Self::load(held(bytes), EngineChoice::Tract)
     }
 
-    fn load(bytes: &[u8], choice: EngineChoice) -> Result<Self, RuntimeError> {
-        let (proto, graph) = graph::read(bytes)?;
-        let metadata = graph::metadata(&proto);
+    fn load(mut source: Source<'_>, choice: EngineChoice) -> Result<Self, RuntimeError> {
+        let outline = graph::read(&mut source)?;
+        let metadata = graph::metadata(&outline.model);
         let preprocessing = preprocessing(&metadata)?;
         let labels = labels(&metadata)?;
-        let input = input(&graph, preprocessing.crop)?;
-        let network = Network::load(bytes, graph, input, choice)?;
+        let input = input(&outline.graph, preprocessing.crop)?;
+        let network = Network::load(source, outline, input, choice)?;
         let model = Self { network, labels, preprocessing, metadata };
         model.check_labels()?;
         Ok(model)
@@ -258,7 +260,7 @@ impl Model {
 ///
 /// As [`Model::from_onnx`], where no operator is to blame.
 pub fn unsupported_operators(onnx: &[u8]) -> Result<Vec<String>, RuntimeError> {
-    let (_, graph) = graph::read(onnx)?;
+    let graph = graph::read(&mut held(onnx))?.graph;
     let unknown = unknown_operators(&graph);
     if !unknown.is_empty() {
         return Ok(unknown);
@@ -275,6 +277,10 @@ pub fn unsupported_operators(onnx: &[u8]) -> Result<Vec<String>, RuntimeError> {
         },
         Err(error) => Err(error),
     }
+}
+
+fn held(onnx: &[u8]) -> Source<'_> {
+    Source::held(Path::new(MODEL_FILE), onnx)
 }
 
 /// Returns the graph's input, which must be what the preprocessing makes: `u8 [n, side, side, 3]`.

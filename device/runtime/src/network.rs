@@ -5,8 +5,6 @@
 //! message still goes to standard error). Not guarded against: a graph that asks for more memory than there is, or for
 //! endless arithmetic; on the device only bundles of trusted signers are loaded.
 
-use std::fs::File;
-use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -21,10 +19,10 @@ use tract_onnx::prelude::{
 };
 
 use crate::compile::MAX_ACTIVATION;
-use crate::graph::{self, MAX_MODEL_LEN};
 use crate::input::{Input, Kind};
+use crate::outline::{Outline, Source};
 use crate::program::{Explained, Program};
-use crate::{ENGINE, RuntimeError, compile, lower};
+use crate::{ENGINE, RuntimeError, compile, graph, lower};
 
 /// A network ready to run. Shared freely between threads.
 #[derive(Debug)]
@@ -73,7 +71,7 @@ impl Network {
     ///
     /// [`RuntimeError`] says what a sound network has and what this one has.
     pub fn open(path: &Path, choice: EngineChoice) -> Result<Self, RuntimeError> {
-        Self::from_onnx(&read(path)?, choice)
+        Self::read(source(path)?, choice)
     }
 
     /// Loads a network from the bytes of an ONNX file.
@@ -82,19 +80,23 @@ impl Network {
     ///
     /// As [`Network::open`].
     pub fn from_onnx(bytes: &[u8], choice: EngineChoice) -> Result<Self, RuntimeError> {
-        let (_, graph) = graph::read(bytes)?;
-        let input = Input::of(&graph, None)?;
-        Self::load(bytes, graph, input, choice)
+        Self::read(Source::held(Path::new(MODEL_FILE), bytes), choice)
     }
 
-    /// Loads a graph that was read from `bytes`.
+    fn read(mut source: Source<'_>, choice: EngineChoice) -> Result<Self, RuntimeError> {
+        let outline = graph::read(&mut source)?;
+        let input = Input::of(&outline.graph, None)?;
+        Self::load(source, outline, input, choice)
+    }
+
+    /// Loads a model whose outline was read from `source`.
     pub(crate) fn load(
-        bytes: &[u8],
-        graph: GraphProto,
+        mut source: Source<'_>,
+        mut outline: Outline,
         input: Input,
         choice: EngineChoice,
     ) -> Result<Self, RuntimeError> {
-        let outputs = graph.output.iter().map(|o| o.name.clone()).collect();
+        let outputs = outline.graph.output.iter().map(|o| o.name.clone()).collect();
         let isa = match choice {
             EngineChoice::Best => Some(Isa::best()),
             EngineChoice::Kernels(isa) => Some(isa),
@@ -103,9 +105,10 @@ impl Network {
         let because = match isa {
             None => "nothing: tract was asked for".to_owned(),
             Some(isa) => {
+                let constants = source.constants(&mut outline)?;
                 let compiled = guarded("compile the model", || {
                     anyhow::ensure!(isa.is_available(), "this machine does not have {}", isa.name());
-                    Ok(compile::compile(graph, &input).map(|plan| lower::lower(plan, isa)))
+                    Ok(compile::compile(&outline.graph, constants, &input).map(|plan| lower::lower(plan, isa)))
                 })?;
                 match compiled {
                     Ok(program) => return Ok(Self { engine: Engine::Kernels(Box::new(program)), input, outputs }),
@@ -113,9 +116,10 @@ impl Network {
                 }
             }
         };
-        // The compiler takes the graph apart, so tract gets a fresh one.
-        let (proto, graph) = graph::read(bytes)?;
-        Ok(Self { engine: tract(proto, graph, &input, because)?, input, outputs })
+        // The compiler takes the constants, so tract gets them anew.
+        let outline = graph::read(&mut source)?;
+        let proto = source.whole(outline)?;
+        Ok(Self { engine: tract(&proto, &input, because)?, input, outputs })
     }
 
     /// Returns the operator because of which tract runs the whole network, slower; none where graft's own kernels do.
@@ -219,16 +223,12 @@ impl Network {
     }
 }
 
-/// Reads an ONNX file of at most [`MAX_MODEL_LEN`] bytes, or the model of a bundle (`.graft`).
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, RuntimeError> {
+/// Opens an ONNX file, or the model of a bundle (`.graft`).
+pub(crate) fn source(path: &Path) -> Result<Source<'static>, RuntimeError> {
     if path.extension().is_some_and(|e| e == "graft") {
-        return Ok(Bundle::open(path)?.file(MODEL_FILE)?);
+        return Ok(Source::held(path, Bundle::open(path)?.file(MODEL_FILE)?));
     }
-    let io = |source| RuntimeError::Io { path: path.to_owned(), source };
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(io)?;
-    file.take(MAX_MODEL_LEN + 1).read_to_end(&mut bytes).map_err(io)?;
-    Ok(bytes)
+    Source::open(path)
 }
 
 /// Returns the operators of a graph that tract does not know.
@@ -248,19 +248,18 @@ pub(crate) fn unknown_operators(graph: &GraphProto) -> Vec<String> {
     names
 }
 
-fn tract(mut proto: ModelProto, graph: GraphProto, input: &Input, because: String) -> Result<Engine, RuntimeError> {
-    let names = unknown_operators(&graph);
+fn tract(proto: &ModelProto, input: &Input, because: String) -> Result<Engine, RuntimeError> {
+    let names = proto.graph.as_ref().map(unknown_operators).unwrap_or_default();
     if !names.is_empty() {
         return Err(RuntimeError::UnsupportedOperators { names });
     }
-    proto.graph = Some(graph);
     let kind = match input.kind {
         Kind::Bytes => u8::datum_type(),
         Kind::Floats => f32::datum_type(),
     };
     let plan = guarded("load the model into tract", || {
         let fact = InferenceFact::dt_shape(kind, input.dims());
-        let model = tract_onnx::onnx().model_for_proto_model(&proto)?.with_input_fact(0, fact)?.into_typed()?;
+        let model = tract_onnx::onnx().model_for_proto_model(proto)?.with_input_fact(0, fact)?.into_typed()?;
         // Before constants are folded, and after.
         check_sizes(&model)?;
         let model = model.into_optimized()?;

@@ -1,18 +1,17 @@
 //! A network as a list of steps over buffers planned ahead, run by graft-kernels alone.
 
+use std::fmt;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use graft_kernels::conv::{Conv, Source};
-use graft_kernels::depthwise::Depthwise;
-use graft_kernels::int8::{self, Grid, Output, Steps};
-use graft_kernels::pointwise::{self, Pointwise};
-use graft_kernels::pool::{self, Pool};
-use graft_kernels::{Activation, BLOCK, Buffer, Isa, Threads, Window};
+use graft_kernels::int8::{Grid, Output};
+use graft_kernels::{BLOCK, Buffer, Isa, Threads};
 use serde::Serialize;
 
+use crate::band::{self, Bands};
 use crate::network::Picture;
-use crate::plan::{Adjustment, Extent, Layout};
+use crate::plan::Extent;
+use crate::work::{Numbers, Operand, Work};
 
 /// A network ready to run. Shared freely between threads.
 #[derive(Debug)]
@@ -22,6 +21,8 @@ pub(crate) struct Program {
     outputs: Vec<Shape>,
     /// Length of each slot, in bytes.
     slots: Vec<usize>,
+    /// Bytes of the bands between the links of a step.
+    bands: [usize; band::BETWEEN],
     /// Bytes that a kernel's thread works in.
     scratch: usize,
     /// Threads that share the work of a picture.
@@ -34,6 +35,7 @@ pub(crate) struct Program {
 #[derive(Debug)]
 struct State {
     slots: Vec<Buffer<u8>>,
+    bands: Bands,
     threads: Threads,
 }
 
@@ -63,8 +65,8 @@ impl Shape {
 pub struct Explained {
     /// Name of the value in the ONNX graph that the step makes; what was fused into it comes before.
     pub node: String,
-    /// Which kernel ran it.
-    pub kernel: &'static str,
+    /// Which kernel ran it, or which in a row.
+    pub kernel: String,
     /// Height, width and channels of what it makes.
     pub shape: [usize; 3],
     /// The fastest of its runs, in milliseconds.
@@ -75,61 +77,55 @@ pub struct Explained {
     pub gflops: f64,
 }
 
-/// One kernel's work.
+/// One row of a table.
+impl fmt::Display for Explained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [h, w, c] = self.shape;
+        let shape = format!("{h}x{w}x{c}");
+        let (percent, ms) = (self.share * 100.0, self.ms);
+        write!(f, "{:<24} {:<24} {shape:<13} {ms:8.3} ms {percent:5.1} %", self.node, self.kernel)?;
+        if self.gflops > 0.0 { write!(f, " {:6.1} GFLOP/s", self.gflops) } else { Ok(()) }
+    }
+}
+
+/// One kernel's work, or that of a few in a row.
 #[derive(Debug)]
 pub(crate) struct Step {
     /// Name of the value that it makes.
     pub name: String,
-    pub work: Work,
+    /// Each reads what the one before makes.
+    pub links: Vec<Link>,
     pub from: Option<Shape>,
-    /// The second operand: what a convolution or sum adds.
+    /// The second operand of the last: what a convolution or sum adds.
     pub other: Option<Shape>,
     pub to: Shape,
 }
 
-/// What a step does.
+/// One kernel's work in a step, and what it makes.
 #[derive(Debug)]
-pub(crate) enum Work {
-    /// The input's bytes to numbers, by a table for each channel.
-    Normalise(Layout, Vec<[f32; 256]>),
-    /// The input's bytes to bytes, by a table for each channel.
-    LookUp(Layout, Vec<[u8; 256]>),
-    /// The input's numbers to channels last, adjusted in turn.
-    Arrange {
-        layout: Layout,
-        adjustments: Vec<Adjustment>,
-    },
-    /// The input's planes of numbers to bytes.
-    Weave(Steps),
-    Conv(Conv),
-    Depthwise(Depthwise),
-    Pool(Pool, Window),
-    /// A sum if there is a second operand, then the function.
-    Pointwise(Activation),
-    /// The product by the second operand's one pixel, then the function.
-    Scale(Activation),
-    /// The product of two.
-    Product,
-    /// `x * factor + term`.
-    Affine {
-        factor: f32,
-        term: f32,
-    },
-    Softmax,
-    ByteConv(int8::conv::Conv),
-    ByteDepthwise(int8::depthwise::Depthwise),
-    BytePool(Pool, Window, Steps),
-    ByteAdd(Activation, Steps),
-    ByteScale(Steps),
-    /// Every byte by a table.
-    Table(Box<[u8; 256]>),
-    ToBytes(Steps),
-    ToFloats,
+pub(crate) struct Link {
+    pub work: Work,
+    pub extent: Extent,
+    pub stride: usize,
+    pub grid: Option<Grid>,
+}
+
+impl Link {
+    /// Returns the numbers of a row of what it makes.
+    pub fn line(&self) -> usize {
+        self.extent.size[1] * self.stride
+    }
+
+    /// Returns the bytes of a row of what it makes.
+    pub fn line_bytes(&self) -> usize {
+        self.line() * if self.grid.is_some() { 1 } else { size_of::<f32>() }
+    }
 }
 
 impl Program {
     /// Plans the memory of steps whose every `to` is a slot of its own, numbered in order.
-    pub fn new(isa: Isa, mut steps: Vec<Step>, mut outputs: Vec<Shape>) -> Self {
+    pub fn new(isa: Isa, steps: Vec<Step>, mut outputs: Vec<Shape>) -> Self {
+        let mut steps = band::fuse(steps, &mut outputs);
         let mut last: Vec<usize> = (0..steps.len()).collect();
         for (i, step) in steps.iter().enumerate() {
             step.from.iter().chain(&step.other).for_each(|s| last[s.slot] = i);
@@ -163,13 +159,9 @@ impl Program {
             moved(&mut step.to);
         }
         outputs.iter_mut().for_each(moved);
-        let scratch = steps.iter().map(|s| match &s.work {
-            Work::Conv(c) => c.scratch(),
-            Work::ByteConv(c) => c.scratch(),
-            _ => 0,
-        });
-        let scratch = scratch.max().unwrap_or(0);
-        Self { isa, steps, outputs, slots, scratch, threads: 1, idle: Mutex::default() }
+        let scratch = steps.iter().flat_map(|s| &s.links).map(|l| l.work.scratch()).max().unwrap_or(0);
+        let bands = band::bytes(&steps);
+        Self { isa, steps, outputs, slots, bands, scratch, threads: 1, idle: Mutex::default() }
     }
 
     /// Returns the name of the instruction set.
@@ -229,7 +221,8 @@ impl Program {
         idle.unwrap_or_else(|| {
             let mut threads = Threads::new(self.threads);
             threads.reserve(self.scratch);
-            State { slots: self.slots.iter().map(|len| Buffer::zeros(*len)).collect(), threads }
+            let slots = self.slots.iter().map(|len| Buffer::zeros(*len)).collect();
+            State { slots, bands: self.bands.map(Buffer::zeros), threads }
         })
     }
 
@@ -241,185 +234,45 @@ impl Program {
 impl Step {
     fn run(&self, isa: Isa, state: &mut State, picture: Picture<'_>) {
         let mut memory = std::mem::take(&mut state.slots[self.to.slot]);
-        let len = self.to.len();
-        let mut to = match self.to.grid {
-            Some(_) => Output::Bytes(&mut memory[..len]),
-            None => Output::Floats(&mut memory.view()[..len]),
+        let mut to = output(&mut memory, self.to.grid, 0..self.to.len());
+        let State { slots, bands, threads } = state;
+        let operand = |s: &Shape| {
+            let memory = &slots[s.slot];
+            let numbers = match s.grid {
+                Some(grid) => Numbers::Bytes(&memory[..s.len()], grid),
+                None => Numbers::Floats(&memory.read()[..s.len()]),
+            };
+            Operand { numbers, size: s.extent.size, channels: s.extent.channels, stride: s.stride, edges: None }
         };
-        match &self.from {
-            None => self.read(isa, &mut state.threads, picture, &mut to),
-            Some(from) => self.write(isa, state, from, &mut to),
+        let other = self.other.as_ref().map(operand);
+        match (&self.from, &self.links[..]) {
+            (None, [link]) => link.work.read(isa, threads, picture, self.to.extent.channels, self.to.stride, &mut to),
+            (Some(from), [link]) => link.work.run(isa, threads, operand(from), other, &mut to),
+            (Some(from), links) => band::run(links, isa, threads, bands, operand(from), other, &mut to),
+            (None, _) => unreachable!("what reads the input is a step of its own"),
         }
         state.slots[self.to.slot] = memory;
     }
 
     /// Returns the multiplications that the definition needs.
     fn multiplications(&self) -> usize {
-        let Extent { size, channels } = self.to.extent;
-        let depth = match &self.work {
-            Work::Conv(conv) => conv.depth(),
-            Work::Depthwise(conv) => conv.depth(),
-            Work::ByteConv(conv) => conv.depth(),
-            Work::ByteDepthwise(conv) => conv.depth(),
-            _ => 0,
+        let of = |link: &Link| {
+            let Extent { size, channels } = link.extent;
+            size[0] * size[1] * channels * link.work.depth()
         };
-        size[0] * size[1] * channels * depth
+        self.links.iter().map(of).sum()
     }
 
-    fn kernel(&self) -> &'static str {
-        match self.work {
-            Work::Normalise(..) => "normalise",
-            Work::LookUp(..) => "normalise u8",
-            Work::Arrange { .. } => "arrange",
-            Work::Weave(_) => "quantize",
-            Work::Conv(_) => "conv",
-            Work::Depthwise(_) => "depthwise",
-            Work::Pool(..) => "pool",
-            Work::Pointwise(_) | Work::Affine { .. } => "pointwise",
-            Work::Scale(_) | Work::Product => "product",
-            Work::Softmax => "softmax",
-            Work::ByteConv(_) => "conv u8",
-            Work::ByteDepthwise(_) => "depthwise u8",
-            Work::BytePool(..) => "pool u8",
-            Work::ByteAdd(..) => "sum u8",
-            Work::ByteScale(_) => "product u8",
-            Work::Table(_) => "table u8",
-            Work::ToBytes(_) => "quantize",
-            Work::ToFloats => "dequantize",
-        }
-    }
-
-    /// Does a step that reads the input.
-    fn read(&self, isa: Isa, threads: &mut Threads, picture: Picture<'_>, to: &mut Output<'_>) {
-        let (stride, channels) = (self.to.stride, self.to.extent.channels);
-        match (&self.work, picture, to) {
-            (Work::Normalise(layout, tables), Picture::Bytes(bytes), Output::Floats(to)) => {
-                look_up(*layout, tables, bytes, to, stride);
-            }
-            (Work::LookUp(layout, tables), Picture::Bytes(bytes), Output::Bytes(to)) => {
-                look_up(*layout, tables, bytes, to, stride);
-            }
-            (Work::Arrange { layout, adjustments }, Picture::Floats(numbers), Output::Floats(to)) => {
-                arrange(*layout, channels, numbers, adjustments, to, stride);
-            }
-            (Work::Weave(steps), Picture::Floats(numbers), Output::Bytes(to)) => {
-                int8::pointwise::weave(isa, threads, numbers, channels, *steps, to);
-            }
-            _ => unreachable!("a step that reads the input fits its kind"),
-        }
-    }
-
-    fn write(&self, isa: Isa, state: &mut State, shape: &Shape, to: &mut Output<'_>) {
-        let State { slots, threads } = state;
-        let floats = |s: &Shape| &slots[s.slot].read::<f32>()[..s.len()];
-        let bytes = |s: &Shape| {
-            let grid = s.grid.expect("an activation of bytes has a grid");
-            (&slots[s.slot][..s.len()], grid)
-        };
-        let size = shape.extent.size;
-        let source = || {
-            let (data, grid) = bytes(shape);
-            int8::Source { data, size, stride: shape.stride, grid }
-        };
-        let byte_wise = |threads: &mut Threads, operation, steps, to: &mut Output<'_>| {
-            int8::pointwise::run(isa, threads, operation, steps, to);
-        };
-        match (&self.work, to) {
-            (Work::Conv(conv), Output::Floats(to)) => {
-                let source = Source { data: floats(shape), size, stride: shape.stride };
-                conv.run(isa, threads, source, self.other.as_ref().map(floats), to);
-            }
-            (Work::Depthwise(conv), Output::Floats(to)) => conv.run(isa, threads, floats(shape), size, to),
-            (Work::Pool(kind, window), Output::Floats(to)) => {
-                pool::run(isa, threads, *kind, window, floats(shape), size, shape.stride, to);
-            }
-            (Work::Pointwise(activation), Output::Floats(to)) => {
-                let operation = self.other.as_ref().map_or(Pointwise::Nothing, |o| Pointwise::Add(floats(o)));
-                pointwise::run(isa, threads, floats(shape), operation, *activation, to);
-            }
-            (Work::Scale(activation), Output::Floats(to)) => {
-                let factors = self.other.as_ref().map(floats).unwrap_or_default();
-                pointwise::run(isa, threads, floats(shape), Pointwise::Scale(factors), *activation, to);
-            }
-            (Work::Product, Output::Floats(to)) => {
-                let factors = self.other.as_ref().map(floats).unwrap_or_default();
-                for ((to, a), b) in to.iter_mut().zip(floats(shape)).zip(factors) {
-                    *to = a * b;
-                }
-            }
-            (Work::Affine { factor, term }, Output::Floats(to)) => {
-                to.iter_mut().zip(floats(shape)).for_each(|(to, x)| *to = x * factor + term);
-            }
-            (Work::Softmax, Output::Floats(to)) => {
-                let logits = &floats(shape)[..shape.extent.channels];
-                crate::network::softmax(logits, &mut to[..logits.len()]);
-            }
-            (Work::ByteConv(conv), to) => conv.run(threads, source(), self.other.as_ref().map(bytes), to),
-            (Work::ByteDepthwise(conv), Output::Bytes(to)) => conv.run(threads, source(), to),
-            (Work::BytePool(kind, window, steps), Output::Bytes(to)) => {
-                int8::pool::run(isa, threads, *kind, window, source(), *steps, to);
-            }
-            (Work::ByteAdd(activation, steps), to) => {
-                let b = self.other.as_ref().map(bytes).expect("a sum has two operands");
-                let operation = int8::pointwise::Pointwise::Add { a: bytes(shape), b, activation: *activation };
-                byte_wise(threads, operation, Some(*steps), to);
-            }
-            (Work::ByteScale(steps), to) => {
-                let b = self.other.as_ref().map(bytes).expect("a product has two operands");
-                byte_wise(threads, int8::pointwise::Pointwise::Scale { a: bytes(shape), b }, Some(*steps), to);
-            }
-            (Work::Table(table), Output::Bytes(to)) => int8::pointwise::look_up(threads, table, bytes(shape).0, to),
-            (Work::ToBytes(steps), to) => {
-                byte_wise(threads, int8::pointwise::Pointwise::Floats(floats(shape)), Some(*steps), to);
-            }
-            (Work::ToFloats, to) => {
-                let (data, grid) = bytes(shape);
-                byte_wise(threads, int8::pointwise::Pointwise::Bytes(data, grid), None, to);
-            }
-            _ => unreachable!("a step writes the kind of its kernel"),
-        }
+    fn kernel(&self) -> String {
+        self.links.iter().map(|link| link.work.kernel()).collect::<Vec<_>>().join(" + ")
     }
 }
 
-fn look_up<T: Copy>(layout: Layout, tables: &[[T; 256]], bytes: &[u8], to: &mut [T], stride: usize) {
-    match layout {
-        Layout::ChannelsLast => {
-            for (pixel, out) in bytes.chunks_exact(tables.len()).zip(to.chunks_exact_mut(stride)) {
-                for ((value, byte), table) in out.iter_mut().zip(pixel).zip(tables) {
-                    *value = table[usize::from(*byte)];
-                }
-            }
-        }
-        Layout::Planes => {
-            let planes = bytes.chunks_exact(bytes.len() / tables.len());
-            for (c, (plane, table)) in planes.zip(tables).enumerate() {
-                let to = to[c..].iter_mut().step_by(stride);
-                to.zip(plane).for_each(|(value, byte)| *value = table[usize::from(*byte)]);
-            }
-        }
-    }
-}
-
-/// Brings the channels of each pixel together, and adjusts them.
-fn arrange(
-    layout: Layout,
-    channels: usize,
-    numbers: &[f32],
-    adjustments: &[Adjustment],
-    to: &mut [f32],
-    stride: usize,
-) {
-    let pixels = numbers.len() / channels;
-    let (pixel, channel) = match layout {
-        Layout::ChannelsLast => (channels, 1),
-        Layout::Planes => (1, pixels),
-    };
-    for c in 0..channels {
-        let from = numbers[c * channel..].iter().step_by(pixel);
-        to[c..].iter_mut().step_by(stride).zip(from).take(pixels).for_each(|(to, from)| *to = *from);
-        for adjustment in adjustments {
-            to[c..].iter_mut().step_by(stride).take(pixels).for_each(|to| *to = adjustment.at(c, *to));
-        }
+/// Returns a part of memory to be written, as what it is to hold.
+pub(crate) fn output(memory: &mut Buffer<u8>, grid: Option<Grid>, range: std::ops::Range<usize>) -> Output<'_> {
+    match grid {
+        Some(_) => Output::Bytes(&mut memory[range]),
+        None => Output::Floats(&mut memory.view()[range]),
     }
 }
 

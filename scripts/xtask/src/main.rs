@@ -1,4 +1,4 @@
-//! Chores of the workspace: `cargo xtask ci`, `cargo xtask pretrain`, `cargo xtask peers`.
+//! Chores of the workspace: `cargo xtask ci`, `cargo xtask boards`, `cargo xtask pretrain`, `cargo xtask peers`.
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
+mod boards;
 mod peers;
 
 /// Do a chore
@@ -14,6 +15,7 @@ mod peers;
 enum Chore {
     /// Check format, lints, documentation and the shell scripts; the tests are `cargo test --workspace`
     Ci,
+    Boards(boards::Args),
     /// Train the embedded backbone anew: models/weights/mobilenet_v2_0.35_96.safetensors
     ///
     /// Takes about half an hour on two cores. Ctrl-C loses at most an epoch: the same command goes on.
@@ -28,6 +30,7 @@ enum Chore {
 fn main() -> ExitCode {
     let outcome = match Chore::parse() {
         Chore::Ci => ci(),
+        Chore::Boards(arguments) => boards::run(&arguments),
         Chore::Pretrain { arguments } => pretrain(&arguments),
         Chore::Peers(arguments) => peers::run(&arguments),
     };

@@ -79,6 +79,23 @@ fn window() -> impl Strategy<Value = Window> {
     prop_oneof![2 => any, 2 => usual, 1 => Just(Window::POINT)]
 }
 
+/// Which output rows a band is, the size of the input rows they see, the first of those, and the rows of padding.
+pub(crate) type Band = (Range<usize>, [usize; 2], usize, Option<[usize; 2]>);
+
+/// Cuts a picture into bands of output rows: one where the cut would leave nothing but padding.
+pub(crate) fn bands(w: &Window, size: [usize; 2], band: usize) -> Vec<Band> {
+    let height = w.output(size).unwrap()[0];
+    let cut: Vec<Band> = (0..height)
+        .step_by(band)
+        .map(|start| {
+            let out = start..height.min(start + band);
+            let (rows, edges) = w.rows(out.clone(), size[0]);
+            (out, [rows.len(), size[1]], rows.start, Some(edges))
+        })
+        .collect();
+    if cut.iter().any(|c| c.1[0] == 0) { vec![(0..height, size, 0, None)] } else { cut }
+}
+
 fn functions() -> impl Strategy<Value = Activation> {
     prop_oneof![
         Just(Activation::NONE),
@@ -113,6 +130,7 @@ proptest! {
     fn dense_convolutions_equal_their_definition_on_every_instruction_set(
         seed: u64, w in window(), f in functions(), size in [1usize..=13, 1usize..=30],
         inputs in prop_oneof![1usize..=4, 1usize..=70], more in 0usize..=2, outputs in 1usize..=70, threads in 1usize..=3, with_residual: bool,
+        band in 1usize..=20,
     ) {
         let Some(out) = w.output(size) else { return Ok(()) };
         let x = numbers(seed, size[0] * size[1] * inputs);
@@ -126,8 +144,12 @@ proptest! {
         let mut team = Threads::new(threads);
         for isa in Isa::available() {
             let mut y = vec![55.0; out[0] * out[1] * padded(outputs)];
-            let source = Source { data: &wide, size, stride };
-            conv.run(isa, &mut team, source, with_residual.then_some(&wide_residual[..]), &mut y);
+            let line = out[1] * padded(outputs);
+            for (rows, size, from, edges) in bands(&w, size, band) {
+                let source = Source { data: &wide[from * size[1] * stride..], size, stride, edges };
+                let added = with_residual.then_some(&wide_residual[rows.start * line..]);
+                conv.run(isa, &mut team, source, added, &mut y[rows.start * line..rows.end * line]);
+            }
             for (i, e) in expected.iter().enumerate() {
                 let found = y[i / outputs * padded(outputs) + i % outputs];
                 let e = exact(e + if with_residual { f64::from(residual[i]) } else { 0.0 }, f);
@@ -141,6 +163,7 @@ proptest! {
         seed: u64, before in [0usize..=3, 0usize..=3], after in [0usize..=3, 0usize..=3], f in functions(),
         size in [1usize..=18, 1usize..=18], inputs in 1usize..=3, more in 0usize..=2, outputs in 1usize..=70,
         threads in 1usize..=3, with_residual: bool,
+        band in 1usize..=20,
     ) {
         let w = Window { kernel: [3; 2], before, after, ..Window::POINT };
         let Some(out) = w.output(size) else { return Ok(()) };
@@ -159,8 +182,12 @@ proptest! {
         let mut team = Threads::new(threads);
         for isa in Isa::available() {
             let mut y = vec![55.0; out[0] * out[1] * padded(outputs)];
-            let source = Source { data: &wide, size, stride };
-            conv.run(isa, &mut team, source, with_residual.then_some(&wide_residual[..]), &mut y);
+            let line = out[1] * padded(outputs);
+            for (rows, size, from, edges) in bands(&w, size, band) {
+                let source = Source { data: &wide[from * size[1] * stride..], size, stride, edges };
+                let added = with_residual.then_some(&wide_residual[rows.start * line..]);
+                conv.run(isa, &mut team, source, added, &mut y[rows.start * line..rows.end * line]);
+            }
             for (i, e) in expected.iter().enumerate() {
                 let found = y[i / outputs * padded(outputs) + i % outputs];
                 let e = exact(e + if with_residual { f64::from(residual[i]) } else { 0.0 }, f);
@@ -172,7 +199,7 @@ proptest! {
     #[test]
     fn depthwise_convolutions_equal_their_definition_on_every_instruction_set(
         seed: u64, w in window(), f in functions(), size in [1usize..=13, 1usize..=30],
-        channels in prop_oneof![3 => 1usize..=40, 1 => 60usize..=140], threads in 1usize..=3,
+        channels in prop_oneof![3 => 1usize..=40, 1 => 60usize..=140], threads in 1usize..=3, band in 1usize..=20,
     ) {
         let Some(out) = w.output(size) else { return Ok(()) };
         let x = numbers(seed, size[0] * size[1] * channels);
@@ -184,7 +211,11 @@ proptest! {
         let mut team = Threads::new(threads);
         for isa in Isa::available() {
             let mut y = vec![55.0; out[0] * out[1] * padded(channels)];
-            conv.run(isa, &mut team, &wide, size, &mut y);
+            let line = out[1] * padded(channels);
+            for (rows, size, from, edges) in bands(&w, size, band) {
+                let source = Source { data: &wide[from * size[1] * padded(channels)..], size, stride: padded(channels), edges };
+                conv.run(isa, &mut team, source, &mut y[rows.start * line..rows.end * line]);
+            }
             for (i, e) in expected.iter().enumerate() {
                 let found = y[i / channels * padded(channels) + i % channels];
                 let e = exact(*e, f);
@@ -206,7 +237,13 @@ fn winograds_method_rounds_little_more_than_the_definition() {
     let largest = expected.iter().fold(0.0, |m: f64, e| m.max(e.abs()));
     let error = |conv: &Conv| {
         let mut y = vec![0.0; size[0] * size[1] * outputs];
-        conv.run(Isa::best(), &mut Threads::new(1), Source { data: &x, size, stride: inputs }, None, &mut y);
+        conv.run(
+            Isa::best(),
+            &mut Threads::new(1),
+            Source { data: &x, size, stride: inputs, edges: None },
+            None,
+            &mut y,
+        );
         y.iter().zip(&expected).fold(0.0, |m: f64, (y, e)| m.max((f64::from(*y) - e).abs())) / largest
     };
     let direct = Conv::new(&weights, &[0.0; 16], w, Activation::NONE);

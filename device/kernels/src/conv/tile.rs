@@ -149,9 +149,9 @@ unsafe fn tile<S: Simd, const V: usize, const H: usize>(
             }
             if inputs == 3 {
                 // The colours of a picture: a loop of three is worth unrolling.
-                products::<S, V, H>(&mut acc, &a, &mut b, 3);
+                S::products::<V, H>(&mut acc, &a, &mut b, 3);
             } else {
-                products::<S, V, H>(&mut acc, &a, &mut b, inputs);
+                S::products::<V, H>(&mut acc, &a, &mut b, inputs);
             }
         }
     }
@@ -171,32 +171,3 @@ unsafe fn tile<S: Simd, const V: usize, const H: usize>(
         }
     }
 }
-
-/// Adds the products of one tap, and moves `b` on to the next.
-#[inline(always)]
-unsafe fn products<S: Simd, const V: usize, const H: usize>(
-    acc: &mut [[S::V; V]; H],
-    a: &[*const f32; H],
-    b: &mut [*const f32; V],
-    inputs: usize,
-) {
-    for i in 0..inputs {
-        let mut w = [S::splat(0.0); V];
-        for v in 0..V {
-            w[v] = S::load(b[v].add(i * BLOCK));
-            S::prefetch(b[v].wrapping_add((i + AHEAD) * BLOCK));
-        }
-        for h in 0..H {
-            let x = S::splat(*a[h].add(i));
-            for v in 0..V {
-                acc[h][v] = S::fma(x, w[v], acc[h][v]);
-            }
-        }
-    }
-    for p in b {
-        *p = p.add(inputs * BLOCK);
-    }
-}
-
-/// Multiplications from a weight's use back to where it is asked for, so that it arrives from the second or third cache.
-const AHEAD: usize = 32;

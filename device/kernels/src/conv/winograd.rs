@@ -9,6 +9,7 @@
 //! 0, ±1/√2, ±√2 and infinity, are ncnn's: they round better than the usual 0, ±1, ±2.
 
 use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::tile::{Even, Product, multiply, together};
@@ -28,26 +29,27 @@ pub(super) fn pays(conv: &Conv, size: [usize; 2]) -> bool {
 
 /// Returns the transformed weights of a convolution that holds direct ones, `[places, outputs / BLOCK, inputs, BLOCK]`.
 pub(super) fn weights(conv: &Conv) -> Buffer {
-    let (inputs, outputs) = (conv.inputs, padded(conv.outputs));
-    let mut transformed = Buffer::zeros(PLACES * inputs * outputs);
-    for o in 0..outputs {
-        for i in 0..inputs {
-            let mut g = [[0.0; 3]; 3];
-            for (tap, g) in g.as_flattened_mut().iter_mut().enumerate() {
-                *g = f64::from(conv.weights[((o / BLOCK * 9 + tap) * inputs + i) * BLOCK + o % BLOCK]);
-            }
-            let rows = g.map(weight_line);
-            for x in 0..SIDE {
-                let places = weight_line(column(&rows, x));
-                for (y, value) in places.into_iter().enumerate() {
-                    let place = y * SIDE + x;
-                    transformed[((place * outputs / BLOCK + o / BLOCK) * inputs + i) * BLOCK + o % BLOCK] =
-                        value as f32;
+    let (inputs, blocks) = (conv.inputs, padded(conv.outputs) / BLOCK);
+    let direct = conv.weights.as_chunks::<BLOCK>().0;
+    let transform = |rows: &mut [MaybeUninit<[f32; BLOCK]>]| {
+        for block in 0..blocks {
+            for i in 0..inputs {
+                let mut g = [[[0.0; BLOCK]; 3]; 3];
+                for (tap, g) in g.as_flattened_mut().iter_mut().enumerate() {
+                    *g = direct[(block * 9 + tap) * inputs + i].map(f64::from);
+                }
+                let lines = g.map(weight_line);
+                for x in 0..SIDE {
+                    for (y, values) in weight_line(column(&lines, x)).into_iter().enumerate() {
+                        let place = y * SIDE + x;
+                        rows[(place * blocks + block) * inputs + i].write(values.map(|v| v as f32));
+                    }
                 }
             }
         }
-    }
-    transformed
+    };
+    // SAFETY: every place of every block and input is written.
+    unsafe { Buffer::written(PLACES * blocks * inputs, transform) }
 }
 
 /// Returns the bytes of working memory that a thread needs.
@@ -117,7 +119,7 @@ pub(super) unsafe fn run_tiles<S: Simd, const V: usize, const R: usize>((part, m
 #[inline(always)]
 unsafe fn spread<S: Simd>(job: &Job<'_>, tile: usize, patches: *mut f32, plane: usize) {
     let [ty, tx] = corner(job, tile);
-    let (before, [h, w]) = (job.conv.window.before, job.input.size);
+    let (before, [h, w]) = (job.window.before, job.input.size);
     let mut from = [[job.conv.zeros.as_ptr(); SIDE]; SIDE];
     for (dy, row) in from.iter_mut().enumerate() {
         for (dx, p) in row.iter_mut().enumerate() {
@@ -205,12 +207,22 @@ fn column<T: Copy, const N: usize, const ROWS: usize>(rows: &[[T; N]; ROWS], x: 
     column
 }
 
-/// Transforms three weights.
-fn weight_line(g: [f64; 3]) -> [f64; SIDE] {
+/// Transforms three weights of each of some outputs.
+#[inline(always)]
+fn weight_line<const N: usize>(g: [[f64; N]; 3]) -> [[f64; N]; SIDE] {
     let root = std::f64::consts::SQRT_2;
-    let (even, odd) = (g[0] + g[2] / 2.0, g[1] * root / 2.0);
-    let (wide, far) = (g[0] / 2.0 + g[2], g[1] * root / 2.0);
-    [g[0], (even + odd) * -2.0 / 3.0, (even - odd) * -2.0 / 3.0, (wide + far) / 3.0, (wide - far) / 3.0, g[2]]
+    let mut line = [[0.0; N]; SIDE];
+    for o in 0..N {
+        let (even, odd) = (g[0][o] + g[2][o] / 2.0, g[1][o] * root / 2.0);
+        let (wide, far) = (g[0][o] / 2.0 + g[2][o], g[1][o] * root / 2.0);
+        line[0][o] = g[0][o];
+        line[1][o] = (even + odd) * -2.0 / 3.0;
+        line[2][o] = (even - odd) * -2.0 / 3.0;
+        line[3][o] = (wide + far) / 3.0;
+        line[4][o] = (wide - far) / 3.0;
+        line[5][o] = g[2][o];
+    }
+    line
 }
 
 /// Transforms six inputs.

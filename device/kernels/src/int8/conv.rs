@@ -25,6 +25,8 @@ pub struct Conv {
     start: Buffer<i32>,
     /// The input's zero, a row of taps of it.
     padding: Buffer<u8>,
+    /// No weight is -128.
+    tame: bool,
     requantize: Requantize,
 }
 
@@ -82,15 +84,16 @@ impl Conv {
             }
         }
         let mut start = Buffer::zeros(padded(outputs));
+        let mut largest = vec![0.0; outputs];
         for (o, s) in start.iter_mut().enumerate().take(outputs) {
             let own = &weights.values[o * inputs * taps..(o + 1) * inputs * taps];
-            let sum = own.iter().fold(0i32, |sum, w| sum.wrapping_add(i32::from(*w)));
-            *s = weights.bias[o].wrapping_sub(sum.wrapping_mul(format.zero(zero)));
+            (*s, largest[o]) = sums(own, weights.bias[o], format.zero(zero));
         }
         let mut padding = Buffer::zeros(groups * 4 * window.kernel[1]);
         padding.fill(zero);
-        let requantize = Requantize::new(weights.units, closing);
-        Self { isa, window, inputs, groups, outputs, weights: packed, start, padding, requantize }
+        let requantize = Requantize::new(weights.units, &largest, closing);
+        let tame = !weights.values.contains(&-128);
+        Self { isa, window, inputs, groups, outputs, weights: packed, start, padding, tame, requantize }
     }
 
     /// Returns the bytes of working memory that a thread needs.
@@ -109,6 +112,11 @@ impl Conv {
         Runs { count: height * breadth, groups: self.groups, pixels: 1 }
     }
 
+    /// Returns its window.
+    pub fn window(&self) -> Window {
+        self.window
+    }
+
     /// Returns the multiplications in one number of the output.
     pub fn depth(&self) -> usize {
         self.window.kernel[0] * self.window.kernel[1] * self.inputs
@@ -120,7 +128,8 @@ impl Conv {
     ///
     /// If a length does not fit, or the output is not of the kind that the closing writes.
     pub fn run(&self, threads: &mut Threads, input: Source<'_>, added: Option<(&[u8], Grid)>, output: &mut Output<'_>) {
-        let size = self.window.output(input.size).expect("the window fits the input");
+        let window = self.window.over(input.edges);
+        let size = window.output(input.size).expect("the window fits the input");
         let pixels = size[0] * size[1];
         let width = padded(self.outputs);
         assert!(input.stride.is_multiple_of(4) && input.stride >= self.groups * 4);
@@ -135,13 +144,20 @@ impl Conv {
         let by_channel = pixels < 4 * threads.count();
         let work = |range: Range<usize>, scratch: &mut Buffer<u8>| {
             let (pixels, blocks) = if by_channel { (0..pixels, range) } else { (range, 0..blocks) };
-            let job = Job { conv: self, runs, only, input, size, added, to, pixels, blocks };
+            let job = Job { conv: self, window, runs, only, input, size, added, to, pixels, blocks };
             // SAFETY: the machine has the instruction set; lengths are checked above; the ranges of the threads are
             // disjoint, in pixels or in blocks of channels, so no place is written twice.
             unsafe { dispatch!(self.isa, run_part, (&job, scratch), (&Job<'_>, &mut [u8])) }
         };
         threads.split(if by_channel { blocks } else { pixels }, 1, self.scratch(), &work);
     }
+}
+
+/// Returns what the sum of an output starts with, for weights and a zero of the input, and how large the sum can become.
+pub(super) fn sums(weights: &[i8], bias: i32, zero: i32) -> (i32, f32) {
+    let sum = weights.iter().fold(0i32, |sum, w| sum.wrapping_add(i32::from(*w)));
+    let largest = weights.iter().fold(0.0, |sum, w| sum + f32::from(w.unsigned_abs()) * 255.0);
+    (bias.wrapping_sub(sum.wrapping_mul(zero)), largest + bias.unsigned_abs() as f32)
 }
 
 /// Where threads write.
@@ -167,7 +183,7 @@ impl<'a> To<'a> {
     #[inline(always)]
     pub unsafe fn write<S: Bytes>(self, at: usize, v: <S::F as Simd>::V, steps: Option<Steps>) {
         match (self, steps) {
-            (Self::Bytes(b), Some(steps)) => S::store_bytes(b.at(at), bound::<S>(v, steps), S::splat(steps.zero())),
+            (Self::Bytes(b), Some(steps)) => S::store_bytes(b.at(at), bound::<S>(v, steps), steps),
             (Self::Floats(f), None) => S::F::store(f.at(at), v),
             _ => unreachable!("bytes are written where there are steps"),
         }
@@ -177,6 +193,7 @@ impl<'a> To<'a> {
 /// What one thread does.
 struct Job<'a> {
     conv: &'a Conv,
+    window: Window,
     runs: Runs,
     /// The one rounding that closes it, a table aside, if that is all.
     only: Option<Steps>,
@@ -226,7 +243,7 @@ unsafe fn run_part<S: Bytes, const V: usize, const R: usize>((job, scratch): (&J
 #[inline(always)]
 unsafe fn find_rows(job: &Job<'_>, pixels: Range<usize>, height: usize, rows: &mut [*const u8], cells: &mut [u8]) {
     // Copies of all that is read, as what is written might be any of it for all the compiler knows.
-    let (w, Source { size, stride, .. }, runs) = (job.conv.window, job.input, job.runs);
+    let (w, Source { size, stride, .. }, runs) = (job.window, job.input, job.runs);
     let (data, padding) = (job.input.data.as_ptr(), job.conv.padding.as_ptr());
     let (count, breadth) = (pixels.len(), job.size[1]);
     if w == Window::POINT {
@@ -329,26 +346,21 @@ unsafe fn tile<S: Bytes, const V: usize, const H: usize>(
         for (h, p) in a.iter_mut().enumerate() {
             *p = *rows.add(run * H + h);
         }
-        for i in 0..groups {
-            let mut w = [S::weights(b[0]); V];
-            for v in 0..V {
-                w[v] = S::weights(b[v]);
-                b[v] = b[v].add(BLOCK * group);
-            }
-            for h in 0..H {
-                let x = S::broadcast(a[h].add(i * 4));
-                for v in 0..V {
-                    acc[h][v] = S::dot(acc[h][v], x, w[v]);
-                }
-            }
-        }
+        S::products::<V, H>(&mut acc, &a, &mut b, groups, conv.tame);
     }
     let at = pixel * padded(conv.outputs) + block * BLOCK;
     match (job.only, job.to) {
-        (Some(steps), To::Bytes(bytes)) => store_steps::<S, V, H>(job, &acc, steps, bytes.at(at), block),
+        (Some(steps), To::Bytes(bytes)) => {
+            let factors = conv.requantize.factors.as_ptr().add(block * BLOCK);
+            let mut own = [S::F::splat(0.0); V];
+            for (v, own) in own.iter_mut().enumerate() {
+                *own = S::F::load(factors.add(v * S::LANES));
+            }
+            S::store_rows::<V, H>(bytes.at(at), padded(conv.outputs), &acc, &own, steps);
+        }
         _ => {
             // What this loop over sums in memory does must not keep those of the product out of registers.
-            let mut sums = [[S::splat(0); V]; H];
+            let mut sums = [[acc[0][0]; V]; H];
             for h in 0..H {
                 for v in 0..V {
                     sums[h][v] = acc[h][v];
@@ -359,25 +371,6 @@ unsafe fn tile<S: Bytes, const V: usize, const H: usize>(
     }
     if let (Some(table), To::Bytes(bytes)) = (&conv.requantize.closing.table, job.to) {
         S::look_up(table, bytes.at(at), H, padded(conv.outputs), V * S::LANES);
-    }
-}
-
-/// Rounds sums once and stores them.
-#[inline(always)]
-unsafe fn store_steps<S: Bytes, const V: usize, const H: usize>(
-    job: &Job<'_>,
-    acc: &[[S::I; V]; H],
-    steps: Steps,
-    to: *mut u8,
-    block: usize,
-) {
-    let (width, zero) = (padded(job.conv.outputs), S::splat(steps.zero()));
-    for v in 0..V {
-        let factors = S::F::load(job.conv.requantize.factors.as_ptr().add(block * BLOCK + v * S::LANES));
-        for (h, row) in acc.iter().enumerate() {
-            let x = S::F::mul(S::float(row[v]), factors);
-            S::store_bytes(to.add(h * width + v * S::LANES), bound::<S>(x, steps), zero);
-        }
     }
 }
 

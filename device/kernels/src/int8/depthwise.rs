@@ -5,9 +5,9 @@
 
 use std::ops::Range;
 
-use super::conv::Weights;
+use super::conv::{Weights, sums};
 use super::simd::{Bytes, Format, dispatch};
-use super::{Closing, Requantize, Source, Steps, bound};
+use super::{Closing, Requantize, Source, Steps};
 use crate::exchange::Shared;
 use crate::simd::Simd;
 use crate::{Buffer, Isa, Threads, Window, padded};
@@ -66,17 +66,21 @@ impl Depthwise {
             }
         }
         let mut start = Buffer::zeros(order.len());
-        let mut units = vec![0.0; order.len()];
+        let (mut units, mut largest) = (vec![0.0; order.len()], vec![0.0; order.len()]);
         for (i, &c) in order.iter().enumerate().filter(|(_, c)| **c < channels) {
             let own = &weights.values[c * height * breadth..(c + 1) * height * breadth];
-            let sum = own.iter().fold(0i32, |sum, w| sum.wrapping_add(i32::from(*w)));
-            start[i] = weights.bias[c].wrapping_sub(sum.wrapping_mul(format.zero(zero)));
+            (start[i], largest[i]) = sums(own, weights.bias[c], format.zero(zero));
             units[i] = weights.units[c];
         }
         let mut padding = Buffer::zeros(padded(channels));
         padding.fill(zero);
-        let requantize = Requantize::new(&units, closing);
+        let requantize = Requantize::new(&units, &largest, closing);
         Self { isa, window, channels, groups, weights: packed, start, padding, requantize }
+    }
+
+    /// Returns its window.
+    pub fn window(&self) -> Window {
+        self.window
     }
 
     /// Returns the multiplications in one number of the output.
@@ -90,7 +94,8 @@ impl Depthwise {
     ///
     /// If a length does not fit.
     pub fn run(&self, threads: &mut Threads, input: Source<'_>, output: &mut [u8]) {
-        let out = self.window.output(input.size).expect("the window fits the input");
+        let window = self.window.over(input.edges);
+        let out = window.output(input.size).expect("the window fits the input");
         let width = padded(self.channels);
         assert!(input.stride == width && input.data.len() >= input.size[0] * input.size[1] * width);
         assert!(output.len() >= out[0] * out[1] * width);
@@ -98,7 +103,7 @@ impl Depthwise {
         let steps = self.requantize.closing.written(false).expect("a closing that writes bytes");
         let only = self.requantize.only_steps(false).is_some();
         threads.split(out[0], 1, 0, &|rows, _| {
-            let job = Job { conv: self, input, out, to, rows, steps, only };
+            let job = Job { conv: self, window, input, out, to, rows, steps, only };
             // SAFETY: the machine has the instruction set; lengths are checked above; the threads' rows are disjoint.
             unsafe { dispatch!(self.isa, run_part, &job, &Job<'_>) }
         });
@@ -108,6 +113,7 @@ impl Depthwise {
 /// What one thread does.
 struct Job<'a> {
     conv: &'a Depthwise,
+    window: Window,
     input: Source<'a>,
     out: [usize; 2],
     to: Shared<'a, u8>,
@@ -120,7 +126,7 @@ struct Job<'a> {
 
 #[inline(always)]
 unsafe fn run_part<S: Bytes, const V: usize, const R: usize>(job: &Job<'_>) {
-    let w = &job.conv.window;
+    let w = &job.window;
     // Vectors of 512 bits come with registers for twice the outputs.
     let wide = V == 1;
     match (w.kernel, w.stride[1], w.dilation[1], job.only, wide) {
@@ -146,7 +152,7 @@ unsafe fn run_part<S: Bytes, const V: usize, const R: usize>(job: &Job<'_>) {
 unsafe fn run_rows<S: Bytes, const KY: usize, const KX: usize, const T: usize, const N: usize, const ONLY: bool>(
     job: &Job<'_>,
 ) {
-    let (conv, w) = (job.conv, &job.conv.window);
+    let (conv, w) = (job.conv, &job.window);
     let (width, part) = (padded(conv.channels), 4 * S::LANES);
     let inside = w.inside(1, job.input.size[1], job.out[1]);
     for y in job.rows.clone() {
@@ -160,36 +166,90 @@ unsafe fn run_rows<S: Bytes, const KY: usize, const KX: usize, const T: usize, c
         }
         for channel in (0..width).step_by(part) {
             let channels = part.min(width - channel);
-            let mut x = 0;
-            while x < job.out[1] {
-                if !inside.contains(&x) {
-                    any::<S>(job, [y, x], channel, channels);
-                    x += 1;
-                    continue;
-                }
+            let mut x = inside.start;
+            while x < inside.end {
                 let first = w.pixel(1, x, 0);
-                let from: [_; ROWS] = std::array::from_fn(|r| (rows[r].0.add(first * rows[r].1 + channel), rows[r].1));
+                let row = |r: usize| (rows[r].0.add(first * rows[r].1 + channel), rows[r].1);
+                let even = Even { rows: [row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)] };
                 if x + N > inside.end {
-                    tile::<S, KY, KX, T, 1, ONLY>(job, &from, [y, x], channel, channels);
+                    tile::<S, _, KY, KX, T, 1, ONLY>(job, &even, [y, x], channel, channels);
                     x += 1;
                 } else if channels == part {
-                    tile::<S, KY, KX, T, N, ONLY>(job, &from, [y, x], channel, part);
+                    tile::<S, _, KY, KX, T, N, ONLY>(job, &even, [y, x], channel, part);
                     x += N;
                 } else {
-                    tile::<S, KY, KX, T, N, ONLY>(job, &from, [y, x], channel, channels);
+                    tile::<S, _, KY, KX, T, N, ONLY>(job, &even, [y, x], channel, channels);
                     x += N;
                 }
+            }
+        }
+        for x in (0..inside.start).chain(inside.end..job.out[1]) {
+            let mut table = Table { columns: [[conv.padding.as_ptr(); ROWS]; KX] };
+            for (tx, column) in table.columns.iter_mut().enumerate() {
+                for (ty, place) in column.iter_mut().enumerate().take(KY) {
+                    *place = find(job, [y, x], [ty, tx]);
+                }
+            }
+            for channel in (0..width).step_by(part) {
+                let channels = part.min(width - channel);
+                let table = Offset { table: &table, channel };
+                tile::<S, _, KY, KX, T, 1, ONLY>(job, &table, [y, x], channel, channels);
             }
         }
     }
 }
 
-/// Computes `channels` channels of `N` neighbouring outputs; `rows` is where the first column is, and how far it is to
-/// the next.
+/// Where the columns that a tile sees are, and their rows.
+trait Places {
+    /// # Safety
+    ///
+    /// The tile sees the column, or the weights of the row are zero.
+    unsafe fn at(&self, column: usize, row: usize) -> *const u8;
+}
+
+/// Columns at equal distances in each row.
+struct Even {
+    rows: [(*const u8, usize); ROWS],
+}
+
+impl Places for Even {
+    #[inline(always)]
+    unsafe fn at(&self, column: usize, row: usize) -> *const u8 {
+        self.rows[row].0.add(column * self.rows[row].1)
+    }
+}
+
+/// Columns anywhere, or padding.
+struct Table<const KX: usize> {
+    columns: [[*const u8; ROWS]; KX],
+}
+
+/// A table from one channel on.
+struct Offset<'a, const KX: usize> {
+    table: &'a Table<KX>,
+    channel: usize,
+}
+
+impl<const KX: usize> Places for Offset<'_, KX> {
+    #[inline(always)]
+    unsafe fn at(&self, column: usize, row: usize) -> *const u8 {
+        self.table.columns[column % KX][row].add(self.channel)
+    }
+}
+
+/// Computes `channels` channels of `N` neighbouring outputs.
 #[inline(always)]
-unsafe fn tile<S: Bytes, const KY: usize, const KX: usize, const T: usize, const N: usize, const ONLY: bool>(
+unsafe fn tile<
+    S: Bytes,
+    P: Places,
+    const KY: usize,
+    const KX: usize,
+    const T: usize,
+    const N: usize,
+    const ONLY: bool,
+>(
     job: &Job<'_>,
-    rows: &[(*const u8, usize); ROWS],
+    places: &P,
     at: [usize; 2],
     channel: usize,
     channels: usize,
@@ -211,8 +271,8 @@ unsafe fn tile<S: Bytes, const KY: usize, const KX: usize, const T: usize, const
     macro_rules! columns {
         ($group:literal $($i:literal)*) => {$(
             if $group < KY.div_ceil(4) && $i < (N - 1) * T + KX {
-                let [a, b, c, d] = [rows[$group * 4], rows[$group * 4 + 1], rows[$group * 4 + 2], rows[$group * 4 + 3]];
-                let from = [a.0.add($i * a.1), b.0.add($i * b.1), c.0.add($i * c.1), d.0.add($i * d.1)];
+                let row = $group * 4;
+                let from = [places.at($i, row), places.at($i, row + 1), places.at($i, row + 2), places.at($i, row + 3)];
                 let bytes = S::interleave(from, channels);
                 let weights = S::anew(weights);
                 multiply!($i $group bytes weights 0 1 2 3);
@@ -268,7 +328,7 @@ unsafe fn any<S: Bytes>(job: &Job<'_>, at: [usize; 2], channel: usize, channels:
 /// Returns the pixel that a tap of an output sees, or padding.
 #[inline(always)]
 fn find(job: &Job<'_>, at: [usize; 2], tap: [usize; 2]) -> *const u8 {
-    let w = &job.conv.window;
+    let w = &job.window;
     // What lies before the picture wraps round to far behind it.
     let axis = |a: usize| (at[a] * w.stride[a] + tap[a] * w.dilation[a]).wrapping_sub(w.before[a]);
     let (y, x) = (axis(0), axis(1));
@@ -310,13 +370,13 @@ unsafe fn close<S: Bytes, const ONLY: bool>(
         ($($v:literal)*) => {$(
             let own = S::F::load(factors.add($v * S::LANES));
             done[$v] = match ONLY {
-                true => bound::<S>(S::F::mul(S::float(acc[$v]), own), job.steps),
+                true => S::F::mul(S::float(acc[$v]), own),
                 false => conv.requantize.close::<S>(acc[$v], own, None),
             };
         )*};
     }
     each!(0 1 2 3);
-    S::store_interleaved(to, done, S::splat(job.steps.zero()), channels);
+    S::store_interleaved(to, done, job.steps, channels);
     if let Some(table) = &conv.requantize.closing.table {
         S::look_up(table, to, 1, channels, channels);
     }

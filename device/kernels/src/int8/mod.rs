@@ -110,6 +110,8 @@ pub struct Source<'a> {
     pub stride: usize,
     /// What the bytes stand for.
     pub grid: Grid,
+    /// Rows of padding above and below instead of the window's own, where these are some rows of a picture.
+    pub edges: Option<[usize; 2]>,
 }
 
 /// [`Closing`] as the kernels run it, over the sums of all channels.
@@ -118,21 +120,28 @@ pub(crate) struct Requantize {
     /// What one unit of a channel's sum is worth: in steps of `first`, or in the unit of the numbers. `[padded(c)]`.
     pub factors: crate::Buffer,
     pub closing: Closing,
+    /// One over the size of a step of the last rounding.
+    pub reciprocal: f32,
+    /// No sum is worth as much as 2^30 steps, so that whole numbers hold it.
+    pub is_small: bool,
 }
 
 impl Requantize {
-    /// `units` is what one unit of each channel's sum is worth.
-    pub fn new(units: &[f32], closing: Closing) -> Self {
+    /// `units` is what one unit of each channel's sum is worth, `largest` how large that can become.
+    pub fn new(units: &[f32], largest: &[f32], closing: Closing) -> Self {
         let mut factors = crate::Buffer::zeros(crate::padded(units.len()));
         for (f, u) in factors.iter_mut().zip(units) {
             *f = closing.first.map_or(*u, |s| *u / s.scale);
         }
-        Self { factors, closing }
+        let is_small = factors.iter().zip(largest).all(|(f, l)| f * l < (1 << 30) as f32);
+        let reciprocal = closing.last.map_or(1.0, |s| 1.0 / s.scale);
+        Self { factors, closing, reciprocal, is_small }
     }
 
     /// Returns the steps if one rounding is all there is, a table aside.
     pub fn only_steps(&self, adds: bool) -> Option<Steps> {
-        self.closing.first.filter(|first| self.closing.last.is_none() && self.closing.written(adds) == Some(*first))
+        let only = |first: &Steps| self.closing.last.is_none() && self.closing.written(adds) == Some(*first);
+        self.closing.first.filter(|first| self.is_small && only(first))
     }
 
     /// Turns sums into what is written, still to be rounded if it is bytes.
@@ -165,7 +174,7 @@ impl Requantize {
         let mut v = [x];
         crate::activation::apply::<S::F, 1>(&mut v, c.activation);
         match c.last {
-            Some(last) => bound::<S>(S::F::div(v[0], S::F::splat(last.scale)), last),
+            Some(last) => bound::<S>(S::over(v[0], last.scale, self.reciprocal), last),
             None => v[0],
         }
     }
@@ -175,6 +184,11 @@ impl Steps {
     /// Returns the byte that stands for zero steps.
     fn zero(self) -> i32 {
         -self.low as i32
+    }
+
+    /// Returns the byte that stands for the largest.
+    fn top(self) -> i32 {
+        (self.high - self.low) as i32
     }
 }
 

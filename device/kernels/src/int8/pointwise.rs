@@ -113,7 +113,6 @@ struct Weave<'a> {
 
 #[inline(always)]
 unsafe fn weave_part<S: Bytes, const V: usize, const R: usize>(job: &Weave<'_>) {
-    let zero = S::splat(-job.steps.low as i32);
     // The planes of channels that are not there are read from the first.
     let plane = |c: usize| job.planes.as_ptr().add(if c < job.channels { c * job.pixels } else { 0 });
     let (a, b, c, d) = (plane(0), plane(1), plane(2), plane(3));
@@ -121,13 +120,13 @@ unsafe fn weave_part<S: Bytes, const V: usize, const R: usize>(job: &Weave<'_>) 
     let mut at = job.range.start;
     while at + S::LANES <= job.range.end {
         let load = |p: *const f32| bound::<S>(S::F::div(S::F::load(p.add(at)), scale), job.steps);
-        S::store_pixels(job.to.at(at * 4), [load(a), load(b), load(c), load(d)], zero);
+        S::store_pixels(job.to.at(at * 4), [load(a), load(b), load(c), load(d)], job.steps);
         at += S::LANES;
     }
     while at < job.range.end {
         let load = |p: *const f32| (*p.add(at) / job.steps.scale).max(job.steps.low).min(job.steps.high);
         let pixel = [load(a), load(b), load(c), load(d)];
-        crate::simd::Scalar::store_pixels(job.to.at(at * 4), pixel, -job.steps.low as i32);
+        crate::simd::Scalar::store_pixels(job.to.at(at * 4), pixel, job.steps);
         at += 1;
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::conv::To;
 use super::simd::{Bytes, dispatch};
 use super::{Output, Source, Steps};
+use crate::exchange::Shared;
 use crate::pool::Pool;
 use crate::simd::Simd;
 use crate::{BLOCK, Isa, Threads, Window};
@@ -48,9 +49,6 @@ pub fn run(
 /// Most pixels of a window: their sum is still exact in single precision.
 pub const MAX_WINDOW: usize = (1 << 24) / 255;
 
-/// Bytes as they are.
-const BYTES: Steps = Steps { scale: 1.0, low: 0.0, high: 255.0 };
-
 struct Job<'a> {
     kind: Pool,
     window: &'a Window,
@@ -65,6 +63,9 @@ struct Job<'a> {
 #[inline(always)]
 unsafe fn run_part<S: Bytes, const V: usize, const R: usize>(job: &Job<'_>) {
     let (w, input) = (job.window, &job.input);
+    if let (Pool::Max, To::Bytes(to)) = (job.kind, job.to) {
+        return largest(job, to);
+    }
     for y in job.rows.clone() {
         let ys = w.taps(0, y, input.size[0]);
         for x in 0..job.out[1] {
@@ -81,17 +82,38 @@ unsafe fn run_part<S: Bytes, const V: usize, const R: usize>(job: &Job<'_>) {
                         let from = input.data.as_ptr().add(at * input.stride + block * BLOCK);
                         for (v, a) in acc.iter_mut().enumerate() {
                             let value = S::load_bytes(from.add(v * S::LANES));
-                            *a = if job.kind == Pool::Max { S::F::max(*a, value) } else { S::F::add(*a, value) };
+                            *a = S::F::add(*a, value);
                         }
                     }
                 }
                 let to = (y * job.out[1] + x) * input.stride + block * BLOCK;
                 for (v, a) in acc.iter().enumerate() {
-                    let (done, steps) = match job.kind {
-                        Pool::Max => (*a, BYTES),
-                        _ => (S::F::mul(S::F::add(*a, zero), unit), job.steps),
-                    };
-                    job.to.write::<S>(to + v * S::LANES, done, Some(steps));
+                    let done = S::F::mul(S::F::add(*a, zero), unit);
+                    job.to.write::<S>(to + v * S::LANES, done, Some(job.steps));
+                }
+            }
+        }
+    }
+}
+
+/// Takes the largest byte of each window; the compiler makes vectors of it.
+#[inline(always)]
+unsafe fn largest(job: &Job<'_>, to: Shared<'_, u8>) {
+    let (w, input) = (job.window, &job.input);
+    let (start, len) = (job.blocks.start * BLOCK, job.blocks.len() * BLOCK);
+    for y in job.rows.clone() {
+        let ys = w.taps(0, y, input.size[0]);
+        for x in 0..job.out[1] {
+            let xs = w.taps(1, x, input.size[1]);
+            let out = to.at((y * job.out[1] + x) * input.stride + start);
+            let out = std::slice::from_raw_parts_mut(out, len);
+            out.fill(0);
+            for ty in ys.clone() {
+                for tx in xs.clone() {
+                    let at = (w.pixel(0, y, ty) * input.size[1] + w.pixel(1, x, tx)) * input.stride + start;
+                    for (out, byte) in out.iter_mut().zip(input.data.get_unchecked(at..at + len)) {
+                        *out = (*out).max(*byte);
+                    }
                 }
             }
         }

@@ -12,8 +12,9 @@ pub(crate) use arm::{Neon, NeonDot};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{Avx2, Avx512, Avx512Vnni, AvxVnni};
 
-use crate::Isa;
+use super::Steps;
 use crate::simd::{Scalar, Simd};
+use crate::{BLOCK, Isa};
 
 /// Vectors of as many 32-bit sums as `F` has numbers.
 ///
@@ -42,9 +43,8 @@ pub(crate) trait Bytes: Copy {
             }
         }
     }
-    /// Rounds half to even, adds `zero` and stores `LANES` pixels of four bytes, 0 to 255.
-    unsafe fn store_pixels(p: *mut u8, v: [<Self::F as Simd>::V; 4], zero: Self::I);
-    unsafe fn splat(sum: i32) -> Self::I;
+    /// As [`Bytes::store_bytes`], of `LANES` pixels of four bytes.
+    unsafe fn store_pixels(p: *mut u8, v: [<Self::F as Simd>::V; 4], steps: Steps);
     /// Loads a sum for each lane.
     unsafe fn sums(p: *const i32) -> Self::I;
     /// Loads packed weights.
@@ -56,29 +56,88 @@ pub(crate) trait Bytes: Copy {
     unsafe fn interleave(rows: [*const u8; 4], channels: usize) -> [Self::X; 4];
     /// Adds the products of bytes and weights, exactly.
     unsafe fn dot(sum: Self::I, x: Self::X, w: Self::W) -> Self::I;
+    /// Adds the products of `groups` times four bytes of each row with the weights that lie at `weights` for each vector,
+    /// [`BLOCK`] outputs after the other, and moves `weights` past them. `tame` claims that no weight is -128.
+    #[inline(always)]
+    unsafe fn products<const V: usize, const H: usize>(
+        sums: &mut [[Self::I; V]; H],
+        rows: &[*const u8; H],
+        weights: &mut [*const u8; V],
+        groups: usize,
+        _tame: bool,
+    ) {
+        let (mut at, end) = (0, groups * 4);
+        while at < end {
+            let mut w = [Self::weights(weights[0]); V];
+            for v in 0..V {
+                w[v] = Self::weights(weights[v]);
+                weights[v] = weights[v].add(BLOCK * Self::FORMAT.group());
+            }
+            for h in 0..H {
+                let x = Self::broadcast(rows[h].add(at));
+                for v in 0..V {
+                    sums[h][v] = Self::dot(sums[h][v], x, w[v]);
+                }
+            }
+            // A check of overflow would keep the sums out of registers.
+            at = at.wrapping_add(4);
+        }
+    }
     /// Returns the same address, of which the compiler does not know that: what is loaded from it is not kept from an
     /// earlier load, for which there are not registers enough.
     #[inline(always)]
     fn anew(p: *const u8) -> *const u8 {
         p
     }
+    /// Returns `x / scale` to the last bit, given `1 / scale` too.
+    #[inline(always)]
+    unsafe fn over(x: <Self::F as Simd>::V, scale: f32, _reciprocal: f32) -> <Self::F as Simd>::V {
+        Self::F::div(x, Self::F::splat(scale))
+    }
     unsafe fn float(sum: Self::I) -> <Self::F as Simd>::V;
     /// Loads `LANES` bytes as numbers.
     unsafe fn load_bytes(p: *const u8) -> <Self::F as Simd>::V;
-    /// Rounds half to even, adds `zero` and stores the results, 0 to 255, as bytes.
-    unsafe fn store_bytes(p: *mut u8, v: <Self::F as Simd>::V, zero: Self::I);
+    /// Rounds to steps and stores them as bytes. Numbers are within 2^30 of zero, here and below.
+    unsafe fn store_bytes(p: *mut u8, v: <Self::F as Simd>::V, steps: Steps);
     /// As [`Bytes::store_bytes`], of what [`Bytes::interleave`] spread over four vectors, `channels` of them.
-    unsafe fn store_interleaved(p: *mut u8, v: [<Self::F as Simd>::V; 4], zero: Self::I, channels: usize);
+    unsafe fn store_interleaved(p: *mut u8, v: [<Self::F as Simd>::V; 4], steps: Steps, channels: usize);
+    /// As [`Bytes::store_bytes`], of sums in `H` rows, `width` bytes apart, times the factor of each channel.
+    #[inline(always)]
+    unsafe fn store_rows<const V: usize, const H: usize>(
+        p: *mut u8,
+        width: usize,
+        sums: &[[Self::I; V]; H],
+        factors: &[<Self::F as Simd>::V; V],
+        steps: Steps,
+    ) {
+        for (h, row) in sums.iter().enumerate() {
+            for (v, sum) in row.iter().enumerate() {
+                let x = Self::F::mul(Self::float(*sum), factors[v]);
+                Self::store_bytes(p.add(h * width + v * Self::LANES), x, steps);
+            }
+        }
+    }
 }
 
 /// How weights lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Format {
     pub lanes: usize,
-    /// Each vector of four weights a lane is two: the even ones in 16 bits, then the odd ones.
-    pub split: bool,
+    pub order: Order,
     /// Bytes are multiplied as signed numbers, 128 less than what they are.
     pub signed: bool,
+}
+
+/// How four weights of each lane make a vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "which of them are used depends on the machine")]
+pub(crate) enum Order {
+    /// The four of a lane, then those of the next.
+    Fours,
+    /// The first two of every lane, then the last two of every lane.
+    Pairs,
+    /// Two vectors: of 16 bits each the even ones, then the odd ones.
+    Words,
 }
 
 impl Format {
@@ -102,20 +161,28 @@ impl Format {
 
     /// Returns the bytes that four weights take.
     pub fn group(self) -> usize {
-        if self.split { 8 } else { 4 }
+        if self.order == Order::Words { 8 } else { 4 }
     }
 
     /// Writes the four weights of each lane of a vector.
     pub fn pack(self, weights: impl Iterator<Item = [i8; 4]>, to: &mut [u8]) {
         for (lane, w) in weights.enumerate() {
-            if self.split {
-                let wide = w.map(|v| i16::from(v).to_le_bytes());
-                for (half, pair) in [[wide[0], wide[2]], [wide[1], wide[3]]].iter().enumerate() {
-                    let at = (half * self.lanes + lane) * 4;
-                    to[at..at + 4].copy_from_slice(pair.as_flattened());
+            let bytes = w.map(|v| v.cast_unsigned());
+            match self.order {
+                Order::Fours => to[lane * 4..lane * 4 + 4].copy_from_slice(&bytes),
+                Order::Pairs => {
+                    for (half, pair) in bytes.as_chunks::<2>().0.iter().enumerate() {
+                        let at = (half * self.lanes + lane) * 2;
+                        to[at..at + 2].copy_from_slice(pair);
+                    }
                 }
-            } else {
-                to[lane * 4..lane * 4 + 4].copy_from_slice(&w.map(|v| v.cast_unsigned()));
+                Order::Words => {
+                    let wide = w.map(|v| i16::from(v).to_le_bytes());
+                    for (half, pair) in [[wide[0], wide[2]], [wide[1], wide[3]]].iter().enumerate() {
+                        let at = (half * self.lanes + lane) * 4;
+                        to[at..at + 4].copy_from_slice(pair.as_flattened());
+                    }
+                }
             }
         }
     }
@@ -137,14 +204,10 @@ impl Bytes for Scalar {
     type I = i32;
     type X = [u8; 4];
     type W = [i8; 4];
-    const FORMAT: Format = Format { lanes: 1, split: false, signed: false };
+    const FORMAT: Format = Format { lanes: 1, order: Order::Fours, signed: false };
     #[inline(always)]
-    unsafe fn store_pixels(p: *mut u8, v: [f32; 4], zero: i32) {
-        Self::store_interleaved(p, v, zero, 4);
-    }
-    #[inline(always)]
-    unsafe fn splat(sum: i32) -> i32 {
-        sum
+    unsafe fn store_pixels(p: *mut u8, v: [f32; 4], steps: Steps) {
+        Self::store_interleaved(p, v, steps, 4);
     }
     #[inline(always)]
     unsafe fn sums(p: *const i32) -> i32 {
@@ -175,13 +238,13 @@ impl Bytes for Scalar {
         f32::from(*p)
     }
     #[inline(always)]
-    unsafe fn store_bytes(p: *mut u8, v: f32, zero: i32) {
-        *p = (v.round_ties_even() as i32 + zero) as u8;
+    unsafe fn store_bytes(p: *mut u8, v: f32, steps: Steps) {
+        *p = (v.round_ties_even().max(steps.low).min(steps.high) - steps.low) as u8;
     }
     #[inline(always)]
-    unsafe fn store_interleaved(p: *mut u8, v: [f32; 4], zero: i32, _: usize) {
+    unsafe fn store_interleaved(p: *mut u8, v: [f32; 4], steps: Steps, _: usize) {
         for (i, v) in v.into_iter().enumerate() {
-            Self::store_bytes(p.add(i), v, zero);
+            Self::store_bytes(p.add(i), v, steps);
         }
     }
 }
@@ -218,7 +281,7 @@ macro_rules! dispatch {
         #[cfg(target_arch = "aarch64")]
         #[target_feature(enable = "neon,dotprod")]
         unsafe fn neon_dot(args: $type) {
-            $generic::<crate::int8::simd::NeonDot, 4, 4>(args)
+            $generic::<crate::int8::simd::NeonDot, 4, 6>(args)
         }
         unsafe fn scalar(args: $type) {
             $generic::<crate::simd::Scalar, 16, 1>(args)

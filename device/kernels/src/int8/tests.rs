@@ -6,6 +6,7 @@ use super::conv::{Conv, Weights};
 use super::depthwise::Depthwise;
 use super::pointwise::Pointwise;
 use super::*;
+use crate::conv::tests::bands;
 use crate::pool::Pool;
 use crate::{BLOCK, Isa, Threads, Window, padded};
 
@@ -23,6 +24,33 @@ fn bytes(seed: u64, len: usize) -> Vec<u8> {
 
 fn signed(seed: u64, len: usize) -> Vec<i8> {
     bytes(seed, len).into_iter().map(u8::cast_signed).collect()
+}
+
+/// Which bytes and weights are multiplied.
+#[derive(Debug, Clone, Copy)]
+enum Range {
+    Any,
+    /// No weight is -128, as symmetric quantization leaves them.
+    Symmetric,
+    /// What gives the largest sums.
+    Extremes,
+}
+
+fn range() -> impl Strategy<Value = Range> {
+    prop_oneof![Just(Range::Any), Just(Range::Symmetric), Just(Range::Extremes)]
+}
+
+/// Bytes and weights.
+fn operands(range: Range, seed: u64, lens: [usize; 2]) -> (Vec<u8>, Vec<i8>) {
+    let (x, w) = (bytes(seed, lens[0]), signed(seed ^ 1, lens[1]));
+    match range {
+        Range::Any => (x, w),
+        Range::Symmetric => (x, w.into_iter().map(|w| w.max(-127)).collect()),
+        Range::Extremes => {
+            let x = x.into_iter().map(|x| if x < 240 { 0 } else { 255 });
+            (x.collect(), w.into_iter().map(|w| if w < 120 { -128 } else { 127 }).collect())
+        }
+    }
 }
 
 /// Channels padded with bytes that must not matter.
@@ -151,11 +179,11 @@ proptest! {
     fn dense_convolutions_equal_their_definition_on_every_instruction_set(
         seed: u64, w in window(), closing in closing(), size in [1usize..=11, 1usize..=11], zero: u8,
         inputs in prop_oneof![1usize..=35, 1usize..=4], outputs in 1usize..=70, threads in 1usize..=3, adds: bool,
-        narrow: bool,
+        narrow: bool, band in 1usize..=20, range in range(),
     ) {
         let Some(out) = w.output(size) else { return Ok(()) };
-        let x = bytes(seed, size[0] * size[1] * inputs);
-        let values = signed(seed ^ 1, outputs * inputs * w.kernel[0] * w.kernel[1]);
+        let lens = [size[0] * size[1] * inputs, outputs * inputs * w.kernel[0] * w.kernel[1]];
+        let (x, values) = operands(range, seed, lens);
         let bias: Vec<i32> = signed(seed ^ 2, outputs).into_iter().map(|b| i32::from(b) * 40).collect();
         let units: Vec<f32> = bytes(seed ^ 3, outputs).into_iter().map(|b| f32::from(b) * 4e-6 + 1e-5).collect();
         let addend = bytes(seed ^ 4, out[0] * out[1] * outputs);
@@ -168,8 +196,18 @@ proptest! {
             let weights = Weights { values: &values, bias: &bias, units: &units };
             let conv = Conv::new(isa, weights, zero, w, closing.clone());
             let added = adds.then_some((&wide_addend[..], other));
-            let y = run(closing.written(adds).is_some(), out[0] * out[1] * padded(outputs), |y| {
-                conv.run(&mut team, Source { data: &wide, size, stride, grid }, added, y);
+            let line = out[1] * padded(outputs);
+            let y = run(closing.written(adds).is_some(), out[0] * line, |y| {
+                for (rows, size, from, edges) in bands(&w, size, band) {
+                    let source = Source { data: &wide[from * size[1] * stride..], size, stride, grid, edges };
+                    let added = added.map(|(a, grid)| (&a[rows.start * line..], grid));
+                    let range = rows.start * line..rows.end * line;
+                    let mut part = match y {
+                        Output::Bytes(y) => Output::Bytes(&mut y[range]),
+                        Output::Floats(y) => Output::Floats(&mut y[range]),
+                    };
+                    conv.run(&mut team, source, added, &mut part);
+                }
             });
             for (i, sum) in sums.iter().enumerate() {
                 let found = y[i / outputs * padded(outputs) + i % outputs];
@@ -183,12 +221,12 @@ proptest! {
     #[test]
     fn depthwise_convolutions_equal_their_definition_on_every_instruction_set(
         seed: u64, w in window(), closing in closing(), size in [1usize..=14, 1usize..=14], zero: u8,
-        channels in 1usize..=150, threads in 1usize..=3,
+        channels in 1usize..=150, threads in 1usize..=3, band in 1usize..=20, range in range(),
     ) {
         let Some(out) = w.output(size) else { return Ok(()) };
         if closing.written(false).is_none() { return Ok(()) }
-        let x = bytes(seed, size[0] * size[1] * channels);
-        let values = signed(seed ^ 1, channels * w.kernel[0] * w.kernel[1]);
+        let lens = [size[0] * size[1] * channels, channels * w.kernel[0] * w.kernel[1]];
+        let (x, values) = operands(range, seed, lens);
         let bias: Vec<i32> = signed(seed ^ 2, channels).into_iter().map(|b| i32::from(b) * 40).collect();
         let units: Vec<f32> = bytes(seed ^ 3, channels).into_iter().map(|b| f32::from(b) * 4e-6 + 1e-4).collect();
         let sums = sums(&x, zero, size, &values, &bias, &w, channels);
@@ -199,7 +237,11 @@ proptest! {
             let weights = Weights { values: &values, bias: &bias, units: &units };
             let conv = Depthwise::new(isa, weights, zero, w, closing.clone());
             let mut y = vec![55; out[0] * out[1] * stride];
-            conv.run(&mut team, Source { data: &wide, size, stride, grid }, &mut y);
+            let line = out[1] * stride;
+            for (rows, size, from, edges) in bands(&w, size, band) {
+                let source = Source { data: &wide[from * size[1] * stride..], size, stride, grid, edges };
+                conv.run(&mut team, source, &mut y[rows.start * line..rows.end * line]);
+            }
             for (i, sum) in sums.iter().enumerate() {
                 let found = f32::from(y[i / channels * stride + i % channels]);
                 let e = closed(*sum, units[i % channels], &closing, None);
@@ -257,7 +299,7 @@ proptest! {
         let mut team = Threads::new(threads);
         for isa in Isa::available() {
             let mut y = vec![55; out[0] * out[1] * stride];
-            pool::run(isa, &mut team, kind, &w, Source { data: &x, size, stride, grid }, last, &mut y);
+            pool::run(isa, &mut team, kind, &w, Source { data: &x, size, stride, grid, edges: None }, last, &mut y);
             for (i, found) in y.iter().enumerate() {
                 let (oy, ox, c) = (i / stride / out[1], i / stride % out[1], i % stride);
                 let mut seen = Vec::new();

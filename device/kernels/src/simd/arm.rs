@@ -3,6 +3,7 @@
 use std::arch::aarch64::*;
 
 use super::Simd;
+use crate::BLOCK;
 
 /// Four lanes.
 #[derive(Clone, Copy)]
@@ -38,6 +39,49 @@ impl Simd for Neon {
     #[inline(always)]
     unsafe fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
         vfmaq_f32(c, a, b)
+    }
+    #[inline(always)]
+    unsafe fn products<const V: usize, const H: usize>(
+        sums: &mut [[float32x4_t; V]; H],
+        rows: &[*const f32; H],
+        weights: &mut [*const f32; V],
+        depth: usize,
+    ) {
+        // The vectors of a block lie one after the other.
+        assert!(V * Self::LANES <= BLOCK);
+        let (mut a, mut b) = (*rows, weights[0]);
+        // A load of four numbers a row, each multiplied as an element, saves three that would fill a vector with one.
+        for _ in 0..depth / 4 {
+            let mut x = [vdupq_n_f32(0.0); H];
+            for h in 0..H {
+                x[h] = vld1q_f32(a[h]);
+                a[h] = a[h].add(4);
+            }
+            macro_rules! elements {
+                ($($element:literal)*) => {$(
+                    for v in 0..V {
+                        let w = vld1q_f32(b.add(v * Self::LANES));
+                        for h in 0..H {
+                            sums[h][v] = vfmaq_laneq_f32::<$element>(sums[h][v], w, x[h]);
+                        }
+                    }
+                    b = b.add(BLOCK);
+                )*};
+            }
+            elements!(0 1 2 3);
+        }
+        for i in 0..depth % 4 {
+            for v in 0..V {
+                let w = vld1q_f32(b.add(v * Self::LANES));
+                for h in 0..H {
+                    sums[h][v] = vfmaq_n_f32(sums[h][v], w, *a[h].add(i));
+                }
+            }
+            b = b.add(BLOCK);
+        }
+        for p in weights {
+            *p = p.add(depth * BLOCK);
+        }
     }
     #[inline(always)]
     unsafe fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t {

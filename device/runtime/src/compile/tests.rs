@@ -1,13 +1,16 @@
 //! Compiled graphs against tract's own answer on the same graph.
 
+use std::path::Path;
+
 use prost::Message;
-use tract_onnx::pb::ModelProto;
 use tract_onnx::pb::tensor_proto::DataType;
+use tract_onnx::pb::{GraphProto, ModelProto, OperatorSetIdProto};
 
 use crate::input::Input;
 use crate::model::tests::{colours, floats, graph_of, int, ints, node, tensor, value};
+use crate::outline::Source;
 use crate::plan::Plan;
-use crate::{Model, Picture};
+use crate::{EngineChoice, Model, Network, Picture};
 
 /// Uniform numbers in [-1, 1), the same for a seed.
 fn numbers(seed: u32, len: usize) -> Vec<f32> {
@@ -72,9 +75,12 @@ fn block() -> ModelProto {
 }
 
 fn compiled(model: ModelProto) -> Result<Plan, String> {
-    let graph = model.graph.unwrap();
-    let input = Input::of(&graph, None).unwrap();
-    super::compile(graph, &input)
+    let bytes = model.encode_to_vec();
+    let mut source = Source::held(Path::new("m.onnx"), &bytes);
+    let mut outline = source.outline().unwrap();
+    let input = Input::of(&outline.graph, None).unwrap();
+    let constants = source.constants(&mut outline).unwrap();
+    super::compile(&outline.graph, constants, &input)
 }
 
 fn pixels() -> Vec<u8> {
@@ -253,4 +259,55 @@ fn every_step_has_a_name_and_a_share() {
     assert_eq!(named, made);
     assert!((steps.iter().map(|s| s.share).sum::<f64>() - 1.0).abs() < 1e-9);
     assert_eq!(explain(&Model::in_tract(&block().encode_to_vec()).unwrap()), None);
+}
+
+/// What is between the convolutions is 1.5 MB, above what is left whole.
+#[test]
+fn a_block_by_bands_answers_as_tract_does() {
+    let weights = |name: &str, seed: u32, dims: &[i64]| {
+        let len = dims.iter().product::<i64>() as usize;
+        floats(name, dims, &numbers(seed, len))
+    };
+    let graph = GraphProto {
+        input: vec![value("x", DataType::Float, &[1, 3, 64, 64])],
+        output: vec![value("sum", DataType::Float, &[1, 8, 31, 32])],
+        initializer: vec![
+            weights("w0", 1, &[8, 3, 3, 3]),
+            weights("w1", 2, &[96, 3, 3, 3]),
+            weights("w2", 3, &[96, 1, 5, 3]),
+            weights("w3", 4, &[8, 96, 1, 1]),
+        ],
+        node: vec![
+            node("Conv", &["x", "w0"], "beside", vec![ints("pads", &[0, 1, 0, 1]), ints("strides", &[2, 2])]),
+            node("Conv", &["x", "w1"], "wide", vec![ints("pads", &[1, 1, 1, 1])]),
+            node("Relu", &["wide"], "wide relu", vec![]),
+            node(
+                "Conv",
+                &["wide relu", "w2"],
+                "filtered",
+                vec![ints("pads", &[2, 1, 0, 1]), ints("strides", &[2, 2]), int("group", 96)],
+            ),
+            node("HardSwish", &["filtered"], "filtered swish", vec![]),
+            node("Conv", &["filtered swish", "w3"], "narrow", vec![]),
+            node("Add", &["beside", "narrow"], "sum", vec![]),
+        ],
+        ..Default::default()
+    };
+    let operators = OperatorSetIdProto { domain: String::new(), version: 17 };
+    let model = ModelProto { ir_version: 8, opset_import: vec![operators], graph: Some(graph), ..Default::default() };
+    let bytes = model.encode_to_vec();
+    let mut ours = Network::from_onnx(&bytes, EngineChoice::Best).unwrap();
+    let tract = Network::from_onnx(&bytes, EngineChoice::Tract).unwrap();
+    let picture = numbers(7, 3 * 64 * 64);
+    let steps = ours.explain(Picture::Floats(&picture), 1).unwrap().unwrap();
+    assert!(steps.iter().any(|s| s.kernel == "conv + depthwise + conv"), "{steps:?}");
+    let expected = tract.run(Picture::Floats(&picture)).unwrap();
+    for threads in [1, 3] {
+        ours.set_threads(threads);
+        let found = ours.run(Picture::Floats(&picture)).unwrap();
+        let largest = expected[0].iter().fold(1f32, |m, v| m.max(v.abs()));
+        for (f, e) in found[0].iter().zip(&expected[0]) {
+            assert!((f - e).abs() <= 1e-5 * largest, "{f} {e}");
+        }
+    }
 }

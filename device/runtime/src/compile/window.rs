@@ -30,9 +30,9 @@ pub(super) fn window(node: &NodeProto, kernel: [usize; 2], input: [usize; 2]) ->
         b"NOTSET" | b"" => {}
         b"VALID" => (window.before, window.after) = ([0; 2], [0; 2]),
         b"SAME_UPPER" | b"SAME_LOWER" => {
-            for a in 0..2 {
-                let last = (input[a].div_ceil(stride[a]).checked_sub(1)?).checked_mul(stride[a])?;
-                let total = last.checked_add(reach(&window, a)?)?.saturating_sub(input[a]);
+            for (a, &len) in input.iter().enumerate() {
+                let last = (len.div_ceil(stride[a]).checked_sub(1)?).checked_mul(stride[a])?;
+                let total = last.checked_add(reach(&window, a)?)?.saturating_sub(len);
                 let (less, more) = (total / 2, total - total / 2);
                 (window.before[a], window.after[a]) = if auto == b"SAME_UPPER" { (less, more) } else { (more, less) };
             }

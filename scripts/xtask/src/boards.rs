@@ -1,0 +1,204 @@
+//! `cargo xtask boards`: the kernels on the processors of boards, emulated.
+//!
+//! No board is here to try AArch64 code on, so QEMU stands in for one: the tests of graft-kernels and a network of its
+//! layers run as on each processor of [`BOARDS`]. Equal results are what this can show; times it cannot, though counts of
+//! instructions tell which of two kernels has less to do.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{cargo_command, root};
+
+/// A board, its processor by QEMU's name, and the instruction set that graft is expected to choose there.
+const BOARDS: [(&str, &str, &str); 3] = [
+    ("Raspberry Pi 3", "cortex-a53", "neon"),
+    ("Raspberry Pi 4", "cortex-a72", "neon"),
+    ("Raspberry Pi 5", "cortex-a76", "neon-dotprod"),
+];
+
+const TARGET: &str = "aarch64-unknown-linux-gnu";
+
+/// The example of graft-kernels that runs a network's layers.
+const EXAMPLE: &str = "mobilenet";
+
+/// Test the kernels on the processors of boards, emulated
+///
+/// Needs QEMU, a C compiler for arm64, and a Rust compiler with its standard library, which is fetched from Debian where
+/// it is not there (target/boards, 0.7 GB). Without them it says what is missing and that it is skipped.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Count the instructions of a network as well
+    #[arg(long)]
+    count: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let bench = match Bench::find() {
+        Ok(bench) => bench,
+        Err(reason) => {
+            println!("skipped: {reason:#}");
+            return Ok(());
+        }
+    };
+    let plain = run_example(&mut bench.cargo(BOARDS[0].1, &["run", "--quiet"]), &["int8", "scalar"])?;
+    let mut digests: Option<[String; 2]> = None;
+    for (board, cpu, isa) in BOARDS {
+        println!("testing as on a {board} ({cpu})");
+        let status = bench.cargo(cpu, &["test", "--quiet", "--lib"]).status().context("starting cargo test")?;
+        ensure!(
+            status.success(),
+            "expected the tests of graft-kernels to pass as on a {board} ({cpu}), found {status}"
+        );
+        let mut found = [String::new(), String::new()];
+        for (digest, kind) in found.iter_mut().zip(["f32", "int8"]) {
+            let printed = run_example(&mut bench.cargo(cpu, &["run", "--quiet"]), &[kind])?;
+            ensure!(printed.0 == isa, "expected {isa} to be chosen on a {board} ({cpu}), found {}", printed.0);
+            *digest = printed.1;
+        }
+        ensure!(
+            found[1] == plain.1,
+            "expected the bytes of the plain code, digest {}, on a {board} ({cpu}), found {}",
+            plain.1,
+            found[1]
+        );
+        let same = digests.get_or_insert_with(|| found.clone());
+        ensure!(*same == found, "expected the digests {same:?} on a {board} ({cpu}) too, found {found:?}");
+        println!("{board} ({cpu}): tests pass, {isa} is chosen, {EXAMPLE} gives f32 {} int8 {}", found[0], found[1]);
+    }
+    if args.count { count(&bench) } else { Ok(()) }
+}
+
+/// Prints the instructions of a run of the network in each precision and instruction set.
+fn count(bench: &Bench) -> Result<()> {
+    let plugin = bench.folder.join("count.so");
+    crate::run(Command::new("cc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&plugin).arg("scripts/boards/count.c"))?;
+    if !takes_plugins(&plugin) {
+        println!(
+            "counts skipped: expected a qemu-aarch64 that takes plugins, such as QEMU 7.2 of Debian 12, found none"
+        );
+        return Ok(());
+    }
+    println!("instructions of {EXAMPLE}, in millions: all, fmla of four lanes, sdot");
+    for (cpu, kind, isa) in
+        [("cortex-a72", "f32", "neon"), ("cortex-a72", "int8", "neon"), ("cortex-a76", "int8", "neon-dotprod")]
+    {
+        let mut counts = [[0_u64; 3]; 2];
+        for (runs, counts) in ["0", "1"].iter().zip(&mut counts) {
+            let file = bench.folder.join("counts.txt");
+            let mut command = bench.cargo(cpu, &["run", "--quiet", "--release"]);
+            command.env("QEMU_PLUGIN", format!("{},out={}", plugin.display(), file.display()));
+            run_example(&mut command, &[kind, runs, isa])?;
+            let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+            for (count, name) in counts.iter_mut().zip(["total ", "fmla ", "sdot "]) {
+                let line = text.lines().find_map(|l| l.strip_prefix(name));
+                *count = line.and_then(|n| n.parse().ok()).with_context(|| format!("expected {name}in {text}"))?;
+            }
+        }
+        let [all, fmla, sdot] = std::array::from_fn(|i| (counts[1][i] - counts[0][i]) as f64 / 1e6);
+        println!("{kind:<5} {isa:<13} {all:>8.1} {fmla:>7.1} {sdot:>7.1}");
+    }
+    Ok(())
+}
+
+/// Whether the emulator of this machine takes plugins: Debian's later ones are built without.
+fn takes_plugins(plugin: &Path) -> bool {
+    let mut command = Command::new("qemu-aarch64");
+    // Its usage is an exit with 0; an option it does not know is one with 1.
+    command.arg("-plugin").arg(plugin).arg("--help").stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|s| s.success())
+}
+
+/// Runs the example under a command of cargo's and returns the instruction set and the digest that it prints.
+fn run_example(cargo: &mut Command, arguments: &[&str]) -> Result<(String, String)> {
+    cargo.args(["--example", EXAMPLE, "--"]).args(arguments);
+    let output = cargo.stderr(Stdio::inherit()).output().with_context(|| format!("starting {cargo:?}"))?;
+    ensure!(output.status.success(), "expected {cargo:?} to succeed, found {}", output.status);
+    let text = String::from_utf8_lossy(&output.stdout);
+    match text.split_whitespace().collect::<Vec<_>>()[..] {
+        [isa, digest] => Ok((isa.to_owned(), digest.to_owned())),
+        _ => bail!("expected an instruction set and a digest from {EXAMPLE}, found {text:?}"),
+    }
+}
+
+/// What it takes to build for a board and to emulate one.
+struct Bench {
+    /// Where everything that is fetched or built lies.
+    folder: PathBuf,
+    /// A compiler other than cargo's own.
+    compiler: Option<PathBuf>,
+    /// Below which the libraries of the board lie.
+    libraries: PathBuf,
+}
+
+impl Bench {
+    /// Looks for what is needed and fetches a compiler where none has the board's standard library.
+    ///
+    /// # Errors
+    ///
+    /// Why this machine cannot emulate boards, and what to do about it.
+    fn find() -> Result<Self> {
+        answer(Command::new("sh").arg("scripts/boards/packages.sh"))?;
+        // Its help comes with an exit status of 1.
+        let known = Command::new("qemu-aarch64").args(["-cpu", "help"]).output().context("starting qemu-aarch64")?;
+        let known = String::from_utf8_lossy(&known.stdout);
+        for (_, cpu, _) in BOARDS {
+            ensure!(known.contains(cpu), "expected a qemu-aarch64 that knows {cpu}, found an older one; 7.1 has all");
+        }
+        // <root>/lib/libc.so.6
+        let library = answer(Command::new("aarch64-linux-gnu-gcc").arg("-print-file-name=libc.so.6"))?;
+        let library = Path::new(library.trim()).canonicalize().with_context(|| format!("looking for {library}"))?;
+        let libraries =
+            library.ancestors().nth(2).context("expected libc.so.6 in a folder lib, found none")?.to_owned();
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+        let folder = root().join(target).join("boards");
+        std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        let compiler = if compiles(Path::new("rustc")) { None } else { Some(fetch_compiler(&folder)?) };
+        Ok(Self { folder, compiler, libraries })
+    }
+
+    /// Returns a command of cargo's for graft-kernels whose programs run on an emulated processor.
+    fn cargo(&self, cpu: &str, verb: &[&str]) -> Command {
+        let mut command = cargo_command(verb);
+        command.current_dir(root());
+        command.args(["--locked", "--package", "graft-kernels", "--target", TARGET, "--target-dir"]).arg(&self.folder);
+        command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc");
+        command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", "qemu-aarch64");
+        command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "--deny warnings");
+        command.env("QEMU_CPU", cpu).env("QEMU_LD_PREFIX", &self.libraries);
+        if let Some(compiler) = &self.compiler {
+            command.env("RUSTC", compiler);
+        }
+        command
+    }
+}
+
+/// Returns the compiler with the board's standard library that an earlier run fetched, or fetches it.
+fn fetch_compiler(folder: &Path) -> Result<PathBuf> {
+    let to = folder.join("rust");
+    let compiler = to.join("bin/rustc");
+    if !compiles(&compiler) {
+        println!(
+            "no compiler here has the standard library of {TARGET}: fetching Debian's, or `rustup target add {TARGET}`"
+        );
+        answer(Command::new("sh").arg("scripts/boards/toolchain.sh").arg(&to))?;
+        ensure!(compiles(&compiler), "expected {} to have the standard library of {TARGET}", compiler.display());
+    }
+    Ok(compiler)
+}
+
+/// Whether a compiler runs and has the board's standard library.
+fn compiles(compiler: &Path) -> bool {
+    let library = answer(Command::new(compiler).args(["--print", "target-libdir", "--target", TARGET]));
+    library.is_ok_and(|folder| Path::new(folder.trim()).is_dir())
+}
+
+/// Runs a command from the workspace's root and returns what it prints.
+fn answer(command: &mut Command) -> Result<String> {
+    let output = command.current_dir(root()).output().with_context(|| format!("starting {command:?}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (printed, complaint) = (text(&output.stdout), text(&output.stderr));
+    ensure!(output.status.success(), "{}", format!("{printed}{complaint}").trim());
+    Ok(printed)
+}
