@@ -2,8 +2,8 @@
 //!
 //! The only file that drives tract, which runs the graphs that `compile` does not recognise. Loading and running are
 //! wrapped in `catch_unwind`: a graph that makes the engine panic becomes [`RuntimeError::Engine`] (the panic's own
-//! message still goes to standard error). Not guarded against: a graph that asks for more memory than there is, or for
-//! endless arithmetic; on the device only bundles of trusted signers are loaded.
+//! message still goes to standard error). No activation is larger than a bound. Not guarded against: many large ones
+//! together, or endless arithmetic; on the device only bundles of trusted signers are loaded.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
