@@ -556,7 +556,7 @@ fn constant(node: &NodeProto) -> Option<Constant> {
 }
 
 /// Most numbers in one activation: a gigabyte.
-const MAX_ACTIVATION: usize = 1 << 28;
+pub(crate) const MAX_ACTIVATION: usize = 1 << 28;
 /// Widest border of a Pad, in pixels.
 const MAX_PAD: usize = 4096;
 /// Most weights of a convolution of groups when it is made dense with zeros; tract is faster beyond.

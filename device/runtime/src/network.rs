@@ -2,8 +2,8 @@
 //!
 //! The only file that drives tract, which runs the graphs that `compile` does not recognise. Loading and running are
 //! wrapped in `catch_unwind`: a graph that makes the engine panic becomes [`RuntimeError::Engine`] (the panic's own
-//! message still goes to standard error). Not guarded against: a graph that asks for more memory than there is, or for
-//! endless arithmetic; on the device only bundles of trusted signers are loaded.
+//! message still goes to standard error). No activation is larger than a bound. Not guarded against: many large ones
+//! together, or endless arithmetic; on the device only bundles of trusted signers are loaded.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -14,9 +14,11 @@ use graft_kernels::Isa;
 use tract_onnx::pb::{GraphProto, ModelProto};
 use tract_onnx::prelude::Datum;
 use tract_onnx::prelude::{
-    Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, Tensor, TractResult, TypedSimplePlan,
+    Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, Tensor, TractResult, TypedModel,
+    TypedSimplePlan,
 };
 
+use crate::compile::MAX_ACTIVATION;
 use crate::input::{Input, Kind};
 use crate::outline::{Outline, Source};
 use crate::program::{Explained, Program};
@@ -257,9 +259,27 @@ fn tract(proto: &ModelProto, input: &Input, because: String) -> Result<Engine, R
     };
     let plan = guarded("load the model into tract", || {
         let fact = InferenceFact::dt_shape(kind, input.dims());
-        tract_onnx::onnx().model_for_proto_model(proto)?.with_input_fact(0, fact)?.into_optimized()?.into_runnable()
+        let model = tract_onnx::onnx().model_for_proto_model(proto)?.with_input_fact(0, fact)?.into_typed()?;
+        // Before constants are folded, and after.
+        check_sizes(&model)?;
+        let model = model.into_optimized()?;
+        check_sizes(&model)?;
+        model.into_runnable()
     })?;
     Ok(Engine::Tract { plan, because })
+}
+
+/// Checks that no activation is larger than the compiler takes: there may be no memory for it, which ends the process.
+fn check_sizes(model: &TypedModel) -> TractResult<()> {
+    for node in model.nodes() {
+        for output in &node.outputs {
+            let Some(shape) = output.fact.shape.as_concrete() else { continue };
+            let len = shape.iter().try_fold(1usize, |len, side| len.checked_mul(*side));
+            let fits = len.is_some_and(|len| len <= MAX_ACTIVATION);
+            anyhow::ensure!(fits, "expected at most {MAX_ACTIVATION} numbers from {}, found {shape:?}", node.name);
+        }
+    }
+    Ok(())
 }
 
 /// Calls into the engine, turning its errors and panics into ours.

@@ -153,6 +153,7 @@ const CASES: &[Case] = &[
     integers("q_depthwise_dilated"),
     integers("q_grouped"),
     integers("q_extremes"),
+    integers("q_ties"),
     integers("q_head"),
     // Its bias, of floats, is rounded to units of the sum.
     Case { tolerance: FLOATS, ..integers("q_head_of_floats") },

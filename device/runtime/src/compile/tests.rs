@@ -186,6 +186,57 @@ fn windows_that_do_not_fit_and_shapes_that_contradict_are_not_compiled() {
     assert!(!change("conv1", vec![int("group", -1)]));
     assert!(!change("conv2", vec![int("group", 5)]));
     assert!(!change("logits", vec![]));
+    let largest = |name: &str, value: i64, pad: i64| {
+        change("largest", vec![ints("kernel_shape", &[3, 3]), ints("pads", &[1, pad, 1, 1]), int(name, value)])
+    };
+    assert!(largest("ceil_mode", 1, 2));
+    assert!(!largest("ceil_mode", 2, 2), "neither yes nor no");
+    assert!(!largest("ceil_mode", 0, 3), "a window of border alone");
+}
+
+#[test]
+fn groups_are_made_dense_where_that_is_small() {
+    let grouped = |channels: i64, groups: i64| {
+        let mut model = block();
+        let graph = graph_of(&mut model);
+        let per = channels / groups;
+        let dims = [channels, per, 3, 3];
+        graph.initializer.push(floats("wide", &[channels, 5, 1, 1], &vec![0.1; channels as usize * 5]));
+        graph.initializer.push(floats("few", &dims, &vec![0.1; dims.iter().product::<i64>() as usize]));
+        let at = graph.node.iter().position(|n| n.output[0] == "conv1").unwrap();
+        graph.node.truncate(at);
+        graph.node.push(node("Conv", &["act0", "wide"], "wider", vec![]));
+        graph.node.push(node("Conv", &["wider", "few"], "grouped", vec![int("group", groups)]));
+        graph.output = vec![value("grouped", DataType::Float, &[-1, channels, 6, 2])];
+        compiled(model).err()
+    };
+    assert_eq!(grouped(80, 2), None);
+    assert_eq!(grouped(96, 2).as_deref(), Some("Conv"));
+    assert_eq!(grouped(96, 96), None, "depthwise");
+}
+
+#[test]
+fn what_training_and_blocks_of_scales_ask_for_is_left_to_tract() {
+    let replaced = |name: &str, op: &str, inputs: &[&str], attribute| {
+        let mut model = block();
+        let graph = graph_of(&mut model);
+        graph.initializer.push(floats("ones", &[5], &[1.0; 5]));
+        graph.initializer.push(tensor("yes", DataType::Bool, &[], vec![1]));
+        graph.initializer.push(tensor("bytes", DataType::Int8, &[5, 10], vec![1; 50]));
+        graph.initializer.push(floats("blocks", &[5, 2], &[1.0; 10]));
+        let at = graph.node.iter().position(|n| n.output[0] == name).unwrap();
+        graph.node[at] = node(op, inputs, name, attribute);
+        compiled(model).err()
+    };
+    let norm = ["means", "ones", "ones", "ones", "ones"];
+    assert_eq!(replaced("soft", "BatchNormalization", &norm, vec![]), None);
+    let training = vec![int("training_mode", 1)];
+    assert_eq!(replaced("soft", "BatchNormalization", &norm, training).as_deref(), Some("BatchNormalization"));
+    assert_eq!(replaced("soft", "Dropout", &["means"], vec![]), None);
+    assert_eq!(replaced("soft", "Dropout", &["means", "", "yes"], vec![]).as_deref(), Some("Dropout"));
+    let blocks = vec![int("axis", 1), int("block_size", 5)];
+    let found = replaced("soft", "DequantizeLinear", &["bytes", "blocks"], blocks);
+    assert_eq!(found.as_deref(), Some("DequantizeLinear"));
 }
 
 #[test]

@@ -42,14 +42,19 @@ pub(super) fn window(node: &NodeProto, kernel: [usize; 2], input: [usize; 2]) ->
     Some(window)
 }
 
-/// Widens the border of a pool behind the picture until the last, partial windows fit, if `ceil_mode` asks for them.
+/// Widens the border of a pool behind the picture until the last, partial windows fit, if `ceil_mode` asks for them; none
+/// where a window would see nothing but border.
 ///
 /// # Source
 ///
 /// ONNX operator MaxPool: a window that starts in the border behind the picture is left out.
 pub(super) fn widened(node: &NodeProto, mut window: Window, input: [usize; 2]) -> Option<Window> {
-    if int(node, "ceil_mode").unwrap_or(0) == 0 {
-        return Some(window);
+    let beyond = |a: usize| Some(window.before[a].max(window.after[a]) >= reach(&window, a)?);
+    (!beyond(0)? && !beyond(1)?).then_some(())?;
+    match int(node, "ceil_mode").unwrap_or(0) {
+        0 => return Some(window),
+        1 => {}
+        _ => return None,
     }
     for (a, len) in input.into_iter().enumerate() {
         let before = len.checked_add(window.before[a])?;

@@ -32,8 +32,12 @@ class Sum:
     def __init__(self, sums, factor, low=-np.inf, high=np.inf):
         self.sums, self.factor, self.low, self.high = sums, factor, low, high
 
+    def steps(self, scale):
+        """Before they are rounded."""
+        return self.sums.astype(F) * self.factor(scale)
+
     def rounded(self, scale, zero, kind):
-        steps = np.round(self.sums.astype(F) * self.factor(scale))
+        steps = np.round(self.steps(scale))
         steps = np.clip(steps, np.round(F(self.low) / scale), np.round(F(self.high) / scale))
         info = np.iinfo(kind)
         return np.clip(steps + F(zero), info.min, info.max).astype(kind)
@@ -75,7 +79,7 @@ def bias_steps(node, steps, floats, units):
 
 
 def run(model, picture, convolutions):
-    """Returns the outputs; appends `(node, x, w, bias, scale and zero out, found)` of each rounded Conv."""
+    """Returns the outputs; appends `(node, x, w, bias, scale and zero out, found, steps)` of each rounded Conv."""
     floats = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     floats[model.graph.input[0].name] = picture
     steps, sums, made_by = {}, {}, {}
@@ -88,7 +92,8 @@ def run(model, picture, convolutions):
             scale, zero = floats[node.input[1]], floats[node.input[2]]
             floats[out] = sums[node.input[0]].rounded(scale, zero, zero.dtype)
             if node.input[0] in made_by:
-                convolutions.append((*made_by[node.input[0]], scale, zero, floats[out]))
+                found = (floats[out], sums[node.input[0]].steps(scale))
+                convolutions.append((*made_by[node.input[0]], scale, zero, *found))
             continue
         if op in ("Relu", "Clip") and node.input[0] in sums:
             s = sums[node.input[0]]

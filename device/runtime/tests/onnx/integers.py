@@ -153,6 +153,23 @@ def q_extremes(n):
     n.out(x)
 
 
+def twos(n, x, in_scale, shape, out_scale, **attributes):
+    """A Conv whose sums are worth a power of two of the steps out: many fall between two steps."""
+    scales = out_scale / in_scale * 0.5 ** n.rng.integers(5, 8, shape[0])
+    return n.op("Conv", x, n.qweights(shape, scales), **attributes)
+
+
+@case([1, 3, 9, 7], 17)
+def q_ties(n):
+    """Scales of powers of two, zero points odd and even: a last place too much or a rounding upwards would show."""
+    x = n.pair("image", 1 / 32, 63)
+    x = n.pair(twos(n, x, 1 / 32, [18, 3, 3, 3], 1 / 16, pads=[1, 1, 1, 1]), 1 / 16, 101)
+    y = n.pair(twos(n, x, 1 / 16, [18, 1, 3, 3], 1 / 8, pads=[1, 1, 1, 1], group=18), 1 / 8, 124)
+    z = n.pair(twos(n, x, 1 / 16, [18, 18, 1, 1], 1 / 4), 1 / 4, 127)
+    n.out(y, z, n.pair(n.op("Add", y, z), 1 / 2, 115), n.pair(n.op("Add", x, y), 1 / 4, 128))
+    n.out(n.pair(twos(n, y, 1 / 8, [7, 18, 3, 3], 1 / 4), 1 / 4, 128))
+
+
 @case([1, 3, 9, 7])
 def q_head(n):
     x = n.pair(n.op("GlobalAveragePool", stem(n, 21)), 0.0091)

@@ -90,15 +90,14 @@ def main():
               f"{np.sum(by_ort > 0):9} (most {by_ort.max(initial=0)})")
         totals.update(outputs=by_float.size, by_float=np.sum(by_float > 0), by_ort=np.sum(by_ort > 0))
         write(folder, name, model, golden)
-    differ = total = 0
-    for node, x, w, bias, scale, zero, found in convolutions:
-        by_reference = exact.qlinear_conv(node, x, w, bias, scale, zero)
-        plain = found.size
+    differ = ties = total = 0
+    for node, x, w, bias, scale, zero, found, steps in convolutions:
         # A Relu between the sum and the rounding is not in QLinearConv: it bounds the integers.
-        bounded = np.maximum(by_reference, found.min())
-        differ += np.sum(np.minimum(bounded, found.max()) != found)
-        total += plain
-    print(f"{len(convolutions)} convolutions: QLinearConv of onnx.reference has {differ} of {total} integers otherwise")
+        other = exact.qlinear_conv(node, x, w, bias, scale, zero).clip(found.min(), found.max()) != found
+        differ, total = differ + np.sum(other), total + found.size
+        ties += np.sum(other & (np.abs(steps - np.trunc(steps)) == 0.5))
+    print(f"{len(convolutions)} convolutions: QLinearConv of onnx.reference has {differ} of {total} integers otherwise, "
+          f"{ties} of them ties")
     print(dict(totals))
 
 
