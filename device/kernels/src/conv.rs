@@ -17,6 +17,7 @@ use std::ops::Range;
 use crate::activation::{Activation, close};
 use crate::exchange::Shared;
 use crate::simd::{Simd, dispatch};
+use crate::taps::{TILE, Taps};
 use crate::{BLOCK, Buffer, Isa, Threads, Window, padded};
 use tile::{Even, Product, Table, multiply, together};
 use winograd::run_tiles;
@@ -109,7 +110,9 @@ impl Conv {
     /// Returns the bytes of working memory that a thread needs.
     pub fn scratch(&self) -> usize {
         match self.method {
-            Method::Direct => PIXELS * self.window.kernel[0] * self.window.kernel[1] * size_of::<*const f32>(),
+            Method::Direct => {
+                (PIXELS * self.window.kernel[0] * self.window.kernel[1] + TILE) * size_of::<*const f32>()
+            }
             Method::Winograd => winograd::scratch(self),
         }
     }
@@ -204,7 +207,7 @@ struct Part<'a> {
 unsafe fn run_part<S: Simd, const V: usize, const R: usize>((part, rows): (Part<'_>, &mut [*const f32])) {
     let (job, conv) = (part.job, part.job.conv);
     let taps = conv.window.kernel[0] * conv.window.kernel[1];
-    assert!(rows.len() >= PIXELS * taps);
+    assert!(rows.len() >= PIXELS * taps + TILE);
     let width = padded(conv.outputs);
     let product = Product {
         taps: conv.window.kernel,
@@ -220,6 +223,10 @@ unsafe fn run_part<S: Simd, const V: usize, const R: usize>((part, rows): (Part<
     // tiles, of which the inputs stay in the cache.
     let limit = if size_of_val(&*conv.weights) <= SMALL { R } else { PIXELS };
     let layout = Layout::of(job);
+    let places = {
+        let Source { data, size, stride, .. } = job.input;
+        Taps::new(job.window, data.as_ptr(), size, stride, job.size[1], conv.zeros.as_ptr())
+    };
     let mut at = part.pixels.start;
     while at < part.pixels.end {
         let (left, even) = layout.run_at(job, at, part.pixels.end - at);
@@ -229,7 +236,7 @@ unsafe fn run_part<S: Simd, const V: usize, const R: usize>((part, rows): (Part<
         if even.is_none() {
             for tile in 0..tiles {
                 let pixels = tile * count / tiles..(tile + 1) * count / tiles;
-                find_rows(job, at + pixels.start..at + pixels.end, &mut rows[pixels.start * taps..pixels.end * taps]);
+                places.find(at + pixels.start, pixels.len(), rows[pixels.start * taps..].as_mut_ptr());
             }
         }
         let mut block = part.blocks.start;
@@ -299,29 +306,6 @@ impl Layout {
                     tap: [w.dilation[0] * job.input.size[1] * stride, w.dilation[1] * stride],
                 };
                 (left.min(columns.end - x), Some(even))
-            }
-        }
-    }
-}
-
-/// Fills the table of a tile's input rows, `[tap, pixel]`.
-#[inline(always)]
-unsafe fn find_rows(job: &Job<'_>, pixels: Range<usize>, rows: &mut [*const f32]) {
-    let w = &job.window;
-    let [taps_y, taps_x] = w.kernel;
-    let data = job.input.data.as_ptr();
-    let height = pixels.len();
-    for (i, pixel) in pixels.enumerate() {
-        let (y, x) = (pixel / job.size[1], pixel % job.size[1]);
-        let (ys, xs) = (w.taps(0, y, job.input.size[0]), w.taps(1, x, job.input.size[1]));
-        for ty in 0..taps_y {
-            for tx in 0..taps_x {
-                rows[(ty * taps_x + tx) * height + i] = if ys.contains(&ty) && xs.contains(&tx) {
-                    let at = w.pixel(0, y, ty) * job.input.size[1] + w.pixel(1, x, tx);
-                    data.add(at * job.input.stride)
-                } else {
-                    job.conv.zeros.as_ptr()
-                };
             }
         }
     }

@@ -54,8 +54,10 @@ impl Window {
     /// Returns the taps of an output position that fall on the picture, on one axis of `len` pixels.
     pub(crate) fn taps(&self, axis: usize, at: usize, len: usize) -> Range<usize> {
         let (step, before, start) = (self.dilation[axis], self.before[axis], at * self.stride[axis]);
-        let first = before.saturating_sub(start).div_ceil(step).min(self.kernel[axis]);
-        let end = (len + before).saturating_sub(start).div_ceil(step).min(self.kernel[axis]);
+        // A division takes as long as many additions.
+        let count = |pixels: usize| if step == 1 { pixels } else { pixels.div_ceil(step) };
+        let first = count(before.saturating_sub(start)).min(self.kernel[axis]);
+        let end = count((len + before).saturating_sub(start)).min(self.kernel[axis]);
         first..end.max(first)
     }
 

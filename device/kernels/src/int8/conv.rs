@@ -4,10 +4,11 @@
 
 use std::ops::Range;
 
-use super::simd::{Bytes, Format, dispatch};
-use super::{Closing, Grid, Output, Requantize, Source, Steps, bound};
+use super::simd::{Bytes, Finish, Format, dispatch};
+use super::{Closing, Grid, Output, Requantize, Residual, Source, Steps, bound};
 use crate::exchange::Shared;
 use crate::simd::Simd;
+use crate::taps::{TILE, Taps};
 use crate::{BLOCK, Buffer, Isa, Threads, Window, padded};
 
 /// A convolution with its weights packed for one instruction set.
@@ -100,7 +101,8 @@ impl Conv {
     pub fn scratch(&self) -> usize {
         let taps = self.window.kernel[0] * self.window.kernel[1];
         // The table, and the runs that are put together at the borders.
-        PIXELS * taps * (size_of::<*const u8>() + if self.groups == 1 { 4 } else { 0 })
+        let cells = if self.groups == 1 { PIXELS * taps * 4 } else { 0 };
+        (PIXELS * taps + TILE) * size_of::<*const u8>() + cells
     }
 
     /// The taps of a row make one run where the pixels of the input have nothing between them.
@@ -138,13 +140,21 @@ impl Conv {
         let bytes = self.requantize.closing.written(added.is_some()).is_some();
         assert!(bytes == matches!(output, Output::Bytes(_)));
         let to = To::new(output);
-        let (runs, only) = (self.runs(input.stride), self.requantize.only_steps(added.is_some()));
+        let runs = self.runs(input.stride);
+        let way = match (self.requantize.only_steps(added.is_some()), added) {
+            (Some(steps), _) => Way::Rounded(steps),
+            (None, Some((bytes, grid))) => match self.requantize.residual(grid) {
+                Some(residual) => Way::Residual(residual, bytes),
+                None => Way::Any,
+            },
+            (None, None) => Way::Any,
+        };
         // One pixel is split by channels, many by pixels.
         let blocks = width / BLOCK;
         let by_channel = pixels < 4 * threads.count();
         let work = |range: Range<usize>, scratch: &mut Buffer<u8>| {
             let (pixels, blocks) = if by_channel { (0..pixels, range) } else { (range, 0..blocks) };
-            let job = Job { conv: self, window, runs, only, input, size, added, to, pixels, blocks };
+            let job = Job { conv: self, window, runs, way, input, size, added, to, pixels, blocks };
             // SAFETY: the machine has the instruction set; lengths are checked above; the ranges of the threads are
             // disjoint, in pixels or in blocks of channels, so no place is written twice.
             unsafe { dispatch!(self.isa, run_part, (&job, scratch), (&Job<'_>, &mut [u8])) }
@@ -190,13 +200,23 @@ impl<'a> To<'a> {
     }
 }
 
+/// How sums are closed, a table aside.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    /// By one rounding.
+    Rounded(Steps),
+    /// Rounded, added to these bytes, rounded again.
+    Residual(Residual, &'a [u8]),
+    /// As the closing says.
+    Any,
+}
+
 /// What one thread does.
 struct Job<'a> {
     conv: &'a Conv,
     window: Window,
     runs: Runs,
-    /// The one rounding that closes it, a table aside, if that is all.
-    only: Option<Steps>,
+    way: Way<'a>,
     input: Source<'a>,
     size: [usize; 2],
     added: Option<(&'a [u8], Grid)>,
@@ -210,28 +230,39 @@ unsafe fn run_part<S: Bytes, const V: usize, const R: usize>((job, scratch): (&J
     let runs = job.runs.count;
     assert!(scratch.len() >= job.conv.scratch());
     // Scratch memory starts on a cache line.
-    let (rows, cells) = scratch.split_at_mut(PIXELS * runs * size_of::<*const u8>());
-    let rows = std::slice::from_raw_parts_mut(rows.as_mut_ptr().cast::<*const u8>(), PIXELS * runs);
+    let (rows, cells) = scratch.split_at_mut((PIXELS * runs + TILE) * size_of::<*const u8>());
+    let rows = std::slice::from_raw_parts_mut(rows.as_mut_ptr().cast::<*const u8>(), PIXELS * runs + TILE);
+    let taps = {
+        let Source { data, size, stride, .. } = job.input;
+        let [height, breadth] = job.window.kernel;
+        let window = Window { kernel: [height, if job.runs.pixels == 1 { breadth } else { 1 }], ..job.window };
+        Taps::new(window, data.as_ptr(), size, stride, job.size[1], job.conv.padding.as_ptr())
+    };
     let mut at = job.pixels.start;
     while at < job.pixels.end {
         let left = job.pixels.end - at;
-        let count = left.div_ceil(left.div_ceil(PIXELS));
-        // Tiles of equal height: 49 pixels are seven tiles of seven rather than six of eight and one of one.
+        // Whole tiles where there are enough; else of equal height: 49 pixels are seven tiles of seven rather than six of
+        // eight and one of one.
+        let even = left.div_ceil(left.div_ceil(PIXELS));
+        let count = if even == left { left } else { even.next_multiple_of(R).min(PIXELS) };
         let height = count.div_ceil(count.div_ceil(R));
-        find_rows(job, at..at + count, height, rows, cells);
+        for first in (0..count).step_by(height) {
+            let (len, rows) = (height.min(count - first), rows.as_mut_ptr().add(first * runs));
+            taps.find(at + first, len, rows);
+            if job.runs.pixels > 1 {
+                mend_runs(job, at + first, len, rows, &mut cells[first * runs * job.runs.pixels * 4..]);
+            }
+        }
         let mut block = job.blocks.start;
         while block < job.blocks.end {
             let wide = V == 1 && block + 1 < job.blocks.end;
-            let mut done = 0;
-            while done < count {
-                let h = height.min(count - done);
-                let table = rows.as_ptr().add(done * runs);
+            for first in (0..count).step_by(height) {
+                let (len, rows) = (height.min(count - first), rows.as_ptr().add(first * runs));
                 if wide {
-                    pick::<S, 2, R>(job, h, table, at + done, block);
+                    pick::<S, 2, R>(job, len, rows, at + first, block);
                 } else {
-                    pick::<S, V, R>(job, h, table, at + done, block);
+                    pick::<S, V, R>(job, len, rows, at + first, block);
                 }
-                done += h;
             }
             block += if wide { 2 } else { 1 };
         }
@@ -239,64 +270,34 @@ unsafe fn run_part<S: Bytes, const V: usize, const R: usize>((job, scratch): (&J
     }
 }
 
-/// Fills the table of input runs, `[tile, run, pixel of the tile]`.
+/// Has runs of pixels that begin or end outside the picture point to `cells`, where they are put together.
 #[inline(always)]
-unsafe fn find_rows(job: &Job<'_>, pixels: Range<usize>, height: usize, rows: &mut [*const u8], cells: &mut [u8]) {
-    // Copies of all that is read, as what is written might be any of it for all the compiler knows.
-    let (w, Source { size, stride, .. }, runs) = (job.window, job.input, job.runs);
-    let (data, padding) = (job.input.data.as_ptr(), job.conv.padding.as_ptr());
-    let (count, breadth) = (pixels.len(), job.size[1]);
-    if w == Window::POINT {
-        for (i, row) in rows.iter_mut().enumerate().take(count) {
-            *row = data.add((pixels.start + i) * stride);
-        }
+unsafe fn mend_runs(job: &Job<'_>, pixel: usize, count: usize, rows: *mut *const u8, cells: &mut [u8]) {
+    let (w, size) = (job.window, job.input.size);
+    let inside = w.inside(1, size[1], job.size[1]);
+    let mut cells = cells.chunks_exact_mut(job.runs.pixels * 4);
+    let (row, column) = (pixel / job.size[1], pixel % job.size[1]);
+    if inside.contains(&column) && inside.contains(&(column + count - 1)) {
         return;
     }
-    let inside = w.inside(1, size[1], breadth);
-    let (mut y, mut x) = (pixels.start / breadth, pixels.start % breadth);
-    let (mut tile, mut in_tile) = (0, 0);
-    let mut cell = cells.as_mut_ptr();
-    while tile + in_tile < count {
-        let tile_height = height.min(count - tile);
-        let mut to = rows.as_mut_ptr().add(tile * runs.count + in_tile);
-        // What lies before the picture wraps round to far behind it.
-        let first_x = (x * w.stride[1]).wrapping_sub(w.before[1]);
-        let is_inside = inside.contains(&x);
+    for i in 0..count {
+        let (y, x) = (row + (column + i) / job.size[1], (column + i) % job.size[1]);
+        if inside.contains(&x) {
+            continue;
+        }
+        let (ys, xs) = (w.taps(0, y, size[0]), w.taps(1, x, size[1]));
         for ty in 0..w.kernel[0] {
-            let at_y = (y * w.stride[0] + ty * w.dilation[0]).wrapping_sub(w.before[0]);
-            let in_picture = at_y < size[0];
-            let row = data.wrapping_add(at_y.wrapping_mul(size[1]).wrapping_mul(stride));
-            let find = |tx: usize| {
-                let at_x = first_x.wrapping_add(tx * w.dilation[1]);
-                if in_picture && at_x < size[1] { row.add(at_x * stride) } else { padding }
-            };
-            if runs.pixels == 1 {
-                for tx in 0..w.kernel[1] {
-                    *to = find(tx);
-                    to = to.add(tile_height);
-                }
-                continue;
+            let cell = cells.next().expect("memory for each run");
+            for (tx, to) in cell.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                let seen = ys.contains(&ty) && xs.contains(&tx);
+                *to = if seen {
+                    let at = w.pixel(0, y, ty) * size[1] + w.pixel(1, x, tx);
+                    job.input.data.as_ptr().add(at * 4).cast::<[u8; 4]>().read()
+                } else {
+                    job.conv.padding.as_ptr().cast::<[u8; 4]>().read()
+                };
             }
-            *to = if is_inside || !in_picture {
-                find(0)
-            } else {
-                // Put together from pixels and padding.
-                let start = cell;
-                for tx in 0..w.kernel[1] {
-                    cell.cast::<[u8; 4]>().write(find(tx).cast::<[u8; 4]>().read());
-                    cell = cell.add(4);
-                }
-                start
-            };
-            to = to.add(tile_height);
-        }
-        in_tile += 1;
-        if in_tile == height {
-            (tile, in_tile) = (tile + height, 0);
-        }
-        x += 1;
-        if x == breadth {
-            (y, x) = (y + 1, 0);
+            *rows.add(ty * count + i) = cell.as_ptr();
         }
     }
 }
@@ -349,14 +350,18 @@ unsafe fn tile<S: Bytes, const V: usize, const H: usize>(
         S::products::<V, H>(&mut acc, &a, &mut b, groups, conv.tame);
     }
     let at = pixel * padded(conv.outputs) + block * BLOCK;
-    match (job.only, job.to) {
-        (Some(steps), To::Bytes(bytes)) => {
-            let factors = conv.requantize.factors.as_ptr().add(block * BLOCK);
-            let mut own = [S::F::splat(0.0); V];
-            for (v, own) in own.iter_mut().enumerate() {
-                *own = S::F::load(factors.add(v * S::LANES));
-            }
-            S::store_rows::<V, H>(bytes.at(at), padded(conv.outputs), &acc, &own, steps);
+    let (width, factors) = (padded(conv.outputs), conv.requantize.factors.as_ptr().add(block * BLOCK));
+    let mut own = [S::F::splat(0.0); V];
+    for (v, own) in own.iter_mut().enumerate() {
+        *own = S::F::load(factors.add(v * S::LANES));
+    }
+    match (job.way, job.to) {
+        (Way::Rounded(steps), To::Bytes(bytes)) => {
+            S::store_rows::<V, H>(bytes.at(at), width, &acc, &Rounded(own), steps);
+        }
+        (Way::Residual(residual, added), To::Bytes(bytes)) => {
+            let finish = Added::<S, V> { factors: own, residual, added: added.as_ptr().add(at), width };
+            S::store_rows::<V, H>(bytes.at(at), width, &acc, &finish, residual.last);
         }
         _ => {
             // What this loop over sums in memory does must not keep those of the product out of registers.
@@ -371,6 +376,33 @@ unsafe fn tile<S: Bytes, const V: usize, const H: usize>(
     }
     if let (Some(table), To::Bytes(bytes)) = (&conv.requantize.closing.table, job.to) {
         S::look_up(table, bytes.at(at), H, padded(conv.outputs), V * S::LANES);
+    }
+}
+
+/// Sums times what one unit of each is worth.
+struct Rounded<F, const V: usize>([F; V]);
+
+impl<S: Bytes, const V: usize> Finish<S> for Rounded<<S::F as Simd>::V, V> {
+    #[inline(always)]
+    unsafe fn steps(&self, sum: S::I, _: usize, v: usize) -> <S::F as Simd>::V {
+        S::F::mul(S::float(sum), self.0[v])
+    }
+}
+
+/// The same, and the rest of a residual connection.
+struct Added<S: Bytes, const V: usize> {
+    factors: [<S::F as Simd>::V; V],
+    residual: Residual,
+    /// What is added to the first row, of rows `width` bytes apart.
+    added: *const u8,
+    width: usize,
+}
+
+impl<S: Bytes, const V: usize> Finish<S> for Added<S, V> {
+    #[inline(always)]
+    unsafe fn steps(&self, sum: S::I, h: usize, v: usize) -> <S::F as Simd>::V {
+        let added = self.added.add(h * self.width + v * S::LANES);
+        self.residual.close::<S>(S::F::mul(S::float(sum), self.factors[v]), added)
     }
 }
 

@@ -144,6 +144,20 @@ impl Requantize {
         self.closing.first.filter(|first| self.is_small && only(first))
     }
 
+    /// Returns how a sum is closed that is rounded, added to what lies on a grid, and rounded again, if that is all, a clamp
+    /// and a table aside.
+    pub fn residual(&self, grid: Grid) -> Option<Residual> {
+        let (Some(first), Some(last), Activation::Clamp { low, high }) =
+            (self.closing.first, self.closing.last, self.closing.activation)
+        else {
+            return None;
+        };
+        // A division is monotonic, so that the bounds of the clamp are bounds after it too.
+        let bound = |x: f32| (x / last.scale).clamp(last.low, last.high);
+        let within = Steps { low: bound(low), high: bound(high), ..last };
+        Some(Residual { first, grid, within, last, reciprocal: self.reciprocal })
+    }
+
     /// Turns sums into what is written, still to be rounded if it is bytes.
     ///
     /// # Safety
@@ -177,6 +191,32 @@ impl Requantize {
             Some(last) => bound::<S>(S::over(v[0], last.scale, self.reciprocal), last),
             None => v[0],
         }
+    }
+}
+
+/// How a sum becomes a byte of a residual connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Residual {
+    first: Steps,
+    grid: Grid,
+    /// The last rounding, with the bounds of the clamp before it.
+    within: Steps,
+    pub last: Steps,
+    reciprocal: f32,
+}
+
+impl Residual {
+    /// Returns steps of the last rounding, still to be rounded, for sums times their factors and for what is added.
+    ///
+    /// # Safety
+    ///
+    /// The machine has the instructions of `S`; `added` holds the addend of these channels.
+    #[inline(always)]
+    pub unsafe fn close<S: Bytes>(&self, sums: <S::F as Simd>::V, added: *const u8) -> <S::F as Simd>::V {
+        let x = S::F::mul(S::F::round(bound::<S>(sums, self.first)), S::F::splat(self.first.scale));
+        let steps = S::F::add(S::load_bytes(added), S::F::splat(-f32::from(self.grid.zero)));
+        let x = S::F::add(x, S::F::mul(steps, S::F::splat(self.grid.scale)));
+        bound::<S>(S::over(x, self.last.scale, self.reciprocal), self.within)
     }
 }
 

@@ -7,7 +7,7 @@ use super::simd::{Bytes, dispatch};
 use super::{Output, Source, Steps};
 use crate::exchange::Shared;
 use crate::pool::Pool;
-use crate::simd::Simd;
+use crate::simd::{Scalar, Simd};
 use crate::{BLOCK, Isa, Threads, Window};
 
 /// Pools `[h, w, stride]` into `[out h, out w, stride]`.
@@ -64,7 +64,7 @@ struct Job<'a> {
 unsafe fn run_part<S: Bytes, const V: usize, const R: usize>(job: &Job<'_>) {
     let (w, input) = (job.window, &job.input);
     if let (Pool::Max, To::Bytes(to)) = (job.kind, job.to) {
-        return largest(job, to);
+        return largest::<S>(job, to);
     }
     for y in job.rows.clone() {
         let ys = w.taps(0, y, input.size[0]);
@@ -96,9 +96,9 @@ unsafe fn run_part<S: Bytes, const V: usize, const R: usize>(job: &Job<'_>) {
     }
 }
 
-/// Takes the largest byte of each window; the compiler makes vectors of it.
+/// Takes the largest byte of each window.
 #[inline(always)]
-unsafe fn largest(job: &Job<'_>, to: Shared<'_, u8>) {
+unsafe fn largest<S: Bytes>(job: &Job<'_>, to: Shared<'_, u8>) {
     let (w, input) = (job.window, &job.input);
     let (start, len) = (job.blocks.start * BLOCK, job.blocks.len() * BLOCK);
     for y in job.rows.clone() {
@@ -106,16 +106,48 @@ unsafe fn largest(job: &Job<'_>, to: Shared<'_, u8>) {
         for x in 0..job.out[1] {
             let xs = w.taps(1, x, input.size[1]);
             let out = to.at((y * job.out[1] + x) * input.stride + start);
-            let out = std::slice::from_raw_parts_mut(out, len);
-            out.fill(0);
-            for ty in ys.clone() {
-                for tx in xs.clone() {
-                    let at = (w.pixel(0, y, ty) * input.size[1] + w.pixel(1, x, tx)) * input.stride + start;
-                    for (out, byte) in out.iter_mut().zip(input.data.get_unchecked(at..at + len)) {
-                        *out = (*out).max(*byte);
-                    }
+            if ys.is_empty() || xs.is_empty() {
+                out.write_bytes(0, len);
+                continue;
+            }
+            let first = w.pixel(0, y, ys.start) * input.size[1] + w.pixel(1, x, xs.start);
+            let seen = Seen {
+                first: input.data.as_ptr().add(first * input.stride + start),
+                taps: [ys.len(), xs.len()],
+                steps: [w.dilation[0] * input.size[1] * input.stride, w.dilation[1] * input.stride],
+            };
+            if len >= 4 * S::LANES {
+                for at in (0..len).step_by(4 * S::LANES) {
+                    // The last ones may be taken twice.
+                    seen.largest::<S>(at.min(len - 4 * S::LANES), out);
                 }
+            } else {
+                (0..len).step_by(4).for_each(|at| seen.largest::<Scalar>(at, out));
             }
         }
+    }
+}
+
+/// The part of a window that falls on the picture.
+struct Seen {
+    first: *const u8,
+    /// On the height and on the width.
+    taps: [usize; 2],
+    /// Bytes from one tap to the next.
+    steps: [usize; 2],
+}
+
+impl Seen {
+    /// Writes the largest of each channel from `at` on, four vectors of lanes of them.
+    #[inline(always)]
+    unsafe fn largest<S: Bytes>(&self, at: usize, out: *mut u8) {
+        let mut largest = S::load(self.first.add(at));
+        for ty in 0..self.taps[0] {
+            for tx in 0..self.taps[1] {
+                let from = self.first.add(ty * self.steps[0] + tx * self.steps[1] + at);
+                largest = S::larger(largest, S::load(from));
+            }
+        }
+        S::store(out.add(at), largest);
     }
 }

@@ -30,8 +30,16 @@ pub(crate) trait Bytes: Copy {
     type X: Copy;
     /// Four weights a lane, ready to be multiplied.
     type W: Copy;
+    /// Bytes, four times as many as there are lanes.
+    type Q: Copy;
     const LANES: usize = Self::F::LANES;
     const FORMAT: Format;
+    /// Loads bytes.
+    unsafe fn load(p: *const u8) -> Self::Q;
+    /// Returns the larger of each two bytes.
+    unsafe fn larger(a: Self::Q, b: Self::Q) -> Self::Q;
+    /// Stores bytes.
+    unsafe fn store(p: *mut u8, q: Self::Q);
     /// Replaces `len` bytes (a multiple of `LANES`, at most `4 * LANES`) in each of `rows` rows, `stride` bytes apart, by
     /// what a table has for them.
     #[inline(always)]
@@ -101,22 +109,31 @@ pub(crate) trait Bytes: Copy {
     unsafe fn store_bytes(p: *mut u8, v: <Self::F as Simd>::V, steps: Steps);
     /// As [`Bytes::store_bytes`], of what [`Bytes::interleave`] spread over four vectors, `channels` of them.
     unsafe fn store_interleaved(p: *mut u8, v: [<Self::F as Simd>::V; 4], steps: Steps, channels: usize);
-    /// As [`Bytes::store_bytes`], of sums in `H` rows, `width` bytes apart, times the factor of each channel.
+    /// As [`Bytes::store_bytes`], of sums in `H` rows, `width` bytes apart, as `finish` turns them into steps.
     #[inline(always)]
     unsafe fn store_rows<const V: usize, const H: usize>(
         p: *mut u8,
         width: usize,
         sums: &[[Self::I; V]; H],
-        factors: &[<Self::F as Simd>::V; V],
+        finish: &impl Finish<Self>,
         steps: Steps,
     ) {
         for (h, row) in sums.iter().enumerate() {
             for (v, sum) in row.iter().enumerate() {
-                let x = Self::F::mul(Self::float(*sum), factors[v]);
-                Self::store_bytes(p.add(h * width + v * Self::LANES), x, steps);
+                Self::store_bytes(p.add(h * width + v * Self::LANES), finish.steps(*sum, h, v), steps);
             }
         }
     }
+}
+
+/// How the sums of a tile become steps. Not a closure: those are not compiled for the instruction set of who calls them.
+pub(crate) trait Finish<S: Bytes> {
+    /// Returns steps, still to be rounded, for vector `v` of row `h`.
+    ///
+    /// # Safety
+    ///
+    /// The machine has the instructions of `S`.
+    unsafe fn steps(&self, sum: S::I, h: usize, v: usize) -> <S::F as Simd>::V;
 }
 
 /// How weights lie in memory.
@@ -204,7 +221,20 @@ impl Bytes for Scalar {
     type I = i32;
     type X = [u8; 4];
     type W = [i8; 4];
+    type Q = [u8; 4];
     const FORMAT: Format = Format { lanes: 1, order: Order::Fours, signed: false };
+    #[inline(always)]
+    unsafe fn load(p: *const u8) -> [u8; 4] {
+        p.cast::<[u8; 4]>().read_unaligned()
+    }
+    #[inline(always)]
+    unsafe fn larger(a: [u8; 4], b: [u8; 4]) -> [u8; 4] {
+        std::array::from_fn(|i| a[i].max(b[i]))
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut u8, q: [u8; 4]) {
+        p.cast::<[u8; 4]>().write_unaligned(q);
+    }
     #[inline(always)]
     unsafe fn store_pixels(p: *mut u8, v: [f32; 4], steps: Steps) {
         Self::store_interleaved(p, v, steps, 4);

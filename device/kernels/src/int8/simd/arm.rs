@@ -5,7 +5,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::{Bytes, Format, Order};
+use super::{Bytes, Finish, Format, Order};
 use crate::int8::Steps;
 use crate::simd::arm;
 
@@ -21,6 +21,19 @@ pub(crate) struct NeonDot;
 macro_rules! four_lanes {
     () => {
         type F = arm::Neon;
+        type Q = uint8x16_t;
+        #[inline(always)]
+        unsafe fn load(p: *const u8) -> uint8x16_t {
+            vld1q_u8(p)
+        }
+        #[inline(always)]
+        unsafe fn larger(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t {
+            vmaxq_u8(a, b)
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut u8, q: uint8x16_t) {
+            vst1q_u8(p, q);
+        }
         type I = int32x4_t;
         type X = int8x16_t;
         type W = int8x16_t;
@@ -61,13 +74,18 @@ macro_rules! four_lanes {
             p: *mut u8,
             width: usize,
             sums: &[[int32x4_t; V]; H],
-            factors: &[float32x4_t; V],
+            finish: &impl Finish<Self>,
             steps: Steps,
         ) {
             assert!(V == 4, "sixteen bytes");
             for (h, row) in sums.iter().enumerate() {
-                let x = |v: usize| vmulq_f32(vcvtq_f32_s32(row[v]), factors[v]);
-                Self::store_interleaved(p.add(h * width), [x(0), x(1), x(2), x(3)], steps, 16);
+                let row = [
+                    finish.steps(row[0], h, 0),
+                    finish.steps(row[1], h, 1),
+                    finish.steps(row[2], h, 2),
+                    finish.steps(row[3], h, 3),
+                ];
+                Self::store_interleaved(p.add(h * width), row, steps, 16);
             }
         }
         #[inline(always)]

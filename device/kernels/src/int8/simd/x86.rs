@@ -5,7 +5,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Bytes, Format, Order};
+use super::{Bytes, Finish, Format, Order};
 use crate::int8::Steps;
 use crate::simd::{Simd, x86};
 
@@ -29,6 +29,19 @@ pub(crate) struct Avx512Vnni;
 macro_rules! eight_lanes {
     () => {
         type F = x86::Avx2;
+        type Q = __m256i;
+        #[inline(always)]
+        unsafe fn load(p: *const u8) -> __m256i {
+            _mm256_loadu_si256(p.cast())
+        }
+        #[inline(always)]
+        unsafe fn larger(a: __m256i, b: __m256i) -> __m256i {
+            _mm256_max_epu8(a, b)
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut u8, q: __m256i) {
+            _mm256_storeu_si256(p.cast(), q);
+        }
         // A product with the reciprocal, and once more with what it left: rounded as a division, at a fifth of its time
         // (Markstein, 1990).
         #[inline(always)]
@@ -98,6 +111,19 @@ macro_rules! eight_lanes {
 macro_rules! sixteen_lanes {
     () => {
         type F = x86::Avx512;
+        type Q = __m512i;
+        #[inline(always)]
+        unsafe fn load(p: *const u8) -> __m512i {
+            _mm512_loadu_si512(p.cast())
+        }
+        #[inline(always)]
+        unsafe fn larger(a: __m512i, b: __m512i) -> __m512i {
+            _mm512_max_epu8(a, b)
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut u8, q: __m512i) {
+            _mm512_storeu_si512(p.cast(), q);
+        }
         // A product with the reciprocal, and once more with what it left: rounded as a division, at a fifth of its time
         // (Markstein, 1990).
         #[inline(always)]
@@ -175,10 +201,10 @@ macro_rules! sixteen_lanes {
             p: *mut u8,
             width: usize,
             sums: &[[__m512i; V]; H],
-            factors: &[__m512; V],
+            finish: &impl Finish<Self>,
             steps: Steps,
         ) {
-            store_rows512::<V, H>(p, width, sums, factors, steps);
+            store_rows512::<Self, V, H>(p, width, sums, finish, steps);
         }
     };
 }
@@ -279,42 +305,49 @@ impl Bytes for Avx512Vnni {
     }
 }
 
-/// Stores sums in rows, four vectors at a time.
+/// Stores rows, four vectors at a time, of one row or several.
 #[inline(always)]
-unsafe fn store_rows512<const V: usize, const H: usize>(
+unsafe fn store_rows512<S: Bytes<F = x86::Avx512, I = __m512i>, const V: usize, const H: usize>(
     p: *mut u8,
     width: usize,
     sums: &[[__m512i; V]; H],
-    factors: &[__m512; V],
+    finish: &impl Finish<S>,
     steps: Steps,
 ) {
-    // Four vectors at a time, of one row or several; the narrowed ones lie by parts of four numbers.
+    // The narrowed ones lie by parts of four numbers.
     let order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
-    let whole = |at: usize| {
-        let at = at.min(V * H - 1);
-        _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(sums[at / V][at % V]), factors[at % V]))
-    };
+    // Macros, as closures are not compiled for the instruction set of who calls them.
+    macro_rules! whole {
+        ($at:expr) => {{
+            let at = if $at < V * H { $at } else { V * H - 1 };
+            _mm512_cvtps_epi32(finish.steps(sums[at / V][at % V], at / V, at % V))
+        }};
+    }
+    macro_rules! to {
+        ($at:expr) => {
+            p.add($at / V * width + $at % V * 16)
+        };
+    }
     macro_rules! fours {
         ($($at:literal)*) => {$(
             if $at < V * H {
-                let bytes = narrow512([whole($at), whole($at + 1), whole($at + 2), whole($at + 3)], steps);
+                let bytes = narrow512([whole!($at), whole!($at + 1), whole!($at + 2), whole!($at + 3)], steps);
                 let bytes = _mm512_permutexvar_epi32(order, bytes);
-                let to = |at: usize| p.add(at / V * width + at % V * 16);
                 if V == 2 {
-                    _mm256_storeu_si256(to($at).cast(), _mm512_castsi512_si256(bytes));
+                    _mm256_storeu_si256(to!($at).cast(), _mm512_castsi512_si256(bytes));
                     if $at + 2 < V * H {
-                        _mm256_storeu_si256(to($at + 2).cast(), _mm512_extracti64x4_epi64::<1>(bytes));
+                        _mm256_storeu_si256(to!($at + 2).cast(), _mm512_extracti64x4_epi64::<1>(bytes));
                     }
                 } else {
-                    _mm_storeu_si128(to($at).cast(), _mm512_castsi512_si128(bytes));
+                    _mm_storeu_si128(to!($at).cast(), _mm512_castsi512_si128(bytes));
                     if $at + 1 < V * H {
-                        _mm_storeu_si128(to($at + 1).cast(), _mm512_extracti32x4_epi32::<1>(bytes));
+                        _mm_storeu_si128(to!($at + 1).cast(), _mm512_extracti32x4_epi32::<1>(bytes));
                     }
                     if $at + 2 < V * H {
-                        _mm_storeu_si128(to($at + 2).cast(), _mm512_extracti32x4_epi32::<2>(bytes));
+                        _mm_storeu_si128(to!($at + 2).cast(), _mm512_extracti32x4_epi32::<2>(bytes));
                     }
                     if $at + 3 < V * H {
-                        _mm_storeu_si128(to($at + 3).cast(), _mm512_extracti32x4_epi32::<3>(bytes));
+                        _mm_storeu_si128(to!($at + 3).cast(), _mm512_extracti32x4_epi32::<3>(bytes));
                     }
                 }
             }
