@@ -25,10 +25,6 @@ pub(crate) enum Work {
     },
     /// The input's planes of numbers to bytes.
     Weave(Steps),
-    #[serde(skip)]
-    Conv(Conv),
-    #[serde(skip)]
-    Depthwise(Depthwise),
     Pool(Pool, Window),
     /// A sum if there is a second operand, then the function.
     Pointwise(Activation),
@@ -42,10 +38,6 @@ pub(crate) enum Work {
         term: f32,
     },
     Softmax,
-    #[serde(skip)]
-    ByteConv(int8::conv::Conv),
-    #[serde(skip)]
-    ByteDepthwise(int8::depthwise::Depthwise),
     BytePool(Pool, Window, Steps),
     ByteAdd(Activation, Steps),
     ByteScale(Steps),
@@ -53,6 +45,15 @@ pub(crate) enum Work {
     Table(#[serde(with = "table")] Box<[u8; 256]>),
     ToBytes(Steps),
     ToFloats,
+    // What is not written comes last: serde numbers the others as if it were not there when it reads, but not when it writes.
+    #[serde(skip)]
+    Conv(Conv),
+    #[serde(skip)]
+    Depthwise(Depthwise),
+    #[serde(skip)]
+    ByteConv(int8::conv::Conv),
+    #[serde(skip)]
+    ByteDepthwise(int8::depthwise::Depthwise),
 }
 
 /// Tables as all their numbers in turn.
