@@ -130,10 +130,10 @@ impl Agent {
         let file = manifest.files.iter().find(|f| f.path == MODEL_FILE);
         let digest = file.ok_or_else(|| BundleError::NoFile(MODEL_FILE.into()))?.digest;
         let cache = Cache::file(self.config.root.join(slot.packed())).at_most(self.config.max_bundle_bytes);
-        let slots = &self.slots;
+        let (slots, cache) = (&self.slots, &cache);
         let model = thread::scope(|scope| {
             let read = move || -> Result<Vec<u8>> { Ok(slots.file(slot, MODEL_FILE)?) };
-            let loading = scope.spawn(|| Model::cached(digest.0, &cache, read));
+            let loading = scope.spawn(move || Model::cached(digest.0, cache, read));
             while !loading.is_finished() {
                 tick(Progress { text: "loading the model".into(), done: 0, total: 0 });
                 thread::sleep(Duration::from_millis(50));

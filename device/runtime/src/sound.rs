@@ -157,7 +157,8 @@ fn fits(work: &Work, from: &Shape, other: Option<&Shape>, to: &Shape) -> bool {
             let [h, w] = [0, 1].map(|axis| window.kernel[axis].min(from.extent.size[axis]));
             let exact = h.checked_mul(w).is_some_and(|pixels| pixels <= pool::MAX_WINDOW);
             let kept = *kind != Pool::Max || from.grid == to.grid;
-            let kind = bytes && alone && kept && rounds(steps) && wide(from);
+            // The largest of steps is one of them, and rounded to none.
+            let kind = bytes && alone && kept && (*kind == Pool::Max || rounds(steps)) && wide(from);
             kind && exact && pools(window, from, to) && slides(*window)
         }
         Work::Pointwise(_) => floats && same && (alone || second(false)),

@@ -5,8 +5,12 @@ use std::path::{Path, PathBuf};
 
 use graft_runtime::{Cache, EngineChoice, Isa, Loaded, Miss, Network, Picture};
 
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx")
+}
+
 fn onnx(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx").join(name).with_extension("onnx")
+    folder().join(name).with_extension("onnx")
 }
 
 /// Returns the bits of every number of the answer, on one thread and on two.
@@ -63,7 +67,7 @@ fn a_network_from_the_cache_answers_as_from_its_model_to_the_last_bit() {
     let mut count = 0;
     for isa in Isa::available() {
         let choice = EngineChoice::Kernels(isa);
-        for entry in fs::read_dir(onnx("").parent().unwrap()).unwrap() {
+        for entry in fs::read_dir(folder()).unwrap() {
             let path = entry.unwrap().path();
             let what = format!("{} on {}", path.display(), isa.name());
             if path.extension().is_none_or(|e| e != "onnx") {
