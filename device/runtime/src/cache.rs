@@ -363,7 +363,7 @@ impl<'a> Written<Kernel<&'a Work>> {
     }
 }
 
-fn named<'a, F, K>(name: impl Fn(F) -> K, (form, own): (F, Vec<&'a [u8]>)) -> (K, Vec<&'a [u8]>) {
+fn named<F, K>(name: impl Fn(F) -> K, (form, own): (F, Vec<&[u8]>)) -> (K, Vec<&[u8]>) {
     (name(form), own)
 }
 

@@ -89,7 +89,7 @@ impl Model {
         read: impl FnOnce() -> Result<Vec<u8>, E>,
     ) -> Result<Self, E> {
         let key = Key { digest, isa: Isa::best() };
-        let because = match Network::cached(cache, &key) {
+        let because = match cache.load(&key) {
             Ok(packed) => {
                 let side = packed.side;
                 let (network, metadata) = Network::of(packed);

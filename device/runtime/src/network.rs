@@ -112,7 +112,7 @@ impl Network {
             true => bundled(Head::read(&mut opened(path)?)?.manifest())?,
             false => source.insert(Source::open(path)?).digest()?,
         };
-        let because = match Self::cached(cache, &Key { digest, isa }) {
+        let because = match cache.load(&Key { digest, isa }) {
             Ok(packed) if packed.side.is_none() => return Ok(Self::of(packed).0),
             Ok(_) => Miss::Model,
             Err(because) => because,
@@ -136,11 +136,6 @@ impl Network {
         let outline = graph::read(&mut source)?;
         let input = Input::of(&outline.graph, None)?;
         Self::load(&mut source, outline, input, choice)
-    }
-
-    /// Takes a network out of a cache.
-    pub(crate) fn cached(cache: &Cache, key: &Key) -> Result<Packed, Miss> {
-        cache.load(key)
     }
 
     /// Returns what a cache had, and the metadata.
