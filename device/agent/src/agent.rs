@@ -11,7 +11,7 @@ use graft_bundle::{BundleError, Head, MODEL_FILE, TrustPolicy};
 use graft_link::messages::{
     ChunkRanges, Classified, DeviceInfo, Prediction, Progress, RefusalCode, Request, Response, SlotInfo, SlotState,
 };
-use graft_runtime::{ENGINE, Model, picture};
+use graft_runtime::{Cache, ENGINE, Loaded, Miss, Model, picture};
 
 use crate::config::{Commit, Config, Pictures, Unsigned};
 use crate::disk::Folder;
@@ -127,9 +127,13 @@ impl Agent {
     fn load(&self, slot: Slot, tick: &mut dyn FnMut(Progress)) -> Result<(Running, SelfTest)> {
         let head = self.slots.head(slot)?;
         let manifest = head.manifest();
-        let onnx = self.slots.file(slot, MODEL_FILE)?;
+        let file = manifest.files.iter().find(|f| f.path == MODEL_FILE);
+        let digest = file.ok_or_else(|| BundleError::NoFile(MODEL_FILE.into()))?.digest;
+        let cache = Cache::file(self.config.root.join(slot.packed())).at_most(self.config.max_bundle_bytes);
+        let (slots, cache) = (&self.slots, &cache);
         let model = thread::scope(|scope| {
-            let loading = scope.spawn(|| Model::from_onnx(&onnx));
+            let read = move || -> Result<Vec<u8>> { Ok(slots.file(slot, MODEL_FILE)?) };
+            let loading = scope.spawn(move || Model::cached(digest.0, cache, read));
             while !loading.is_finished() {
                 tick(Progress { text: "loading the model".into(), done: 0, total: 0 });
                 thread::sleep(Duration::from_millis(50));
@@ -137,6 +141,15 @@ impl Agent {
             loading.join()
         });
         let model = model.map_err(|_| anyhow::anyhow!("the engine gave up on the model"))??;
+        match model.network().loaded() {
+            Loaded::Rebuilt { not_kept: Some(reason), .. } => {
+                log(&format!("slot {slot}: the packed model is not kept: {reason}"));
+            }
+            Loaded::Rebuilt { because, .. } if *because != Miss::Absent => {
+                log(&format!("slot {slot}: the model is packed anew: of the packed one, {because}"));
+            }
+            _ => {}
+        }
         anyhow::ensure!(
             model.labels() == manifest.labels,
             "expected the labels of the manifest in the model, found {} instead of {}",

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use graft_link::messages::RefusalCode;
-use graft_runtime::{Detail, EngineChoice, Network, Raw, Report, Settings};
+use graft_runtime::{Cache, Detail, EngineChoice, Network, Raw, Report, Settings};
 
 use crate::agent::{Agent, Start};
 use crate::config::Config;
@@ -72,6 +72,9 @@ struct Bench {
     /// Tell what each step of the network costs
     #[arg(long)]
     explain: bool,
+    /// Keep the network in this folder as the kernels run it, and load it from there the next time
+    #[arg(long, value_name = "FOLDER")]
+    cache: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -184,7 +187,10 @@ fn bench(arguments: &Bench) -> Result<()> {
     let settings = Settings { threads, pictures, seconds, detail }.checked()?;
     let model = &arguments.model;
     let start = Instant::now();
-    let network = Network::open(model, EngineChoice::Best);
+    let network = match &arguments.cache {
+        Some(folder) => Network::open_cached(model, EngineChoice::Best, &Cache::folder(folder)),
+        None => Network::open(model, EngineChoice::Best),
+    };
     let mut network = network.with_context(|| format!("loading model {}", model.display()))?;
     let load = start.elapsed();
     let picture = Raw::grey(&network);

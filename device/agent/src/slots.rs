@@ -40,6 +40,11 @@ impl Slot {
             Self::B => "slots/b",
         }
     }
+
+    /// Returns where the slot's model may be kept as kernels run it. It goes with the slot, and may go at any time.
+    pub fn packed(self) -> String {
+        format!("{}/packed", self.folder())
+    }
 }
 
 impl fmt::Display for Slot {
@@ -330,6 +335,8 @@ impl<D: Disk> Slots<D> {
             for digest in staged.difference(&wanted) {
                 self.disk.remove(&chunk_path(digest)).map_err(&doing)?;
             }
+            // The slot that is to be filled needs it no more, and the transfer the space.
+            self.disk.remove(&self.target().packed()).map_err(&doing)?;
             self.disk.write(STAGING_HEAD, head.bytes()).map_err(&doing)?;
             self.transfer = Some(Transfer { staged: staged.intersection(&wanted).copied().collect(), head });
         }

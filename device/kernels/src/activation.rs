@@ -1,9 +1,11 @@
 //! The function that closes a convolution or a sum.
 
+use serde::{Deserialize, Serialize};
+
 use crate::simd::{Scalar, Simd};
 
 /// A function of one number, applied where a result is written.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Activation {
     /// `min(max(x, low), high)`: identity, ReLU and ReLU6 by their bounds.

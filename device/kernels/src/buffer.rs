@@ -34,7 +34,8 @@ unsafe impl Plain for *const f32 {}
 #[repr(C, align(64))]
 struct Line([u8; LINE]);
 
-const LINE: usize = 64;
+/// Bytes of a cache line.
+pub(crate) const LINE: usize = 64;
 
 impl<T: Plain> Buffer<T> {
     /// Returns zeros, at least `len` of them; the length is rounded up to a cache line.

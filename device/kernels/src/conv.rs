@@ -14,9 +14,12 @@ mod winograd;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use crate::activation::{Activation, close};
 use crate::exchange::Shared;
 use crate::simd::{Simd, dispatch};
+use crate::store::{Store, Stores, count};
 use crate::taps::{TILE, Taps};
 use crate::{BLOCK, Buffer, Isa, Threads, Window, padded};
 use tile::{Even, Product, Table, multiply, together};
@@ -30,21 +33,31 @@ pub struct Conv {
     inputs: usize,
     outputs: usize,
     method: Method,
-    weights: Buffer,
+    weights: Store,
     /// `[padded(outputs)]`.
-    bias: Buffer,
+    bias: Store,
     /// A pixel of padding.
     zeros: Buffer,
     activation: Activation,
 }
 
 /// How it is computed, and what its weights are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Method {
     /// By definition; `[padded(outputs) / BLOCK, taps, inputs, BLOCK]`.
     Direct,
     /// `[places, padded(outputs) / BLOCK, inputs, BLOCK]`.
     Winograd,
+}
+
+/// What a convolution is, but for its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Form {
+    window: Window,
+    inputs: usize,
+    outputs: usize,
+    method: Method,
+    activation: Activation,
 }
 
 /// An activation that is read: `[h, w]` pixels of `stride` numbers each.
@@ -87,11 +100,32 @@ impl Conv {
             }
         };
         // SAFETY: the rows are as many as the blocks' depths together, and each is written.
-        let packed = unsafe { Buffer::written(padded(outputs) / BLOCK * depth, pack) };
+        let weights = unsafe { Buffer::written(padded(outputs) / BLOCK * depth, pack) }.into();
         let mut padded_bias = Buffer::zeros(padded(outputs));
         padded_bias[..outputs].copy_from_slice(bias);
-        let zeros = Buffer::zeros(inputs);
-        Self { window, inputs, outputs, method: Method::Direct, weights: packed, bias: padded_bias, zeros, activation }
+        let (zeros, bias) = (Buffer::zeros(inputs), padded_bias.into());
+        Self { window, inputs, outputs, method: Method::Direct, weights, bias, zeros, activation }
+    }
+
+    /// Takes it apart: what it is, and the memory of its numbers in turn.
+    pub fn apart(&self) -> (Form, Vec<&[u8]>) {
+        let Self { window, inputs, outputs, method, activation, .. } = *self;
+        (Form { window, inputs, outputs, method, activation }, vec![self.weights.bytes(), self.bias.bytes()])
+    }
+
+    /// Puts one together from what [`Conv::apart`] gave; none where the form is of no convolution, or there are fewer
+    /// numbers than it needs.
+    pub fn whole(form: Form, numbers: &mut Stores) -> Option<Self> {
+        let Form { window, inputs, outputs, method, activation } = form;
+        let (taps, width) = (window.taps_in_all()?, outputs.checked_next_multiple_of(BLOCK)?);
+        let places = match method {
+            Method::Direct => taps,
+            Method::Winograd => winograd::places(window, inputs)?,
+        };
+        (inputs > 0 && outputs > 0).then_some(())?;
+        let weights = numbers.take(count(&[width, places, inputs])?)?;
+        let bias = numbers.take(width)?;
+        Some(Self { window, inputs, outputs, method, weights, bias, zeros: Buffer::zeros(inputs), activation })
     }
 
     /// Settles on the method that is fastest for inputs of `size`. Inputs of any other are still computed.
@@ -101,7 +135,7 @@ impl Conv {
     #[must_use]
     pub fn for_input(mut self, size: [usize; 2]) -> Self {
         if self.method == Method::Direct && winograd::pays(&self, size) {
-            self.weights = winograd::weights(&self);
+            self.weights = winograd::weights(&self).into();
             self.method = Method::Winograd;
         }
         self
@@ -120,6 +154,11 @@ impl Conv {
     /// Returns its window.
     pub fn window(&self) -> Window {
         self.window
+    }
+
+    /// Returns the number of input channels.
+    pub fn inputs(&self) -> usize {
+        self.inputs
     }
 
     /// Returns the number of output channels.

@@ -2,10 +2,13 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use crate::activation::{Activation, close};
 use crate::conv::Source;
 use crate::exchange::Shared;
 use crate::simd::{Simd, dispatch};
+use crate::store::{Store, Stores, count};
 use crate::{BLOCK, Buffer, Isa, Threads, Window, padded};
 
 /// A depthwise convolution with its weights packed.
@@ -14,9 +17,17 @@ pub struct Depthwise {
     window: Window,
     channels: usize,
     /// `[taps, padded(channels)]`.
-    weights: Buffer,
+    weights: Store,
     /// `[padded(channels)]`.
-    bias: Buffer,
+    bias: Store,
+    activation: Activation,
+}
+
+/// What a depthwise convolution is, but for its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Form {
+    window: Window,
+    channels: usize,
     activation: Activation,
 }
 
@@ -39,7 +50,27 @@ impl Depthwise {
         }
         let mut padded_bias = Buffer::zeros(width);
         padded_bias[..channels].copy_from_slice(bias);
-        Self { window, channels, weights: packed, bias: padded_bias, activation }
+        Self { window, channels, weights: packed.into(), bias: padded_bias.into(), activation }
+    }
+
+    /// Takes it apart: what it is, and the memory of its numbers in turn.
+    pub fn apart(&self) -> (Form, Vec<&[u8]>) {
+        let Self { window, channels, activation, .. } = *self;
+        (Form { window, channels, activation }, vec![self.weights.bytes(), self.bias.bytes()])
+    }
+
+    /// Puts one together from what [`Depthwise::apart`] gave; none where the form is of no convolution, or there are fewer
+    /// numbers than it needs.
+    pub fn whole(form: Form, numbers: &mut Stores) -> Option<Self> {
+        let Form { window, channels, activation } = form;
+        let width = channels.checked_next_multiple_of(BLOCK)?;
+        let weights = numbers.take(count(&[width, window.taps_in_all()?])?)?;
+        Some(Self { window, channels, weights, bias: numbers.take(width)?, activation })
+    }
+
+    /// Returns the number of channels.
+    pub fn channels(&self) -> usize {
+        self.channels
     }
 
     /// Returns the multiplications in one number of the output.

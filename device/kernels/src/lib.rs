@@ -17,6 +17,7 @@ pub mod isa;
 pub mod pointwise;
 pub mod pool;
 mod simd;
+pub mod store;
 mod taps;
 pub mod threads;
 pub mod window;

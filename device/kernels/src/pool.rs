@@ -1,11 +1,13 @@
 //! Pooling: largest or mean of a window, mean of a whole picture.
 
+use serde::{Deserialize, Serialize};
+
 use crate::exchange::Shared;
 use crate::simd::{Simd, dispatch};
 use crate::{BLOCK, Isa, Threads, Window};
 
 /// What becomes of the numbers in a window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Pool {
     /// The largest; padding does not count.
     Max,

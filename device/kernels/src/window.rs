@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 /// A window that slides over `[h, w]` pixels. Axis 0 is height, axis 1 width.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Window {
     /// Taps on each axis.
     pub kernel: [usize; 2],
@@ -29,6 +31,14 @@ impl Window {
             Some(padded.checked_sub(reach)?.checked_div(self.stride[a])? + 1)
         };
         Some([axis(0)?, axis(1)?])
+    }
+
+    /// Returns the number of taps, or none where a side is zero or beyond what kernels reckon with.
+    pub fn taps_in_all(&self) -> Option<usize> {
+        let Self { kernel, stride, dilation, before, after } = self;
+        let moves = kernel.iter().chain(stride).chain(dilation).all(|v| (1..=MAX_SIDE).contains(v));
+        let sound = moves && before.iter().chain(after).all(|v| *v <= MAX_SIDE);
+        if sound { kernel[0].checked_mul(kernel[1]) } else { None }
     }
 
     /// Returns the window over some rows of a picture, with so many rows of padding above and below instead of its own.
@@ -77,6 +87,9 @@ impl Window {
         at * self.stride[axis] + tap * self.dilation[axis] - self.before[axis]
     }
 }
+
+/// Most of anything that a window counts: a network's, read from a file, is refused where it has more.
+const MAX_SIDE: usize = 1 << 14;
 
 #[cfg(test)]
 mod tests {

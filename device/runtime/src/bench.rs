@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::{Explained, Network, Picture, RuntimeError};
+use crate::{Explained, Loaded, Network, Picture, RuntimeError};
 
 /// How a network is timed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,6 +38,8 @@ pub struct Report {
     pub bench: Bench,
     /// Reading the file and preparing the network, in milliseconds.
     pub load_ms: f64,
+    /// Whether it was read and prepared, or taken from a cache.
+    pub loaded: Loaded,
     /// The process's largest resident size, as [`peak_rss_mb`].
     pub peak_rss_mb: Option<f64>,
     /// Threads that shared the work of a picture.
@@ -122,6 +124,7 @@ impl Report {
         Ok(Self {
             bench,
             load_ms: load.as_secs_f64() * 1e3,
+            loaded: network.loaded().clone(),
             peak_rss_mb,
             threads: settings.threads,
             engine: network.engine(),
@@ -149,7 +152,8 @@ impl fmt::Display for Report {
             writeln!(f, "{:.1} pictures a second, {} at a time", b.pictures_per_second, b.pictures)?;
         }
         let rss = self.peak_rss_mb.map_or("unknown".into(), |mb| format!("{mb:.0} MB"));
-        write!(f, "load {:.0} ms, first run {:.2} ms, peak memory {rss}, {}", self.load_ms, b.first_ms, self.engine)?;
+        let (load, first, engine) = (self.load_ms, b.first_ms, &self.engine);
+        write!(f, "load {load:.0} ms{}, first run {first:.2} ms, peak memory {rss}, {engine}", self.loaded)?;
         self.steps.iter().flatten().try_for_each(|step| write!(f, "\n{step}"))
     }
 }
@@ -285,6 +289,7 @@ mod tests {
                 pictures_per_second: 800.0,
             },
             load_ms: 12.0,
+            loaded: Loaded::Model,
             peak_rss_mb: None,
             threads: 1,
             engine: "an engine".to_owned(),

@@ -1,5 +1,6 @@
 //! What a network takes: one picture, as bytes or numbers.
 
+use serde::{Deserialize, Serialize};
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::tensor_shape_proto::dimension;
 use tract_onnx::pb::{GraphProto, ValueInfoProto};
@@ -9,7 +10,7 @@ use crate::graph::{self, describe, tensor_type};
 use crate::plan::{Extent, Layout};
 
 /// The one input of a network.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Input {
     pub kind: Kind,
     pub layout: Layout,
@@ -17,7 +18,7 @@ pub(crate) struct Input {
 }
 
 /// Type of the numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Kind {
     /// `u8`.
     Bytes,
@@ -42,6 +43,12 @@ impl Input {
             [input] => read(input, side).ok_or_else(refused),
             _ => Err(refused()),
         }
+    }
+
+    /// Whether [`Input::of`] could have read it.
+    pub fn is_sound(&self) -> bool {
+        let Extent { size, channels } = self.extent;
+        (1..=MAX_CHANNELS).contains(&channels) && size.iter().all(|side| (1..=MAX_SIDE).contains(side))
     }
 
     /// Returns how many numbers a picture has.

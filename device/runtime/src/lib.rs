@@ -8,6 +8,7 @@
 
 mod band;
 mod bench;
+mod cache;
 mod compile;
 mod constant;
 mod error;
@@ -20,9 +21,11 @@ mod outline;
 pub mod picture;
 mod plan;
 mod program;
+mod sound;
 mod work;
 
 pub use bench::{Bench, Detail, Raw, Report, Settings, bench, peak_rss_mb};
+pub use cache::{Cache, Loaded, Miss};
 pub use error::RuntimeError;
 pub use graft_kernels::Isa;
 pub use graph::MAX_MODEL_LEN;

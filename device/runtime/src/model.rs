@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use graft_bundle::MODEL_FILE;
+use graft_kernels::Isa;
 use graft_zoo::Preprocessing;
 use image::RgbImage;
 use tract_onnx::pb::GraphProto;
 
+use crate::cache::{Cache, Key, Miss};
 use crate::input::{Input, Kind};
 use crate::network::{EngineChoice, Network, Picture, softmax, source, unknown_operators};
 use crate::outline::Source;
@@ -73,6 +75,49 @@ impl Model {
         Self::load(held(bytes), EngineChoice::Best)
     }
 
+    /// Loads a model of which the BLAKE3 digest is known, from a cache if that has it; else from the bytes of the ONNX file
+    /// that `read` gets, and the cache has it afterwards.
+    ///
+    /// Where it came from is [`Network::loaded`].
+    ///
+    /// # Errors
+    ///
+    /// Those of `read` and of [`Model::from_onnx`]. What is wrong with the cache is none.
+    pub fn cached<E: From<RuntimeError>>(
+        digest: [u8; 32],
+        cache: &Cache,
+        read: impl FnOnce() -> Result<Vec<u8>, E>,
+    ) -> Result<Self, E> {
+        let key = Key { digest, isa: Isa::best() };
+        let because = match cache.load(&key) {
+            Ok(packed) => {
+                let side = packed.side;
+                let (network, metadata) = Network::of(packed);
+                match Self::of(network, metadata, side) {
+                    Some(model) => return Ok(model),
+                    None => Miss::Model,
+                }
+            }
+            Err(because) => because,
+        };
+        let bytes = read()?;
+        let mut source = held(&bytes);
+        let mut model = Self::load_from(&mut source, EngineChoice::Best)?;
+        let (side, metadata) = (model.preprocessing.crop as usize, model.metadata.clone());
+        model.network.keep(cache, key, Some(side), metadata, because, || source.digest());
+        Ok(model)
+    }
+
+    /// Makes a model of what a cache had, if that was kept as one.
+    fn of(network: Network, metadata: BTreeMap<String, String>, side: Option<usize>) -> Option<Self> {
+        let preprocessing = preprocessing(&metadata).ok()?;
+        let labels = labels(&metadata).ok()?;
+        let crop = preprocessing.crop as usize;
+        let fits = side == Some(crop) && network.takes_bytes() && network.input() == [1, crop, crop, 3];
+        let model = Self { network, labels, preprocessing, metadata };
+        (fits && model.check_labels().is_ok()).then_some(model)
+    }
+
     /// Loads as [`Model::from_onnx`], but for tract alone: what graft's own kernels are compared with.
     #[cfg(test)]
     pub(crate) fn in_tract(bytes: &[u8]) -> Result<Self, RuntimeError> {
@@ -80,7 +125,11 @@ impl Model {
     }
 
     fn load(mut source: Source<'_>, choice: EngineChoice) -> Result<Self, RuntimeError> {
-        let outline = graph::read(&mut source)?;
+        Self::load_from(&mut source, choice)
+    }
+
+    fn load_from(source: &mut Source<'_>, choice: EngineChoice) -> Result<Self, RuntimeError> {
+        let outline = graph::read(source)?;
         let metadata = graph::metadata(&outline.model);
         let preprocessing = preprocessing(&metadata)?;
         let labels = labels(&metadata)?;

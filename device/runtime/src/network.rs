@@ -5,11 +5,13 @@
 //! message still goes to standard error). No activation is larger than a bound. Not guarded against: many large ones
 //! together, or endless arithmetic; on the device only bundles of trusted signers are loaded.
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use graft_bundle::{Bundle, MODEL_FILE};
+use graft_bundle::{Bundle, BundleError, Digest, Head, MODEL_FILE, Manifest};
 use graft_kernels::Isa;
 use tract_onnx::pb::{GraphProto, ModelProto};
 use tract_onnx::prelude::Datum;
@@ -18,6 +20,7 @@ use tract_onnx::prelude::{
     TypedSimplePlan,
 };
 
+use crate::cache::{Cache, Key, Loaded, Miss, Packed};
 use crate::compile::MAX_ACTIVATION;
 use crate::input::{Input, Kind};
 use crate::outline::{Outline, Source};
@@ -30,6 +33,7 @@ pub struct Network {
     engine: Engine,
     input: Input,
     outputs: Vec<String>,
+    loaded: Loaded,
 }
 
 /// Which engine may run a network.
@@ -50,6 +54,17 @@ pub enum Picture<'a> {
     Bytes(&'a [u8]),
     /// `f32`, in the order of the network's input.
     Floats(&'a [f32]),
+}
+
+impl EngineChoice {
+    /// Returns the instruction set for which kernels are asked, if they are.
+    fn isa(self) -> Option<Isa> {
+        match self {
+            Self::Best => Some(Isa::best()),
+            Self::Kernels(isa) => Some(isa),
+            Self::Tract => None,
+        }
+    }
 }
 
 /// What runs the network.
@@ -83,26 +98,83 @@ impl Network {
         Self::read(Source::held(Path::new(MODEL_FILE), bytes), choice)
     }
 
+    /// Loads as [`Network::open`], from a cache if that has the network; else the cache has it afterwards.
+    ///
+    /// Where it came from is [`Network::loaded`]. Of a bundle that the cache has, only the head is read and checked.
+    ///
+    /// # Errors
+    ///
+    /// As [`Network::open`]. What is wrong with the cache is none.
+    pub fn open_cached(path: &Path, choice: EngineChoice, cache: &Cache) -> Result<Self, RuntimeError> {
+        let Some(isa) = choice.isa().filter(|isa| isa.is_available()) else { return Self::open(path, choice) };
+        let mut source = None;
+        let digest = match is_bundle(path) {
+            true => bundled(Head::read(&mut opened(path)?)?.manifest())?,
+            false => source.insert(Source::open(path)?).digest()?,
+        };
+        let because = match cache.load(&Key { digest, isa }) {
+            Ok(packed) if packed.side.is_none() => return Ok(Self::of(packed).0),
+            Ok(_) => Miss::Model,
+            Err(because) => because,
+        };
+        let (mut source, digest) = match source {
+            Some(source) => (source, digest),
+            None => {
+                let bundle = Bundle::open(path)?;
+                (Source::held(path, bundle.file(MODEL_FILE)?), bundled(bundle.manifest())?)
+            }
+        };
+        let outline = graph::read(&mut source)?;
+        let metadata = graph::metadata(&outline.model);
+        let input = Input::of(&outline.graph, None)?;
+        let mut network = Self::load(&mut source, outline, input, choice)?;
+        network.keep(cache, Key { digest, isa }, None, metadata, because, || source.digest());
+        Ok(network)
+    }
+
     fn read(mut source: Source<'_>, choice: EngineChoice) -> Result<Self, RuntimeError> {
         let outline = graph::read(&mut source)?;
         let input = Input::of(&outline.graph, None)?;
-        Self::load(source, outline, input, choice)
+        Self::load(&mut source, outline, input, choice)
+    }
+
+    /// Returns what a cache had, and the metadata.
+    pub(crate) fn of(packed: Packed) -> (Self, BTreeMap<String, String>) {
+        let Packed { input, outputs, metadata, program, .. } = packed;
+        (Self { engine: Engine::Kernels(Box::new(program)), input, outputs, loaded: Loaded::Cache }, metadata)
+    }
+
+    /// Has a cache keep the network, unless the model was changed while it was read: then its digest is not `key`'s.
+    pub(crate) fn keep(
+        &mut self,
+        cache: &Cache,
+        key: Key,
+        side: Option<usize>,
+        metadata: BTreeMap<String, String>,
+        because: Miss,
+        digest: impl FnOnce() -> Result<[u8; 32], RuntimeError>,
+    ) {
+        let not_kept = match &self.engine {
+            Engine::Tract { .. } => Some("tract runs the network, and what it makes is not kept".to_owned()),
+            Engine::Kernels(program) if digest().is_ok_and(|found| found == key.digest) => {
+                let (input, outputs) = (self.input.clone(), self.outputs.clone());
+                let kept = cache.keep(&key, &Packed { side, input, outputs, metadata, program: &**program });
+                kept.err().map(|e| e.to_string())
+            }
+            Engine::Kernels(_) => Some("the model was changed meanwhile".to_owned()),
+        };
+        self.loaded = Loaded::Rebuilt { because, not_kept };
     }
 
     /// Loads a model whose outline was read from `source`.
     pub(crate) fn load(
-        mut source: Source<'_>,
+        source: &mut Source<'_>,
         mut outline: Outline,
         input: Input,
         choice: EngineChoice,
     ) -> Result<Self, RuntimeError> {
         let outputs = outline.graph.output.iter().map(|o| o.name.clone()).collect();
-        let isa = match choice {
-            EngineChoice::Best => Some(Isa::best()),
-            EngineChoice::Kernels(isa) => Some(isa),
-            EngineChoice::Tract => None,
-        };
-        let because = match isa {
+        let because = match choice.isa() {
             None => "nothing: tract was asked for".to_owned(),
             Some(isa) => {
                 let constants = source.constants(&mut outline)?;
@@ -111,15 +183,18 @@ impl Network {
                     Ok(compile::compile(&outline.graph, constants, &input).map(|plan| lower::lower(plan, isa)))
                 })?;
                 match compiled {
-                    Ok(program) => return Ok(Self { engine: Engine::Kernels(Box::new(program)), input, outputs }),
+                    Ok(program) => {
+                        let engine = Engine::Kernels(Box::new(program));
+                        return Ok(Self { engine, input, outputs, loaded: Loaded::Model });
+                    }
                     Err(because) => because,
                 }
             }
         };
         // The compiler takes the constants, so tract gets them anew.
-        let outline = graph::read(&mut source)?;
+        let outline = graph::read(source)?;
         let proto = source.whole(outline)?;
-        Ok(Self { engine: tract(&proto, &input, because)?, input, outputs })
+        Ok(Self { engine: tract(&proto, &input, because)?, input, outputs, loaded: Loaded::Model })
     }
 
     /// Returns the operator because of which tract runs the whole network, slower; none where graft's own kernels do.
@@ -128,6 +203,11 @@ impl Network {
             Engine::Kernels(_) => None,
             Engine::Tract { because, .. } => Some(because),
         }
+    }
+
+    /// Returns where the network came from.
+    pub fn loaded(&self) -> &Loaded {
+        &self.loaded
     }
 
     /// Returns the engine's name and version, and what of it runs this network.
@@ -225,10 +305,25 @@ impl Network {
 
 /// Opens an ONNX file, or the model of a bundle (`.graft`).
 pub(crate) fn source(path: &Path) -> Result<Source<'static>, RuntimeError> {
-    if path.extension().is_some_and(|e| e == "graft") {
+    if is_bundle(path) {
         return Ok(Source::held(path, Bundle::open(path)?.file(MODEL_FILE)?));
     }
     Source::open(path)
+}
+
+fn is_bundle(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "graft")
+}
+
+fn opened(path: &Path) -> Result<File, RuntimeError> {
+    File::open(path).map_err(|source| RuntimeError::Io { path: path.to_owned(), source })
+}
+
+/// Returns the digest of a bundle's model.
+fn bundled(manifest: &Manifest) -> Result<[u8; 32], RuntimeError> {
+    let file = manifest.files.iter().find(|f| f.path == MODEL_FILE);
+    let Digest(digest) = file.ok_or_else(|| BundleError::NoFile(MODEL_FILE.into()))?.digest;
+    Ok(digest)
 }
 
 /// Returns the operators of a graph that tract does not know.

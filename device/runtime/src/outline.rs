@@ -73,6 +73,27 @@ impl<'a> Source<'a> {
         Self { path: path.to_owned(), len, reader: BufReader::with_capacity(BUFFER, reader) }
     }
 
+    /// Returns the BLAKE3 digest of the whole file.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::TooLong`], [`RuntimeError::Io`].
+    pub fn digest(&mut self) -> Result<[u8; 32], RuntimeError> {
+        if self.len > MAX_MODEL_LEN {
+            return Err(RuntimeError::TooLong { found: self.len });
+        }
+        let limit = self.len;
+        self.read_at(0, |reader| {
+            let (mut hasher, mut part, mut reader) = (blake3::Hasher::new(), vec![0; HASHED], reader.take(limit));
+            loop {
+                match reader.read(&mut part)? {
+                    0 => return Ok(*hasher.finalize().as_bytes()),
+                    len => hasher.update(&part[..len]),
+                };
+            }
+        })
+    }
+
     /// Reads the outline.
     ///
     /// # Errors
@@ -263,6 +284,8 @@ fn len(place: &Range<u64>) -> usize {
 
 /// Bytes from which on a tensor's numbers stay in the file.
 const LARGE: u64 = 2048;
+/// Bytes that are read and hashed at a time: enough to keep every lane busy, and few enough for the second cache.
+const HASHED: usize = 256 << 10;
 /// Bytes read ahead.
 const BUFFER: usize = 16 << 10;
 

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use graft_kernels::int8::Steps;
 use graft_kernels::pool::Pool;
 use graft_kernels::{Activation, Window};
+use serde::{Deserialize, Serialize};
 
 /// Operations in an order in which each comes after what it reads.
 #[derive(Debug, Default)]
@@ -17,7 +18,7 @@ pub(crate) struct Plan {
 }
 
 /// Height and width, and channels, of an activation of one picture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Extent {
     pub size: [usize; 2],
     pub channels: usize,
@@ -72,7 +73,7 @@ pub(crate) enum Kind {
 }
 
 /// Where the channels are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Layout {
     /// `[h, w, c]`.
     ChannelsLast,
@@ -81,14 +82,14 @@ pub(crate) enum Layout {
 }
 
 /// An operation on every number of the input by one of each channel.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Adjustment {
     pub operation: Arithmetic,
     pub by: Vec<f32>,
 }
 
 /// What is done to a number with a second one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Arithmetic {
     Add,
     Sub,

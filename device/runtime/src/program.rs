@@ -159,9 +159,22 @@ impl Program {
             moved(&mut step.to);
         }
         outputs.iter_mut().for_each(moved);
+        Self::placed(isa, steps, outputs)
+    }
+
+    /// Takes steps whose slots are settled, and gives each slot the memory that it needs.
+    pub fn placed(isa: Isa, steps: Vec<Step>, outputs: Vec<Shape>) -> Self {
+        let count = steps.iter().map(|s| s.to.slot + 1).max().unwrap_or(0);
+        let mut slots = vec![0; count];
+        steps.iter().for_each(|s| slots[s.to.slot] = s.to.bytes().max(slots[s.to.slot]));
         let scratch = steps.iter().flat_map(|s| &s.links).map(|l| l.work.scratch()).max().unwrap_or(0);
         let bands = band::bytes(&steps);
         Self { isa, steps, outputs, slots, bands, scratch, threads: 1, idle: Mutex::default() }
+    }
+
+    /// Returns the steps and the outputs.
+    pub fn parts(&self) -> (&[Step], &[Shape]) {
+        (&self.steps, &self.outputs)
     }
 
     /// Returns the name of the instruction set.

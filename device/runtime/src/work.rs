@@ -6,17 +6,18 @@ use graft_kernels::int8::{self, Grid, Output, Steps};
 use graft_kernels::pointwise::{self, Pointwise};
 use graft_kernels::pool::{self, Pool};
 use graft_kernels::{Activation, Isa, Threads, Window};
+use serde::{Deserialize, Serialize};
 
 use crate::network::{Picture, softmax};
 use crate::plan::{Adjustment, Layout};
 
-/// What is computed.
-#[derive(Debug)]
+/// What is computed. Convolutions are written without their numbers, by others (`cache.rs`).
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Work {
     /// The input's bytes to numbers, by a table for each channel.
-    Normalise(Layout, Vec<[f32; 256]>),
+    Normalise(Layout, #[serde(with = "tables")] Vec<[f32; 256]>),
     /// The input's bytes to bytes, by a table for each channel.
-    LookUp(Layout, Vec<[u8; 256]>),
+    LookUp(Layout, #[serde(with = "tables")] Vec<[u8; 256]>),
     /// The input's numbers to channels last, adjusted in turn.
     Arrange {
         layout: Layout,
@@ -24,8 +25,6 @@ pub(crate) enum Work {
     },
     /// The input's planes of numbers to bytes.
     Weave(Steps),
-    Conv(Conv),
-    Depthwise(Depthwise),
     Pool(Pool, Window),
     /// A sum if there is a second operand, then the function.
     Pointwise(Activation),
@@ -39,15 +38,57 @@ pub(crate) enum Work {
         term: f32,
     },
     Softmax,
-    ByteConv(int8::conv::Conv),
-    ByteDepthwise(int8::depthwise::Depthwise),
     BytePool(Pool, Window, Steps),
     ByteAdd(Activation, Steps),
     ByteScale(Steps),
     /// Every byte by a table.
-    Table(Box<[u8; 256]>),
+    Table(#[serde(with = "table")] Box<[u8; 256]>),
     ToBytes(Steps),
     ToFloats,
+    // What is not written comes last: serde numbers the others as if it were not there when it reads, but not when it writes.
+    #[serde(skip)]
+    Conv(Conv),
+    #[serde(skip)]
+    Depthwise(Depthwise),
+    #[serde(skip)]
+    ByteConv(int8::conv::Conv),
+    #[serde(skip)]
+    ByteDepthwise(int8::depthwise::Depthwise),
+}
+
+/// Tables as all their numbers in turn.
+mod tables {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(tables: &[[T; 256]], to: S) -> Result<S::Ok, S::Error> {
+        tables.as_flattened().serialize(to)
+    }
+
+    pub(super) fn deserialize<'a, T: Deserialize<'a> + Copy, D: Deserializer<'a>>(
+        from: D,
+    ) -> Result<Vec<[T; 256]>, D::Error> {
+        let numbers = Vec::<T>::deserialize(from)?;
+        match numbers.as_chunks() {
+            (tables, []) => Ok(tables.to_vec()),
+            _ => Err(D::Error::invalid_length(numbers.len(), &"tables of 256 numbers")),
+        }
+    }
+}
+
+/// A table as its bytes.
+mod table {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(table: &[u8; 256], to: S) -> Result<S::Ok, S::Error> {
+        table.as_slice().serialize(to)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Box<[u8; 256]>, D::Error> {
+        let bytes = Vec::deserialize(from)?.into_boxed_slice();
+        bytes.try_into().map_err(|b: Box<[u8]>| D::Error::invalid_length(b.len(), &"a table of 256 bytes"))
+    }
 }
 
 /// An activation that is read, or some rows of one.

@@ -8,8 +8,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::path::Path;
 use std::sync::Once;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use graft_runtime::{EngineChoice, Network, Picture};
+use graft_runtime::{Cache, EngineChoice, Isa, Loaded, Network, Picture};
 use prost::Message;
 use tract_onnx::pb::ModelProto;
 
@@ -202,3 +203,67 @@ const NUMBERS: &[i64] = &[-1, 0, 2, 3, 5, 255, 1 << 31, 1 << 40, i64::MAX, i64::
 const CUTS: usize = 20;
 const FLIPS: usize = 60;
 const OTHERS: usize = 40;
+
+/// How many panics there were, those that were caught included.
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
+#[test]
+fn a_packed_model_that_lies_is_refused_or_runs() {
+    const FILES: [&str; 8] = [
+        "bytes_rescaled",
+        "squeeze_and_excite",
+        "residual_sums",
+        "two_outputs",
+        "q_stem",
+        "q_depthwise_3",
+        "q_hard_swish_of_sums",
+        "q_squeeze_and_excite",
+    ];
+    // Every number that a file may hold is a shape, a place or a kind somewhere; its checksum is put right.
+    let own = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        own(info);
+    }));
+    let dir = tempfile::tempdir().unwrap();
+    let packed = dir.path().join("packed");
+    let cache = Cache::file(&packed);
+    let (mut taken, mut refused) = (0, 0);
+    for isa in [Isa::Scalar, Isa::best()] {
+        let choice = EngineChoice::Kernels(isa);
+        for name in FILES {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx").join(name).with_extension("onnx");
+            Network::open_cached(&path, choice, &cache).unwrap();
+            let whole = fs::read(&packed).unwrap();
+            let len = usize::try_from(u64::from_le_bytes(*whole[24..].first_chunk().unwrap())).unwrap();
+            let mut chance = Chance(0x2545_f491_4f6c_dd1d);
+            for turn in 0..400 {
+                let mut bytes = whole.clone();
+                for _ in 0..=turn % 3 {
+                    let at = 96 + chance.below(len);
+                    bytes[at] = match chance.below(4) {
+                        0 => bytes[at] ^ 1 << chance.below(8),
+                        1 => bytes[at].wrapping_add(1),
+                        2 => bytes[at].wrapping_sub(1),
+                        _ => [0, 1, 2, 16, 127, 128, 255][chance.below(7)],
+                    };
+                }
+                let sum = crc32fast::hash(&bytes[16..]);
+                bytes[12..16].copy_from_slice(&sum.to_le_bytes());
+                fs::write(&packed, bytes).unwrap();
+                let network = Network::open_cached(&path, choice, &cache.clone().at_most(0)).unwrap();
+                match network.loaded() {
+                    Loaded::Cache => taken += 1,
+                    _ => refused += 1,
+                }
+                let len: usize = network.input().iter().product();
+                let (bytes, floats) = (vec![9; len], vec![0.3; len]);
+                let picture = if network.takes_bytes() { Picture::Bytes(&bytes) } else { Picture::Floats(&floats) };
+                network.run(picture).unwrap_or_else(|e| panic!("{name}, turn {turn}: {e}"));
+            }
+            fs::remove_file(&packed).unwrap();
+        }
+    }
+    assert_eq!(PANICS.load(Ordering::Relaxed), 0);
+    assert!(taken > 500 && refused > 500, "{taken} taken, {refused} refused");
+}

@@ -132,11 +132,42 @@ fn a_damaged_slot_is_left_for_the_other_at_the_start() {
     flash(&mut agent, &bundle("two", RED, Some(1)));
     assert_eq!(agent.summary(), "slot B: two");
     drop(agent);
-    let model = dir.path().join("root/slots/b/files/model.onnx");
-    let mut bytes = std::fs::read(&model).unwrap();
-    bytes[100] ^= 1;
-    std::fs::write(&model, bytes).unwrap();
+    flip(&dir.path().join("root/slots/b/files/model.onnx"));
+    // What runs is the packed model, whose checksum and answers are right.
+    assert_eq!(Agent::open(config(dir.path(), ""), Start::Counts).unwrap().summary(), "slot B: two");
+    flip(&dir.path().join("root/slots/b/packed"));
     assert_eq!(Agent::open(config(dir.path(), ""), Start::Counts).unwrap().summary(), "slot A: one");
+}
+
+/// Changes a bit of a file.
+fn flip(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_second_start_runs_the_packed_model_of_its_slot() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Agent::open(config(dir.path(), ""), Start::Counts).unwrap();
+    let loaded = |agent: &Agent| agent.running.as_ref().unwrap().model.network().loaded().clone();
+    let rebuilt = |because| Loaded::Rebuilt { because, not_kept: None };
+    let mut agent = open();
+    flash(&mut agent, &bundle("one", RED, Some(1)));
+    assert_eq!(loaded(&agent), rebuilt(Miss::Absent));
+    let mut agent = open();
+    assert_eq!(loaded(&agent), Loaded::Cache);
+    assert_eq!(best(&mut agent, [0, 200, 3]), "green");
+    flip(&dir.path().join("root/slots/a/packed"));
+    assert_eq!(loaded(&open()), rebuilt(Miss::Damaged));
+    assert_eq!(loaded(&open()), Loaded::Cache);
+    let packed = |slot: &str| dir.path().join("root/slots").join(slot).join("packed");
+    flash(&mut agent, &bundle("two", RED, Some(1)));
+    assert!(packed("a").exists() && packed("b").exists());
+    // A transfer takes it away from the slot that it fills.
+    let head = bundle("three", RED, Some(1)).head().bytes().to_vec();
+    agent.answer(Request::Begin { head }, &mut |_| ());
+    assert!(!packed("a").exists() && packed("b").exists());
 }
 
 #[test]

@@ -20,11 +20,15 @@ use crate::{BLOCK, Buffer, Window, padded};
 
 /// Whether the method is faster than the definition for inputs of `size`.
 pub(super) fn pays(conv: &Conv, size: [usize; 2]) -> bool {
-    let window = Window { kernel: [3; 2], before: conv.window.before, after: conv.window.after, ..Window::POINT };
-    conv.window == window
-        && conv.inputs.is_multiple_of(BLOCK)
+    places(conv.window, conv.inputs).is_some()
         && PLACES * conv.inputs * padded(conv.outputs) * size_of::<f32>() <= MOST_WEIGHTS
-        && window.output(size).is_some_and(|out| tiles(out) >= FEWEST_TILES)
+        && conv.window.output(size).is_some_and(|out| tiles(out) >= FEWEST_TILES)
+}
+
+/// Returns how many weights become of those of a window, or none where the method does not compute it.
+pub(super) fn places(window: Window, inputs: usize) -> Option<usize> {
+    let own = Window { kernel: [3; 2], before: window.before, after: window.after, ..Window::POINT };
+    (window == own && inputs.is_multiple_of(BLOCK)).then_some(PLACES)
 }
 
 /// Returns the transformed weights of a convolution that holds direct ones, `[places, outputs / BLOCK, inputs, BLOCK]`.

@@ -4,10 +4,13 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use super::simd::{Bytes, Finish, Format, dispatch};
-use super::{Closing, Grid, Output, Requantize, Residual, Source, Steps, bound};
+use super::{Closing, Grid, Output, Requantize, RequantizeForm, Residual, Source, Steps, bound};
 use crate::exchange::Shared;
 use crate::simd::Simd;
+use crate::store::{Store, Stores, count};
 use crate::taps::{TILE, Taps};
 use crate::{BLOCK, Buffer, Isa, Threads, Window, padded};
 
@@ -21,14 +24,27 @@ pub struct Conv {
     groups: usize,
     outputs: usize,
     /// `[padded(outputs) / BLOCK, taps, groups, BLOCK, 4]`, each vector in the format of the instruction set.
-    weights: Buffer<u8>,
+    weights: Store<u8>,
     /// What the sums start with, the part of the input's zero taken off: `[padded(outputs)]`.
-    start: Buffer<i32>,
-    /// The input's zero, a row of taps of it.
+    start: Store<i32>,
+    /// The input's zero.
+    zero: u8,
+    /// A row of taps of it.
     padding: Buffer<u8>,
     /// No weight is -128.
     tame: bool,
     requantize: Requantize,
+}
+
+/// What a convolution is, but for its numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Form {
+    window: Window,
+    inputs: usize,
+    outputs: usize,
+    zero: u8,
+    tame: bool,
+    requantize: RequantizeForm,
 }
 
 /// How the depth of a product lies in the input: runs of bytes, whose places a table tells for each output pixel.
@@ -90,11 +106,52 @@ impl Conv {
             let own = &weights.values[o * inputs * taps..(o + 1) * inputs * taps];
             (*s, largest[o]) = sums(own, weights.bias[o], format.zero(zero));
         }
-        let mut padding = Buffer::zeros(groups * 4 * window.kernel[1]);
-        padding.fill(zero);
+        let padding = padding(groups, window, zero);
         let requantize = Requantize::new(weights.units, &largest, closing);
         let tame = !weights.values.contains(&-128);
-        Self { isa, window, inputs, groups, outputs, weights: packed, start, padding, tame, requantize }
+        let (weights, start) = (packed.into(), start.into());
+        Self { isa, window, inputs, groups, outputs, weights, start, zero, padding, tame, requantize }
+    }
+
+    /// Takes it apart: what it is, and the memory of its numbers in turn.
+    pub fn apart(&self) -> (Form, Vec<&[u8]>) {
+        let Self { window, inputs, outputs, zero, tame, .. } = *self;
+        let numbers = vec![self.weights.bytes(), self.start.bytes(), self.requantize.factors.bytes()];
+        (Form { window, inputs, outputs, zero, tame, requantize: self.requantize.form() }, numbers)
+    }
+
+    /// Puts one together from what [`Conv::apart`] gave for the same instruction set; none where the machine does not have
+    /// that, the form is of no convolution, or there are fewer numbers than it needs.
+    pub fn whole(isa: Isa, form: Form, numbers: &mut Stores) -> Option<Self> {
+        let Form { window, inputs, outputs, zero, tame, requantize } = form;
+        (isa.is_available() && inputs > 0 && outputs > 0).then_some(())?;
+        let (taps, width) = (window.taps_in_all()?, outputs.checked_next_multiple_of(BLOCK)?);
+        let groups = inputs.div_ceil(4);
+        let weights = numbers.take(count(&[width, taps, groups, Format::of(isa).group()])?)?;
+        let start = numbers.take(width)?;
+        let requantize = Requantize::whole(requantize, width, numbers)?;
+        let padding = padding(groups, window, zero);
+        Some(Self { isa, window, inputs, groups, outputs, weights, start, zero, padding, tame, requantize })
+    }
+
+    /// Returns the number of input channels.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Returns the number of output channels.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Returns the input's zero.
+    pub fn zero(&self) -> u8 {
+        self.zero
+    }
+
+    /// Returns what becomes of the sums.
+    pub fn closing(&self) -> &Closing {
+        &self.requantize.closing
     }
 
     /// Returns the bytes of working memory that a thread needs.
@@ -161,6 +218,13 @@ impl Conv {
         };
         threads.split(if by_channel { blocks } else { pixels }, 1, self.scratch(), &work);
     }
+}
+
+/// Returns a row of taps of padding.
+fn padding(groups: usize, window: Window, zero: u8) -> Buffer<u8> {
+    let mut padding = Buffer::zeros(groups * 4 * window.kernel[1]);
+    padding.fill(zero);
+    padding
 }
 
 /// Returns what the sum of an output starts with, for weights and a zero of the input, and how large the sum can become.

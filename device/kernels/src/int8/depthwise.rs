@@ -5,12 +5,15 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use super::conv::{Weights, sums};
 use super::simd::{Bytes, Format, dispatch};
-use super::{Closing, Requantize, Source, Steps};
+use super::{Closing, Requantize, RequantizeForm, Source, Steps};
 use crate::exchange::Shared;
 use crate::simd::Simd;
-use crate::{Buffer, Isa, Threads, Window, padded};
+use crate::store::{Store, Stores, count};
+use crate::{BLOCK, Buffer, Isa, Threads, Window, padded};
 
 /// A depthwise convolution with its weights packed for one instruction set.
 #[derive(Debug, Clone)]
@@ -21,13 +24,24 @@ pub struct Depthwise {
     /// Fours of taps in a column of the window.
     groups: usize,
     /// `[part of 4 * LANES channels, column, group, 4 vectors]`, each in the format of the instruction set.
-    weights: Buffer<u8>,
+    weights: Store<u8>,
     /// What the sums start with, in the order that interleaving gives channels.
-    start: Buffer<i32>,
-    /// The input's zero for every channel.
+    start: Store<i32>,
+    /// The input's zero.
+    zero: u8,
+    /// It for every channel.
     padding: Buffer<u8>,
     /// In the order of `start`.
     requantize: Requantize,
+}
+
+/// What a depthwise convolution is, but for its numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Form {
+    window: Window,
+    channels: usize,
+    zero: u8,
+    requantize: RequantizeForm,
 }
 
 impl Depthwise {
@@ -72,10 +86,47 @@ impl Depthwise {
             (start[i], largest[i]) = sums(own, weights.bias[c], format.zero(zero));
             units[i] = weights.units[c];
         }
-        let mut padding = Buffer::zeros(padded(channels));
-        padding.fill(zero);
+        let padding = padding(channels, zero);
         let requantize = Requantize::new(&units, &largest, closing);
-        Self { isa, window, channels, groups, weights: packed, start, padding, requantize }
+        let (weights, start) = (packed.into(), start.into());
+        Self { isa, window, channels, groups, weights, start, zero, padding, requantize }
+    }
+
+    /// Takes it apart: what it is, and the memory of its numbers in turn.
+    pub fn apart(&self) -> (Form, Vec<&[u8]>) {
+        let Self { window, channels, zero, .. } = *self;
+        let numbers = vec![self.weights.bytes(), self.start.bytes(), self.requantize.factors.bytes()];
+        (Form { window, channels, zero, requantize: self.requantize.form() }, numbers)
+    }
+
+    /// Puts one together from what [`Depthwise::apart`] gave for the same instruction set; none where the machine does not
+    /// have that, the form is of no convolution that writes bytes, or there are fewer numbers than it needs.
+    pub fn whole(isa: Isa, form: Form, numbers: &mut Stores) -> Option<Self> {
+        let Form { window, channels, zero, requantize } = form;
+        (isa.is_available() && requantize.closing.written(false).is_some()).then_some(())?;
+        window.taps_in_all()?;
+        let (groups, format) = (window.kernel[0].div_ceil(4), Format::of(isa));
+        let width = channels.checked_next_multiple_of(BLOCK)?.checked_next_multiple_of(4 * format.lanes)?;
+        let weights = numbers.take(count(&[width, window.kernel[1], groups, format.group()])?)?;
+        let start = numbers.take(width)?;
+        let requantize = Requantize::whole(requantize, width, numbers)?;
+        let padding = padding(channels, zero);
+        Some(Self { isa, window, channels, groups, weights, start, zero, padding, requantize })
+    }
+
+    /// Returns the number of channels.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// Returns the input's zero.
+    pub fn zero(&self) -> u8 {
+        self.zero
+    }
+
+    /// Returns what becomes of the sums.
+    pub fn closing(&self) -> &Closing {
+        &self.requantize.closing
     }
 
     /// Returns its window.
@@ -108,6 +159,13 @@ impl Depthwise {
             unsafe { dispatch!(self.isa, run_part, &job, &Job<'_>) }
         });
     }
+}
+
+/// Returns a pixel of padding.
+fn padding(channels: usize, zero: u8) -> Buffer<u8> {
+    let mut padding = Buffer::zeros(padded(channels));
+    padding.fill(zero);
+    padding
 }
 
 /// What one thread does.

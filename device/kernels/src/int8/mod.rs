@@ -16,12 +16,15 @@ pub(crate) mod simd;
 #[cfg(test)]
 mod tests;
 
+use serde::{Deserialize, Serialize};
+
 use crate::Activation;
 use crate::simd::Simd;
+use crate::store::{Store, Stores};
 use simd::Bytes;
 
 /// What the bytes of an activation stand for: `(q - zero) * scale`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Grid {
     /// Size of a step; positive.
     pub scale: f32,
@@ -30,7 +33,7 @@ pub struct Grid {
 }
 
 /// Rounding to whole steps, as a QuantizeLinear does: `min(max(round(x / scale), low), high)`, half to even.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Steps {
     /// Size of a step.
     pub scale: f32,
@@ -52,7 +55,7 @@ impl Steps {
 ///
 /// With `first`, the sum is rounded to steps. Then what the kernel was given to add is added, `activation` applied, and
 /// the result rounded to `last`; without `last` it is written in single precision.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Closing {
     /// The first rounding.
     pub first: Option<Steps>,
@@ -61,6 +64,7 @@ pub struct Closing {
     /// The second rounding; bytes are written after one rounding alone if this is none and `activation` the identity.
     pub last: Option<Steps>,
     /// What each byte becomes in the end.
+    #[serde(with = "table")]
     pub table: Option<Box<[u8; 256]>>,
 }
 
@@ -72,6 +76,25 @@ impl Closing {
             None if self.activation == Activation::NONE && !adds => self.first,
             None => None,
         }
+    }
+}
+
+/// A table as the bytes that it is.
+mod table {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    type Table = Option<Box<[u8; 256]>>;
+
+    pub(super) fn serialize<S: Serializer>(table: &Table, to: S) -> Result<S::Ok, S::Error> {
+        table.as_deref().map(<[u8; 256]>::as_slice).serialize(to)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Table, D::Error> {
+        let Some(bytes) = Option::<Vec<u8>>::deserialize(from)? else { return Ok(None) };
+        let len = bytes.len();
+        let table = bytes.into_boxed_slice().try_into();
+        table.map(Some).map_err(|_| D::Error::invalid_length(len, &"a table of 256 bytes"))
     }
 }
 
@@ -118,12 +141,19 @@ pub struct Source<'a> {
 #[derive(Debug, Clone)]
 pub(crate) struct Requantize {
     /// What one unit of a channel's sum is worth: in steps of `first`, or in the unit of the numbers. `[padded(c)]`.
-    pub factors: crate::Buffer,
+    pub factors: Store,
     pub closing: Closing,
     /// One over the size of a step of the last rounding.
     pub reciprocal: f32,
     /// No sum is worth as much as 2^30 steps, so that whole numbers hold it.
     pub is_small: bool,
+}
+
+/// What a [`Requantize`] is, but for its numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RequantizeForm {
+    closing: Closing,
+    is_small: bool,
 }
 
 impl Requantize {
@@ -135,7 +165,19 @@ impl Requantize {
         }
         let is_small = factors.iter().zip(largest).all(|(f, l)| f * l < (1 << 30) as f32);
         let reciprocal = closing.last.map_or(1.0, |s| 1.0 / s.scale);
-        Self { factors, closing, reciprocal, is_small }
+        Self { factors: factors.into(), closing, reciprocal, is_small }
+    }
+
+    /// Returns what it is but for its numbers, which are `factors`.
+    pub fn form(&self) -> RequantizeForm {
+        RequantizeForm { closing: self.closing.clone(), is_small: self.is_small }
+    }
+
+    /// Takes `len` factors for a form; none where there are fewer.
+    pub fn whole(form: RequantizeForm, len: usize, numbers: &mut Stores) -> Option<Self> {
+        let RequantizeForm { closing, is_small } = form;
+        let reciprocal = closing.last.map_or(1.0, |s| 1.0 / s.scale);
+        Some(Self { factors: numbers.take(len)?, closing, reciprocal, is_small })
     }
 
     /// Returns the steps if one rounding is all there is, a table aside.

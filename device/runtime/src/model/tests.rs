@@ -348,6 +348,65 @@ fn open_reads_a_file_and_names_the_one_it_cannot_read() {
 }
 
 #[test]
+fn a_cached_model_is_the_model_and_is_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = crate::Cache::file(dir.path().join("packed"));
+    let bytes = colours().encode_to_vec();
+    let digest = *blake3::hash(&bytes).as_bytes();
+    let rebuilt =
+        |because, not_kept: Option<&str>| crate::Loaded::Rebuilt { because, not_kept: not_kept.map(Into::into) };
+    let model = Model::cached(digest, &cache, || Ok::<_, RuntimeError>(bytes.clone())).unwrap();
+    assert_eq!(*model.network().loaded(), rebuilt(Miss::Absent, None));
+    let cached = Model::cached(digest, &cache, || -> Result<_, RuntimeError> { panic!("it is in the cache") }).unwrap();
+    assert_eq!(*cached.network().loaded(), crate::Loaded::Cache);
+    assert_eq!((cached.labels(), cached.metadata()), (model.labels(), model.metadata()));
+    assert_eq!((cached.preprocessing(), cached.outputs()), (model.preprocessing(), model.outputs()));
+    let picture = pixels([10, 30, 4]);
+    assert_eq!(cached.run(&picture).unwrap(), model.run(&picture).unwrap());
+    // A digest that is not that of the bytes: what they are is not kept under it.
+    let other = Model::cached([7; 32], &cache, || Ok::<_, RuntimeError>(bytes.clone())).unwrap();
+    assert_eq!(*other.network().loaded(), rebuilt(Miss::Model, Some("the model was changed meanwhile")));
+}
+
+#[test]
+fn a_network_with_open_sides_is_kept_for_the_model_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = crate::Cache::file(dir.path().join("packed"));
+    let path = dir.path().join("m.onnx");
+    let bytes = with(|m| graph_of(m).input = vec![value("image", DataType::Uint8, &[-1, -1, -1, 3])]);
+    std::fs::write(&path, &bytes).unwrap();
+    let digest = *blake3::hash(&bytes).as_bytes();
+    let open = || Network::open_cached(&path, EngineChoice::Best, &cache);
+    let before = open().unwrap_err().to_string();
+    Model::cached(digest, &cache, || Ok::<_, RuntimeError>(bytes.clone())).unwrap();
+    assert_eq!(open().unwrap_err().to_string(), before);
+}
+
+#[test]
+fn the_model_of_a_bundle_is_found_by_the_digest_in_its_head() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = crate::Cache::folder(dir.path().join("packed"));
+    let path = dir.path().join("m.graft");
+    let mut writer = graft_bundle::BundleWriter::new("bench", "test");
+    writer.labels(&["red", "green", "blue"].map(str::to_owned));
+    writer.add_file(MODEL_FILE, &colours().encode_to_vec(), &[]).unwrap();
+    std::fs::write(&path, writer.to_bytes(None).unwrap()).unwrap();
+    let open = || Network::open_cached(&path, EngineChoice::Best, &cache);
+    let rebuilt = |because| crate::Loaded::Rebuilt { because, not_kept: None };
+    assert_eq!(*open().unwrap().loaded(), rebuilt(Miss::Absent));
+    assert_eq!(*open().unwrap().loaded(), crate::Loaded::Cache);
+    // The same bytes as a file of their own have the same digest.
+    let onnx = dir.path().join("m.onnx");
+    std::fs::write(&onnx, colours().encode_to_vec()).unwrap();
+    let network = Network::open_cached(&onnx, EngineChoice::Best, &cache).unwrap();
+    assert_eq!(*network.loaded(), crate::Loaded::Cache);
+    let mut altered = std::fs::read(&path).unwrap();
+    altered[30] ^= 1;
+    std::fs::write(&path, altered).unwrap();
+    assert!(open().is_err(), "a head that was changed");
+}
+
+#[test]
 fn bench_orders_its_figures() {
     let model = Model::from_onnx(&colours().encode_to_vec()).unwrap();
     let found = crate::bench(model.network(), Picture::Bytes(&pixels([1, 2, 3])), 2, 0.01).unwrap();

@@ -38,6 +38,9 @@ pub(crate) struct Args {
     /// Write the first output as raw f32
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Keep the network in this folder as the kernels run it, and load it from there the next time
+    #[arg(long, value_name = "FOLDER")]
+    cache: Option<PathBuf>,
     /// Tell what each step of the network costs
     #[arg(long)]
     explain: bool,
@@ -63,7 +66,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
         Engine::Tract => EngineChoice::Tract,
     };
     let start = Instant::now();
-    let mut network = model_file::network(&args.model, choice)?;
+    let mut network = model_file::network(&args.model, choice, args.cache.as_deref())?;
     let load = start.elapsed();
     let picture = match &args.input {
         Some(path) => read(path, &network)?,
