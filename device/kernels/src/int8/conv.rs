@@ -8,7 +8,7 @@ use super::simd::{Bytes, Format, dispatch};
 use super::{Closing, Grid, Output, Requantize, Source, Steps, bound};
 use crate::exchange::Shared;
 use crate::simd::Simd;
-use crate::{BLOCK, Buffer, Isa, Threads, Window, padded};
+use crate::{Activation, BLOCK, Buffer, Isa, Threads, Window, padded};
 
 /// A convolution with its weights packed for one instruction set.
 #[derive(Debug, Clone)]
@@ -382,8 +382,14 @@ unsafe fn close<S: Bytes, const V: usize, const H: usize>(
     at: usize,
     block: usize,
 ) {
-    let conv = job.conv;
-    let written = conv.requantize.closing.written(job.added.is_some());
+    let (conv, closing) = (job.conv, &job.conv.requantize.closing);
+    if V == 4
+        && let (Some(first), Some(added), Some(last)) = (closing.first, job.added, closing.last)
+        && let (Activation::NONE, To::Bytes(to)) = (closing.activation, job.to)
+    {
+        return close_added::<S, V, H>(conv, sums, added, [first, last], to.at(0), at, block);
+    }
+    let written = closing.written(job.added.is_some());
     for v in 0..V {
         let factors = S::F::load(conv.requantize.factors.as_ptr().add(block * BLOCK + v * S::LANES));
         for (h, row) in sums.iter().enumerate() {
@@ -391,6 +397,33 @@ unsafe fn close<S: Bytes, const V: usize, const H: usize>(
             let added = job.added.map(|(bytes, grid)| (bytes.as_ptr().add(at), grid));
             job.to.write::<S>(at, conv.requantize.close::<S>(row[v], factors, added), written);
         }
+    }
+}
+
+/// Closes sums of four vectors that are rounded, added to and rounded again: as [`Requantize::close`] does, a row at a time.
+#[inline(always)]
+unsafe fn close_added<S: Bytes, const V: usize, const H: usize>(
+    conv: &Conv,
+    sums: &[[S::I; V]; H],
+    (added, grid): (&[u8], Grid),
+    [first, last]: [Steps; 2],
+    to: *mut u8,
+    at: usize,
+    block: usize,
+) {
+    let factors = conv.requantize.factors.as_ptr().add(block * BLOCK);
+    let (zero, scale) = (S::F::splat(-f32::from(grid.zero)), S::F::splat(grid.scale));
+    for (h, row) in sums.iter().enumerate() {
+        let at = at + h * padded(conv.outputs);
+        let mut done = [zero; 4];
+        for v in 0..V {
+            let factor = S::F::load(factors.add(v * S::LANES));
+            let x = S::F::round(bound::<S>(S::F::mul(S::float(row[v]), factor), first));
+            let steps = S::F::add(S::load_bytes(added.as_ptr().add(at + v * S::LANES)), zero);
+            let x = S::F::add(S::F::mul(x, S::F::splat(first.scale)), S::F::mul(steps, scale));
+            done[v] = bound::<S>(S::over(x, last.scale, conv.requantize.reciprocal), last);
+        }
+        S::store_interleaved(to.add(at), done, last, V * S::LANES);
     }
 }
 

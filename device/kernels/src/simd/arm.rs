@@ -10,14 +10,14 @@ use crate::BLOCK;
 #[derive(Clone, Copy)]
 pub(crate) struct Neon;
 
-/// Goes round a loop in assembly `$count` times, at least once: each time `$text!` of the rows, which takes 16 bytes from the
-/// addresses `$a` of each row and what weights go with them from `$b`, and adds to `$sums`. Addresses are moved past what
+/// Goes round a loop in assembly `$count` times, at least once: each time `$text!` of the rows, which takes some bytes from the
+/// address `$a` of each row, and what weights go with them from `$b`, and adds to `$sums`. Addresses are moved past what
 /// is taken.
 ///
 /// A compiler that is given the instructions one by one moves sums from register to register, and adds up an address anew
 /// for each row.
 ///
-/// A row is its number, which is also that of the vector that its 16 bytes are loaded into, the registers of its four
+/// A row is its number, which is also that of the vector that its bytes are loaded into, the registers of its four
 /// sums, and the name of its address. Registers 6 and 7, and those before that are no row's, are the text's own; with four
 /// rows or fewer, those from 24 on are too.
 macro_rules! turns {
@@ -91,6 +91,16 @@ macro_rules! element_products {
     };
 }
 
+/// The products of one number a row.
+macro_rules! single_products {
+    ($([$row:literal $($rest:tt)+])+) => {
+        concat!(
+            $("ldr s", $row, ", [{a", $row, "}], #4\n",)+
+            element_products!(0 $([$row $($rest)+])+)
+        )
+    };
+}
+
 impl Simd for Neon {
     type V = float32x4_t;
     const LANES: usize = 4;
@@ -129,24 +139,16 @@ impl Simd for Neon {
         weights: &mut [*const f32; V],
         depth: usize,
     ) {
-        // The vectors of a block lie one after the other.
+        // The vectors of a block lie one after the other, so the first one's address does for all.
         assert!(V == 4 && V * Self::LANES == BLOCK);
-        let (mut a, mut b) = (*rows, weights[0]);
+        let mut a = *rows;
         let fours = depth / 4;
         if fours > 0 {
-            turns!(H, element_products, "", fours, a, b, sums, float32x4_t);
+            turns!(H, element_products, "", fours, a, weights[0], sums, float32x4_t);
         }
-        for i in 0..depth % 4 {
-            for v in 0..V {
-                let w = vld1q_f32(b.add(v * Self::LANES));
-                for h in 0..H {
-                    sums[h][v] = vfmaq_n_f32(sums[h][v], w, *a[h].add(i));
-                }
-            }
-            b = b.add(BLOCK);
-        }
-        for p in weights {
-            *p = p.add(depth * BLOCK);
+        let ones = depth % 4;
+        if ones > 0 {
+            turns!(H, single_products, "", ones, a, weights[0], sums, float32x4_t);
         }
     }
     #[inline(always)]

@@ -5,7 +5,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::{Bytes, Format, Order};
+use super::{Bytes, Format, Order, Taps};
 use crate::int8::Steps;
 use crate::simd::arm::{self, turns};
 
@@ -17,11 +17,12 @@ pub(crate) struct Neon;
 #[derive(Clone, Copy)]
 pub(crate) struct NeonDot;
 
-/// Loads sixteen bytes a row, and takes 128 off them.
+/// Loads sixteen bytes a row, or fewer, and takes 128 off them.
 macro_rules! load_rows {
-    ($([$row:literal $($rest:tt)+])+) => {
+    ($([$row:literal $($rest:tt)+])+) => { load_rows!("q" 16 $([$row])+) };
+    ($size:literal $bytes:literal $([$row:literal])+) => {
         concat!(
-            $("ldr q", $row, ", [{a", $row, "}], #16\n",)+
+            $("ldr ", $size, $row, ", [{a", $row, "}], #", $bytes, "\n",)+
             "movi v6.16b, #0x80\n",
             $("eor v", $row, ".16b, v", $row, ".16b, v6.16b\n",)+
         )
@@ -48,6 +49,13 @@ macro_rules! four_products {
             four_products!(2 $($rows)+),
             four_products!(3 $($rows)+)
         )
+    };
+}
+
+/// The products of four bytes a row.
+macro_rules! one_four {
+    ($([$row:literal $($rest:tt)+])+) => {
+        concat!(load_rows!("s" 4 $([$row])+), four_products!(0 $([$row $($rest)+])+))
     };
 }
 
@@ -82,6 +90,13 @@ macro_rules! pair_products {
             pair_products!(4 5 $($rows)+),
             pair_products!(6 7 $($rows)+)
         )
+    };
+}
+
+/// The products of four bytes a row, in pairs as above.
+macro_rules! two_pairs {
+    ($([$row:literal $($rest:tt)+])+) => {
+        concat!(load_rows!("s" 4 $([$row])+), pair_products!(0 1 $([$row $($rest)+])+))
     };
 }
 
@@ -159,13 +174,36 @@ impl Bytes for Neon {
         let pair = |p: *const u8| vreinterpret_u8_u16(vdup_n_u16(p.cast::<u16>().read_unaligned()));
         signed(vcombine_u8(pair(p), pair(p.add(2))))
     }
+    const TAPS: Taps = Taps::Rows;
+    const WIDE_TILES: bool = true;
     #[inline(always)]
     unsafe fn interleave(rows: [*const u8; 4], _: usize) -> [int8x16_t; 4] {
-        let [a, b, c, d] = [load(rows[0]), load(rows[1]), load(rows[2]), load(rows[3])];
-        let (low, high) = (vreinterpretq_s64_s8(vzip1q_s8(a, b)), vreinterpretq_s64_s8(vzip2q_s8(a, b)));
-        let (low2, high2) = (vreinterpretq_s64_s8(vzip1q_s8(c, d)), vreinterpretq_s64_s8(vzip2q_s8(c, d)));
-        [vzip1q_s64(low, low2), vzip2q_s64(low, low2), vzip1q_s64(high, high2), vzip2q_s64(high, high2)]
-            .map(|v| vreinterpretq_s8_s64(v))
+        rows.map(|row| load(row))
+    }
+    #[inline(always)]
+    unsafe fn column<const TAMED: bool>(
+        sums: &mut [int32x4_t; 4],
+        x: &[int8x16_t; 4],
+        weights: *const u8,
+        taps: usize,
+    ) {
+        let w = [0, 16, 32, 48].map(|row| Self::weights(weights.add(row)));
+        for tap in 0..taps {
+            let mut low = vmull_s8(vget_low_s8(x[tap]), vget_low_s8(w[tap]));
+            let mut high = vmull_high_s8(x[tap], w[tap]);
+            if TAMED && tap % 2 == 1 {
+                // Summed with the tap before.
+                continue;
+            }
+            if TAMED && tap + 1 < taps {
+                low = vmlal_s8(low, vget_low_s8(x[tap + 1]), vget_low_s8(w[tap + 1]));
+                high = vmlal_high_s8(high, x[tap + 1], w[tap + 1]);
+            }
+            sums[0] = vaddw_s16(sums[0], vget_low_s16(low));
+            sums[1] = vaddw_high_s16(sums[1], low);
+            sums[2] = vaddw_s16(sums[2], vget_low_s16(high));
+            sums[3] = vaddw_high_s16(sums[3], high);
+        }
     }
     #[inline(always)]
     unsafe fn dot(sum: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
@@ -181,20 +219,27 @@ impl Bytes for Neon {
         tame: bool,
     ) {
         assert!(V == 4 && H <= 4, "vectors that lie one after the other, and registers for sums in 16 bits");
-        let (mut a, mut b) = (*rows, weights[0]);
-        // Two products are summed in 16 bits: of -128 all four, they would overflow.
-        let deep = if tame { groups / 4 } else { 0 };
-        if deep > 0 {
-            turns!(H, pair_products, "", deep, a, b, sums, int32x4_t);
+        let mut a = *rows;
+        let (turns, fours) = (groups / 4, groups % 4);
+        if !tame {
+            // Two products are summed in 16 bits: of -128 all four, they would overflow.
+            one_by_one(sums, a, weights[0], groups);
+            weights[0] = weights[0].add(groups * 64);
+        } else {
+            if turns > 0 {
+                turns!(H, pair_products, "", turns, a, weights[0], sums, int32x4_t);
+            }
+            if fours > 0 {
+                turns!(H, two_pairs, "", fours, a, weights[0], sums, int32x4_t);
+            }
         }
-        rest::<Self, V, H>(sums, a, b, groups - deep * 4);
-        weights[0] = weights[0].add(groups * 64);
     }
 }
 
 impl Bytes for NeonDot {
     four_lanes!();
     const FORMAT: Format = Format { lanes: 4, order: Order::Fours, signed: true };
+    const WIDE_TILES: bool = true;
     #[inline(always)]
     unsafe fn broadcast(p: *const u8) -> int8x16_t {
         signed(vreinterpretq_u8_u32(vdupq_n_u32(p.cast::<u32>().read_unaligned())))
@@ -230,34 +275,34 @@ impl Bytes for NeonDot {
         _tame: bool,
     ) {
         assert!(V == 4, "vectors that lie one after the other");
-        let (mut a, mut b) = (*rows, weights[0]);
+        let mut a = *rows;
         let turns = groups / 4;
         if turns > 0 {
-            turns!(H, four_products, ".arch_extension dotprod", turns, a, b, sums, int32x4_t);
+            turns!(H, four_products, ".arch_extension dotprod", turns, a, weights[0], sums, int32x4_t);
         }
-        rest::<Self, V, H>(sums, a, b, groups % 4);
-        weights[0] = weights[0].add(groups * 64);
+        let fours = groups % 4;
+        if fours > 0 {
+            turns!(H, one_four, ".arch_extension dotprod", fours, a, weights[0], sums, int32x4_t);
+        }
     }
 }
 
-/// Does the groups that are fewer than sixteen bytes.
+/// Does as `Bytes::products` with each product summed in 32 bits.
 #[inline(always)]
-unsafe fn rest<S, const V: usize, const H: usize>(
-    sums: &mut [[S::I; V]; H],
+unsafe fn one_by_one<const V: usize, const H: usize>(
+    sums: &mut [[int32x4_t; V]; H],
     mut rows: [*const u8; H],
     mut weights: *const u8,
     groups: usize,
-) where
-    S: Bytes,
-{
+) {
     for _ in 0..groups {
-        let w = [0, 16, 32, 48].map(|v| S::weights(weights.add(v)));
+        let w = [0, 16, 32, 48].map(|v| Neon::weights(weights.add(v)));
         weights = weights.add(64);
         for h in 0..H {
-            let x = S::broadcast(rows[h]);
+            let x = Neon::broadcast(rows[h]);
             rows[h] = rows[h].add(4);
             for v in 0..V {
-                sums[h][v] = S::dot(sums[h][v], x, w[v]);
+                sums[h][v] = Neon::dot(sums[h][v], x, w[v]);
             }
         }
     }
