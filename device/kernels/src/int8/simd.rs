@@ -85,7 +85,8 @@ pub(crate) trait Bytes: Copy {
             let mut w = [Self::weights(weights[0]); V];
             for v in 0..V {
                 w[v] = Self::weights(weights[v]);
-                weights[v] = weights[v].add(BLOCK * Self::FORMAT.group());
+                // Behind the last weights, all but the first point past the end of the memory.
+                weights[v] = weights[v].wrapping_add(BLOCK * Self::FORMAT.group());
             }
             for h in 0..H {
                 let x = Self::broadcast(rows[h].add(at));
