@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn exponentials_are_close_everywhere() {
-        for i in -100_000..=100_000 {
+        for i in (-100_000..=100_000).step_by(if cfg!(miri) { 2000 } else { 1 }) {
             let x = i as f32 * 1e-3;
             let exact = 1.0 / (1.0 + (-f64::from(x)).exp());
             for isa in crate::Isa::available() {

@@ -290,9 +290,12 @@ unsafe fn run_part<S: Simd, const V: usize, const R: usize>((part, rows): (Part<
                     let table = Table { rows: rows.as_ptr().add(start * taps), taps: conv.window.kernel[1] };
                     multiply::<S, V, R>(&product, height, table, pixel, block, blocks);
                 }
-                for pixel in pixel..pixel + height {
-                    let out = job.output.at(pixel * width + block * BLOCK);
-                    close::<S, V>(out, blocks * BLOCK, conv.activation);
+                // The product has kept to bounds already.
+                if !matches!(conv.activation, Activation::Clamp { .. }) {
+                    for pixel in pixel..pixel + height {
+                        let out = job.output.at(pixel * width + block * BLOCK);
+                        close::<S, V>(out, blocks * BLOCK, conv.activation);
+                    }
                 }
             }
             block += blocks;

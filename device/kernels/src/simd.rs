@@ -51,8 +51,9 @@ pub(crate) trait Simd: Copy {
                 }
             }
         }
+        // Behind the last weights, all but the first point past the end of the memory.
         for p in weights {
-            *p = p.add(depth * BLOCK);
+            *p = p.wrapping_add(depth * BLOCK);
         }
     }
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;

@@ -96,6 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "of safe code alone, and long")]
     fn rows_and_edges_make_up_the_same_outputs() {
         for code in 0..3000_usize {
             let [kernel, stride, dilation] = [code % 5 + 1, code / 5 % 3 + 1, code / 15 % 3 + 1];
@@ -126,6 +127,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "of safe code alone, and long")]
     fn outputs_inside_see_no_padding_and_all_others_some() {
         for code in 0..4000_usize {
             let [kernel, stride, dilation] = [code % 5 + 1, code / 5 % 3 + 1, code / 15 % 3 + 1];

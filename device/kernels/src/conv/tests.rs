@@ -124,7 +124,7 @@ fn exact(x: f64, f: Activation) -> f64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 400 }))]
 
     #[test]
     fn dense_convolutions_equal_their_definition_on_every_instruction_set(
@@ -227,6 +227,7 @@ proptest! {
 
 /// Activations as a ReLU6 leaves them, all of one sign, are the hardest: differences of large numbers.
 #[test]
+#[cfg_attr(miri, ignore = "takes hours")]
 fn winograds_method_rounds_little_more_than_the_definition() {
     let (size, inputs, outputs) = ([14, 14], 256, 16);
     let w = Window { kernel: [3; 2], before: [1; 2], after: [1; 2], ..Window::POINT };

@@ -8,7 +8,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::conv::{Weights, sums};
-use super::simd::{Bytes, Format, dispatch};
+use super::simd::{Bytes, Format, Taps, dispatch};
 use super::{Closing, Requantize, RequantizeForm, Source, Steps};
 use crate::exchange::Shared;
 use crate::simd::Simd;
@@ -31,6 +31,8 @@ pub struct Depthwise {
     zero: u8,
     /// It for every channel.
     padding: Buffer<u8>,
+    /// No weight is -128.
+    tame: bool,
     /// In the order of `start`.
     requantize: Requantize,
 }
@@ -41,6 +43,7 @@ pub struct Form {
     window: Window,
     channels: usize,
     zero: u8,
+    tame: bool,
     requantize: RequantizeForm,
 }
 
@@ -72,9 +75,16 @@ impl Depthwise {
         for of_part in order.chunks_exact(part) {
             for x in 0..breadth {
                 for group in 0..groups {
-                    for lanes in of_part.chunks_exact(format.lanes) {
+                    for (row, lanes) in of_part.chunks_exact(format.lanes).enumerate() {
+                        let to = to.next().expect("memory for all weights");
+                        if Format::taps(isa) == Taps::Rows {
+                            for (to, c) in to.iter_mut().zip(of_part) {
+                                *to = weight(*c, x, group * 4 + row).cast_unsigned();
+                            }
+                            continue;
+                        }
                         let each = lanes.iter().map(|c| std::array::from_fn(|y| weight(*c, x, group * 4 + y)));
-                        format.pack(each, to.next().expect("memory for all weights"));
+                        format.pack(each, to);
                     }
                 }
             }
@@ -88,21 +98,22 @@ impl Depthwise {
         }
         let padding = padding(channels, zero);
         let requantize = Requantize::new(&units, &largest, closing);
+        let tame = !weights.values.contains(&-128);
         let (weights, start) = (packed.into(), start.into());
-        Self { isa, window, channels, groups, weights, start, zero, padding, requantize }
+        Self { isa, window, channels, groups, weights, start, zero, padding, tame, requantize }
     }
 
     /// Takes it apart: what it is, and the memory of its numbers in turn.
     pub fn apart(&self) -> (Form, Vec<&[u8]>) {
-        let Self { window, channels, zero, .. } = *self;
+        let Self { window, channels, zero, tame, .. } = *self;
         let numbers = vec![self.weights.bytes(), self.start.bytes(), self.requantize.factors.bytes()];
-        (Form { window, channels, zero, requantize: self.requantize.form() }, numbers)
+        (Form { window, channels, zero, tame, requantize: self.requantize.form() }, numbers)
     }
 
     /// Puts one together from what [`Depthwise::apart`] gave for the same instruction set; none where the machine does not
     /// have that, the form is of no convolution that writes bytes, or there are fewer numbers than it needs.
     pub fn whole(isa: Isa, form: Form, numbers: &mut Stores) -> Option<Self> {
-        let Form { window, channels, zero, requantize } = form;
+        let Form { window, channels, zero, tame, requantize } = form;
         (isa.is_available() && requantize.closing.written(false).is_some()).then_some(())?;
         window.taps_in_all()?;
         let (groups, format) = (window.kernel[0].div_ceil(4), Format::of(isa));
@@ -111,7 +122,7 @@ impl Depthwise {
         let start = numbers.take(width)?;
         let requantize = Requantize::whole(requantize, width, numbers)?;
         let padding = padding(channels, zero);
-        Some(Self { isa, window, channels, groups, weights, start, zero, padding, requantize })
+        Some(Self { isa, window, channels, groups, weights, start, zero, padding, tame, requantize })
     }
 
     /// Returns the number of channels.
@@ -186,7 +197,7 @@ struct Job<'a> {
 unsafe fn run_part<S: Bytes, const V: usize, const R: usize>(job: &Job<'_>) {
     let w = &job.window;
     // Vectors of 512 bits come with registers for twice the outputs.
-    let wide = V == 1;
+    let wide = V == 1 || S::WIDE_TILES;
     match (w.kernel, w.stride[1], w.dilation[1], job.only, wide) {
         ([3, 3], 1, 1, true, true) => run_rows::<S, 3, 3, 1, 4, true>(job),
         ([3, 3], 2, 1, true, true) => run_rows::<S, 3, 3, 2, 4, true>(job),
@@ -322,15 +333,21 @@ unsafe fn tile<
             if $n < N && $i >= $n * T && $i < $n * T + KX {
                 let tap = ($i - $n * T) * KY.div_ceil(4) + $group;
                 let weights = $weights.add(tap * 4 * S::LANES * S::FORMAT.group());
-                accumulate::<S>(&mut acc[$n % N], &$bytes, weights);
+                let taps = KY.saturating_sub($group * 4).min(4);
+                if S::TAPS == Taps::Fours || job.conv.tame {
+                    S::column::<true>(&mut acc[$n % N], &$bytes, weights, taps);
+                } else {
+                    S::column::<false>(&mut acc[$n % N], &$bytes, weights, taps);
+                }
             }
         )*};
     }
     macro_rules! columns {
         ($group:literal $($i:literal)*) => {$(
             if $group < KY.div_ceil(4) && $i < (N - 1) * T + KX {
-                let row = $group * 4;
-                let from = [places.at($i, row), places.at($i, row + 1), places.at($i, row + 2), places.at($i, row + 3)];
+                // In place of a row past the window, whose weights are zero, the one that was loaded last.
+                let row = |r: usize| places.at($i, ($group * 4 + r).min(KY - 1));
+                let from = [row(0), row(1), row(2), row(3)];
                 let bytes = S::interleave(from, channels);
                 let weights = S::anew(weights);
                 multiply!($i $group bytes weights 0 1 2 3);
@@ -377,7 +394,7 @@ unsafe fn any<S: Bytes>(job: &Job<'_>, at: [usize; 2], channel: usize, channels:
             });
             let bytes = S::interleave(rows, channels);
             let tap = (tx * conv.groups + group) * 4;
-            accumulate::<S>(&mut acc, &bytes, weights.add(tap * S::LANES * S::FORMAT.group()));
+            S::column::<false>(&mut acc, &bytes, weights.add(tap * S::LANES * S::FORMAT.group()), 4);
         }
     }
     close::<S, false>(job, acc, at, channel, channels);
@@ -401,15 +418,6 @@ fn find(job: &Job<'_>, at: [usize; 2], tap: [usize; 2]) -> *const u8 {
 unsafe fn start<S: Bytes>(conv: &Depthwise, channel: usize) -> [S::I; 4] {
     let from = conv.start.as_ptr().add(channel);
     [S::sums(from), S::sums(from.add(S::LANES)), S::sums(from.add(2 * S::LANES)), S::sums(from.add(3 * S::LANES))]
-}
-
-#[inline(always)]
-unsafe fn accumulate<S: Bytes>(acc: &mut [S::I; 4], bytes: &[S::X; 4], weights: *const u8) {
-    let vector = S::LANES * S::FORMAT.group();
-    acc[0] = S::dot(acc[0], bytes[0], S::weights(weights));
-    acc[1] = S::dot(acc[1], bytes[1], S::weights(weights.add(vector)));
-    acc[2] = S::dot(acc[2], bytes[2], S::weights(weights.add(2 * vector)));
-    acc[3] = S::dot(acc[3], bytes[3], S::weights(weights.add(3 * vector)));
 }
 
 #[inline(always)]

@@ -34,6 +34,10 @@ pub(crate) trait Bytes: Copy {
     type Q: Copy;
     const LANES: usize = Self::F::LANES;
     const FORMAT: Format;
+    /// How a depthwise kernel multiplies.
+    const TAPS: Taps = Taps::Fours;
+    /// Whether registers hold a depthwise tile of four outputs rather than two.
+    const WIDE_TILES: bool = false;
     /// Loads bytes.
     unsafe fn load(p: *const u8) -> Self::Q;
     /// Returns the larger of each two bytes.
@@ -60,10 +64,20 @@ pub(crate) trait Bytes: Copy {
     /// Loads the same four bytes into every lane.
     unsafe fn broadcast(p: *const u8) -> Self::X;
     /// Loads `channels` (a multiple of 16, at most `4 * LANES`) bytes of four rows, and brings together the four of a
-    /// channel. Lane `l` of vector `v` has channel [`Format::channel`]`(v, l)`.
+    /// channel. Lane `l` of vector `v` has channel [`Format::channel`]`(v, l)`. With [`Taps::Rows`], loads them row by row.
     unsafe fn interleave(rows: [*const u8; 4], channels: usize) -> [Self::X; 4];
     /// Adds the products of bytes and weights, exactly.
     unsafe fn dot(sum: Self::I, x: Self::X, w: Self::W) -> Self::I;
+    /// Adds the products of what [`Bytes::interleave`] gave and the weights that go with it, of which those of the first
+    /// `taps` rows are not zero. `TAMED` claims that no weight is -128.
+    #[inline(always)]
+    unsafe fn column<const TAMED: bool>(sums: &mut [Self::I; 4], x: &[Self::X; 4], weights: *const u8, _taps: usize) {
+        let vector = Self::LANES * Self::FORMAT.group();
+        sums[0] = Self::dot(sums[0], x[0], Self::weights(weights));
+        sums[1] = Self::dot(sums[1], x[1], Self::weights(weights.add(vector)));
+        sums[2] = Self::dot(sums[2], x[2], Self::weights(weights.add(2 * vector)));
+        sums[3] = Self::dot(sums[3], x[3], Self::weights(weights.add(3 * vector)));
+    }
     /// Adds the products of `groups` times four bytes of each row with the weights that lie at `weights` for each vector,
     /// [`BLOCK`] outputs after the other, and moves `weights` past them. `tame` claims that no weight is -128.
     #[inline(always)]
@@ -79,7 +93,8 @@ pub(crate) trait Bytes: Copy {
             let mut w = [Self::weights(weights[0]); V];
             for v in 0..V {
                 w[v] = Self::weights(weights[v]);
-                weights[v] = weights[v].add(BLOCK * Self::FORMAT.group());
+                // Behind the last weights, all but the first point past the end of the memory.
+                weights[v] = weights[v].wrapping_add(BLOCK * Self::FORMAT.group());
             }
             for h in 0..H {
                 let x = Self::broadcast(rows[h].add(at));
@@ -136,6 +151,16 @@ pub(crate) trait Finish<S: Bytes> {
     unsafe fn steps(&self, sum: S::I, h: usize, v: usize) -> <S::F as Simd>::V;
 }
 
+/// How a depthwise kernel multiplies four taps of a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "which of them are used depends on the machine")]
+pub(crate) enum Taps {
+    /// The four of a channel at once: weights lie in the order of the format.
+    Fours,
+    /// Row by row: weights lie so, too.
+    Rows,
+}
+
 /// How weights lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Format {
@@ -173,6 +198,15 @@ impl Format {
             Isa::Neon => Neon::FORMAT,
             #[cfg(target_arch = "aarch64")]
             Isa::NeonDot => NeonDot::FORMAT,
+        }
+    }
+
+    /// Returns how depthwise kernels of an instruction set multiply.
+    pub fn taps(isa: Isa) -> Taps {
+        match isa {
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => Neon::TAPS,
+            _ => Taps::Fours,
         }
     }
 

@@ -173,7 +173,7 @@ fn run(bytes: bool, len: usize, kernel: impl FnOnce(&mut Output<'_>)) -> Vec<f32
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 200 }))]
 
     #[test]
     fn dense_convolutions_equal_their_definition_on_every_instruction_set(

@@ -1,6 +1,7 @@
 //! AArch64: NEON.
 
 use std::arch::aarch64::*;
+use std::arch::asm;
 
 use super::Simd;
 use crate::BLOCK;
@@ -8,6 +9,97 @@ use crate::BLOCK;
 /// Four lanes.
 #[derive(Clone, Copy)]
 pub(crate) struct Neon;
+
+/// Goes round a loop in assembly `$count` times, at least once: each time `$text!` of the rows, which takes some bytes from the
+/// address `$a` of each row, and what weights go with them from `$b`, and adds to `$sums`. Addresses are moved past what
+/// is taken.
+///
+/// A compiler that is given the instructions one by one moves sums from register to register, and adds up an address anew
+/// for each row.
+///
+/// A row is its number, which is also that of the vector that its bytes are loaded into, the registers of its four
+/// sums, and the name of its address. Registers 6 and 7, and those before that are no row's, are the text's own; with four
+/// rows or fewer, those from 24 on are too.
+macro_rules! turns {
+    ($h:expr, $text:ident, $head:literal, $count:expr, $a:expr, $b:expr, $sums:expr, $sum:ty) => {
+        turns!(of $h, $text, $head, $count, $a, $b, $sums, $sum;
+            1 [0 "v8" "v9" "v10" "v11" a0], {"v24" "v25" "v26" "v27" "v28" "v29" "v30" "v31"};
+            2 [0 "v8" "v9" "v10" "v11" a0] [1 "v12" "v13" "v14" "v15" a1],
+              {"v24" "v25" "v26" "v27" "v28" "v29" "v30" "v31"};
+            3 [0 "v8" "v9" "v10" "v11" a0] [1 "v12" "v13" "v14" "v15" a1] [2 "v16" "v17" "v18" "v19" a2],
+              {"v24" "v25" "v26" "v27" "v28" "v29" "v30" "v31"};
+            4 [0 "v8" "v9" "v10" "v11" a0] [1 "v12" "v13" "v14" "v15" a1] [2 "v16" "v17" "v18" "v19" a2]
+              [3 "v20" "v21" "v22" "v23" a3], {"v24" "v25" "v26" "v27" "v28" "v29" "v30" "v31"};
+            5 [0 "v8" "v9" "v10" "v11" a0] [1 "v12" "v13" "v14" "v15" a1] [2 "v16" "v17" "v18" "v19" a2]
+              [3 "v20" "v21" "v22" "v23" a3] [4 "v24" "v25" "v26" "v27" a4], {};
+            6 [0 "v8" "v9" "v10" "v11" a0] [1 "v12" "v13" "v14" "v15" a1] [2 "v16" "v17" "v18" "v19" a2]
+              [3 "v20" "v21" "v22" "v23" a3] [4 "v24" "v25" "v26" "v27" a4] [5 "v28" "v29" "v30" "v31" a5], {};
+        )
+    };
+    (of $h:expr, $text:ident, $head:literal, $count:expr, $a:expr, $b:expr, $sums:expr, $sum:ty;
+        $($rows:literal $([$row:literal $s0:tt $s1:tt $s2:tt $s3:tt $at:ident])+, {$($free:tt)*};)+
+    ) => {{
+        // By address, as indices past the rows that there are would not compile.
+        let (at, sums) = ($a.as_mut_ptr(), $sums.as_mut_ptr().cast::<$sum>());
+        match $h {
+            $($rows => asm!(
+                $head,
+                "2:",
+                $text!($([$row $s0 $s1 $s2 $s3 $at])+),
+                "subs {count}, {count}, #1",
+                "b.ne 2b",
+                count = inout(reg) $count => _,
+                b = inout(reg) $b,
+                $($at = inout(reg) *at.add($row),)+
+                $(inout($s0) *sums.add($row * 4),
+                  inout($s1) *sums.add($row * 4 + 1),
+                  inout($s2) *sums.add($row * 4 + 2),
+                  inout($s3) *sums.add($row * 4 + 3),)+
+                $(out($free) _,)*
+                out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _, out("v6") _, out("v7") _,
+                options(readonly, nostack)
+            ),)+
+            _ => unreachable!("tiles have 1 to 6 rows"),
+        }
+    }};
+}
+pub(crate) use turns;
+
+/// The products of four numbers a row, each multiplied as an element: one load instead of four that would fill a vector.
+macro_rules! element_products {
+    (load $([$row:literal $($rest:tt)+])+) => {
+        concat!($("ldr q", $row, ", [{a", $row, "}], #16\n",)+)
+    };
+    ($element:literal $([$row:literal $s0:literal $s1:literal $s2:literal $s3:literal $at:ident])+) => {
+        concat!(
+            "ldp q6, q7, [{b}], #32\n",
+            $("fmla ", $s0, ".4s, v6.4s, v", $row, ".s[", $element, "]\n",)+
+            $("fmla ", $s1, ".4s, v7.4s, v", $row, ".s[", $element, "]\n",)+
+            "ldp q6, q7, [{b}], #32\n",
+            $("fmla ", $s2, ".4s, v6.4s, v", $row, ".s[", $element, "]\n",)+
+            $("fmla ", $s3, ".4s, v7.4s, v", $row, ".s[", $element, "]\n",)+
+        )
+    };
+    ($($rows:tt)+) => {
+        concat!(
+            element_products!(load $($rows)+),
+            element_products!(0 $($rows)+),
+            element_products!(1 $($rows)+),
+            element_products!(2 $($rows)+),
+            element_products!(3 $($rows)+)
+        )
+    };
+}
+
+/// The products of one number a row.
+macro_rules! single_products {
+    ($([$row:literal $($rest:tt)+])+) => {
+        concat!(
+            $("ldr s", $row, ", [{a", $row, "}], #4\n",)+
+            element_products!(0 $([$row $($rest)+])+)
+        )
+    };
+}
 
 impl Simd for Neon {
     type V = float32x4_t;
@@ -47,40 +139,16 @@ impl Simd for Neon {
         weights: &mut [*const f32; V],
         depth: usize,
     ) {
-        // The vectors of a block lie one after the other.
-        assert!(V * Self::LANES <= BLOCK);
-        let (mut a, mut b) = (*rows, weights[0]);
-        // A load of four numbers a row, each multiplied as an element, saves three that would fill a vector with one.
-        for _ in 0..depth / 4 {
-            let mut x = [vdupq_n_f32(0.0); H];
-            for h in 0..H {
-                x[h] = vld1q_f32(a[h]);
-                a[h] = a[h].add(4);
-            }
-            macro_rules! elements {
-                ($($element:literal)*) => {$(
-                    for v in 0..V {
-                        let w = vld1q_f32(b.add(v * Self::LANES));
-                        for h in 0..H {
-                            sums[h][v] = vfmaq_laneq_f32::<$element>(sums[h][v], w, x[h]);
-                        }
-                    }
-                    b = b.add(BLOCK);
-                )*};
-            }
-            elements!(0 1 2 3);
+        // The vectors of a block lie one after the other, so the first one's address does for all.
+        assert!(V == 4 && V * Self::LANES == BLOCK);
+        let mut a = *rows;
+        let fours = depth / 4;
+        if fours > 0 {
+            turns!(H, element_products, "", fours, a, weights[0], sums, float32x4_t);
         }
-        for i in 0..depth % 4 {
-            for v in 0..V {
-                let w = vld1q_f32(b.add(v * Self::LANES));
-                for h in 0..H {
-                    sums[h][v] = vfmaq_n_f32(sums[h][v], w, *a[h].add(i));
-                }
-            }
-            b = b.add(BLOCK);
-        }
-        for p in weights {
-            *p = p.add(depth * BLOCK);
+        let ones = depth % 4;
+        if ones > 0 {
+            turns!(H, single_products, "", ones, a, weights[0], sums, float32x4_t);
         }
     }
     #[inline(always)]

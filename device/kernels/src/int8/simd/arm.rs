@@ -5,9 +5,9 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::{Bytes, Finish, Format, Order};
+use super::{Bytes, Finish, Format, Order, Taps};
 use crate::int8::Steps;
-use crate::simd::arm;
+use crate::simd::arm::{self, turns};
 
 /// Four lanes, sums of two products in 16 bits.
 #[derive(Clone, Copy)]
@@ -16,6 +16,89 @@ pub(crate) struct Neon;
 /// Four lanes, sums of four products.
 #[derive(Clone, Copy)]
 pub(crate) struct NeonDot;
+
+/// Loads sixteen bytes a row, or fewer, and takes 128 off them.
+macro_rules! load_rows {
+    ($([$row:literal $($rest:tt)+])+) => { load_rows!("q" 16 $([$row])+) };
+    ($size:literal $bytes:literal $([$row:literal])+) => {
+        concat!(
+            $("ldr ", $size, $row, ", [{a", $row, "}], #", $bytes, "\n",)+
+            "movi v6.16b, #0x80\n",
+            $("eor v", $row, ".16b, v", $row, ".16b, v6.16b\n",)+
+        )
+    };
+}
+
+/// The products of sixteen bytes a row, summed by fours.
+macro_rules! four_products {
+    ($four:literal $([$row:literal $s0:literal $s1:literal $s2:literal $s3:literal $at:ident])+) => {
+        concat!(
+            "ldp q6, q7, [{b}], #32\n",
+            $("sdot ", $s0, ".4s, v6.16b, v", $row, ".4b[", $four, "]\n",)+
+            $("sdot ", $s1, ".4s, v7.16b, v", $row, ".4b[", $four, "]\n",)+
+            "ldp q6, q7, [{b}], #32\n",
+            $("sdot ", $s2, ".4s, v6.16b, v", $row, ".4b[", $four, "]\n",)+
+            $("sdot ", $s3, ".4s, v7.16b, v", $row, ".4b[", $four, "]\n",)+
+        )
+    };
+    ($($rows:tt)+) => {
+        concat!(
+            load_rows!($($rows)+),
+            four_products!(0 $($rows)+),
+            four_products!(1 $($rows)+),
+            four_products!(2 $($rows)+),
+            four_products!(3 $($rows)+)
+        )
+    };
+}
+
+/// The products of four bytes a row.
+macro_rules! one_four {
+    ($([$row:literal $($rest:tt)+])+) => {
+        concat!(load_rows!("s" 4 $([$row])+), four_products!(0 $([$row $($rest)+])+))
+    };
+}
+
+/// The products of sixteen bytes a row, of which two at a time are summed in 16 bits: for no more than four rows, as the
+/// registers of the others hold those sums.
+macro_rules! pair_products {
+    ($low:literal $high:literal $([$row:literal $s0:literal $s1:literal $s2:literal $s3:literal $at:ident])+) => {
+        concat!(
+            "ldp q4, q5, [{b}], #32\n",
+            "ldp q6, q7, [{b}], #32\n",
+            $("dup v24.8h, v", $row, ".h[", $low, "]\n",
+              "dup v25.8h, v", $row, ".h[", $high, "]\n",
+              "smull v26.8h, v24.8b, v4.8b\n",
+              "smull v27.8h, v24.8b, v5.8b\n",
+              "smull v28.8h, v24.8b, v6.8b\n",
+              "smull v29.8h, v24.8b, v7.8b\n",
+              "smlal2 v26.8h, v25.16b, v4.16b\n",
+              "smlal2 v27.8h, v25.16b, v5.16b\n",
+              "smlal2 v28.8h, v25.16b, v6.16b\n",
+              "smlal2 v29.8h, v25.16b, v7.16b\n",
+              "sadalp ", $s0, ".4s, v26.8h\n",
+              "sadalp ", $s1, ".4s, v27.8h\n",
+              "sadalp ", $s2, ".4s, v28.8h\n",
+              "sadalp ", $s3, ".4s, v29.8h\n",)+
+        )
+    };
+    ($($rows:tt)+) => {
+        concat!(
+            load_rows!($($rows)+),
+            pair_products!(0 1 $($rows)+),
+            pair_products!(2 3 $($rows)+),
+            pair_products!(4 5 $($rows)+),
+            pair_products!(6 7 $($rows)+)
+        )
+    };
+}
+
+/// The products of four bytes a row, in pairs as above.
+macro_rules! two_pairs {
+    ($([$row:literal $($rest:tt)+])+) => {
+        concat!(load_rows!("s" 4 $([$row])+), pair_products!(0 1 $([$row $($rest)+])+))
+    };
+}
 
 /// What both share.
 macro_rules! four_lanes {
@@ -109,13 +192,36 @@ impl Bytes for Neon {
         let pair = |p: *const u8| vreinterpret_u8_u16(vdup_n_u16(p.cast::<u16>().read_unaligned()));
         signed(vcombine_u8(pair(p), pair(p.add(2))))
     }
+    const TAPS: Taps = Taps::Rows;
+    const WIDE_TILES: bool = true;
     #[inline(always)]
     unsafe fn interleave(rows: [*const u8; 4], _: usize) -> [int8x16_t; 4] {
-        let [a, b, c, d] = [load(rows[0]), load(rows[1]), load(rows[2]), load(rows[3])];
-        let (low, high) = (vreinterpretq_s64_s8(vzip1q_s8(a, b)), vreinterpretq_s64_s8(vzip2q_s8(a, b)));
-        let (low2, high2) = (vreinterpretq_s64_s8(vzip1q_s8(c, d)), vreinterpretq_s64_s8(vzip2q_s8(c, d)));
-        [vzip1q_s64(low, low2), vzip2q_s64(low, low2), vzip1q_s64(high, high2), vzip2q_s64(high, high2)]
-            .map(|v| vreinterpretq_s8_s64(v))
+        rows.map(|row| load(row))
+    }
+    #[inline(always)]
+    unsafe fn column<const TAMED: bool>(
+        sums: &mut [int32x4_t; 4],
+        x: &[int8x16_t; 4],
+        weights: *const u8,
+        taps: usize,
+    ) {
+        let w = [0, 16, 32, 48].map(|row| Self::weights(weights.add(row)));
+        for tap in 0..taps {
+            let mut low = vmull_s8(vget_low_s8(x[tap]), vget_low_s8(w[tap]));
+            let mut high = vmull_high_s8(x[tap], w[tap]);
+            if TAMED && tap % 2 == 1 {
+                // Summed with the tap before.
+                continue;
+            }
+            if TAMED && tap + 1 < taps {
+                low = vmlal_s8(low, vget_low_s8(x[tap + 1]), vget_low_s8(w[tap + 1]));
+                high = vmlal_high_s8(high, x[tap + 1], w[tap + 1]);
+            }
+            sums[0] = vaddw_s16(sums[0], vget_low_s16(low));
+            sums[1] = vaddw_high_s16(sums[1], low);
+            sums[2] = vaddw_s16(sums[2], vget_low_s16(high));
+            sums[3] = vaddw_high_s16(sums[3], high);
+        }
     }
     #[inline(always)]
     unsafe fn dot(sum: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
@@ -130,35 +236,28 @@ impl Bytes for Neon {
         groups: usize,
         tame: bool,
     ) {
-        assert!(V == 4, "vectors that lie one after the other");
-        let (mut a, mut b) = (*rows, weights[0]);
-        // Two products are summed in 16 bits: of -128 all four, they would overflow.
-        let deep = if tame { groups / 4 } else { 0 };
-        for _ in 0..deep {
-            let mut x = [vdupq_n_s8(0); H];
-            for h in 0..H {
-                x[h] = load(a[h]);
-                a[h] = a[h].add(16);
+        assert!(V == 4 && H <= 4, "vectors that lie one after the other, and registers for sums in 16 bits");
+        let mut a = *rows;
+        let (turns, fours) = (groups / 4, groups % 4);
+        if !tame {
+            // Two products are summed in 16 bits: of -128 all four, they would overflow.
+            one_by_one(sums, a, weights[0], groups);
+            weights[0] = weights[0].add(groups * 64);
+        } else {
+            if turns > 0 {
+                turns!(H, pair_products, "", turns, a, weights[0], sums, int32x4_t);
             }
-            macro_rules! pairs {
-                ($($low:literal $high:literal)*) => {$(
-                    let w = [vld1q_s8(b.cast()), vld1q_s8(b.add(16).cast()), vld1q_s8(b.add(32).cast()), vld1q_s8(b.add(48).cast())];
-                    b = b.add(64);
-                    for h in 0..H {
-                        four_sums::<$low, $high, V>(&mut sums[h], x[h], w);
-                    }
-                )*};
+            if fours > 0 {
+                turns!(H, two_pairs, "", fours, a, weights[0], sums, int32x4_t);
             }
-            pairs!(0 1  2 3  4 5  6 7);
         }
-        rest::<Self, V, H>(sums, a, b, groups - deep * 4);
-        weights[0] = weights[0].add(groups * 64);
     }
 }
 
 impl Bytes for NeonDot {
     four_lanes!();
     const FORMAT: Format = Format { lanes: 4, order: Order::Fours, signed: true };
+    const WIDE_TILES: bool = true;
     #[inline(always)]
     unsafe fn broadcast(p: *const u8) -> int8x16_t {
         signed(vreinterpretq_u8_u32(vdupq_n_u32(p.cast::<u32>().read_unaligned())))
@@ -194,113 +293,37 @@ impl Bytes for NeonDot {
         _tame: bool,
     ) {
         assert!(V == 4, "vectors that lie one after the other");
-        let (mut a, mut b) = (*rows, weights[0]);
-        for _ in 0..groups / 4 {
-            let mut x = [vdupq_n_s8(0); H];
-            for h in 0..H {
-                x[h] = load(a[h]);
-                a[h] = a[h].add(16);
-            }
-            macro_rules! fours {
-                ($($four:literal)*) => {$(
-                    for v in 0..V {
-                        let w = vld1q_s8(b.add(v * 16).cast());
-                        for h in 0..H {
-                            sums[h][v] = dot_with::<$four>(sums[h][v], w, x[h]);
-                        }
-                    }
-                    b = b.add(64);
-                )*};
-            }
-            fours!(0 1 2 3);
+        let mut a = *rows;
+        let turns = groups / 4;
+        if turns > 0 {
+            turns!(H, four_products, ".arch_extension dotprod", turns, a, weights[0], sums, int32x4_t);
         }
-        rest::<Self, V, H>(sums, a, b, groups % 4);
-        weights[0] = weights[0].add(groups * 64);
+        let fours = groups % 4;
+        if fours > 0 {
+            turns!(H, one_four, ".arch_extension dotprod", fours, a, weights[0], sums, int32x4_t);
+        }
     }
 }
 
-/// Adds to the sums of a row the products of weights with four bytes, pairs `LOW` and `HIGH` of sixteen.
-///
-/// Two products are summed in 16 bits. In assembly, as a compiler brings so many instructions forward that registers spill.
+/// Does as `Bytes::products` with each product summed in 32 bits.
 #[inline(always)]
-unsafe fn four_sums<const LOW: usize, const HIGH: usize, const V: usize>(
-    sums: &mut [int32x4_t; V],
-    x: int8x16_t,
-    w: [int8x16_t; 4],
-) {
-    asm!(
-        "dup {low:v}.8h, {x:v}.h[{LOW}]",
-        "dup {high:v}.8h, {x:v}.h[{HIGH}]",
-        "smull {t0:v}.8h, {low:v}.8b, {w0:v}.8b",
-        "smull {t1:v}.8h, {low:v}.8b, {w1:v}.8b",
-        "smull {t2:v}.8h, {low:v}.8b, {w2:v}.8b",
-        "smull {t3:v}.8h, {low:v}.8b, {w3:v}.8b",
-        "smlal2 {t0:v}.8h, {high:v}.16b, {w0:v}.16b",
-        "smlal2 {t1:v}.8h, {high:v}.16b, {w1:v}.16b",
-        "smlal2 {t2:v}.8h, {high:v}.16b, {w2:v}.16b",
-        "smlal2 {t3:v}.8h, {high:v}.16b, {w3:v}.16b",
-        "sadalp {s0:v}.4s, {t0:v}.8h",
-        "sadalp {s1:v}.4s, {t1:v}.8h",
-        "sadalp {s2:v}.4s, {t2:v}.8h",
-        "sadalp {s3:v}.4s, {t3:v}.8h",
-        LOW = const LOW,
-        HIGH = const HIGH,
-        x = in(vreg) x,
-        w0 = in(vreg) w[0],
-        w1 = in(vreg) w[1],
-        w2 = in(vreg) w[2],
-        w3 = in(vreg) w[3],
-        s0 = inout(vreg) sums[0],
-        s1 = inout(vreg) sums[1],
-        s2 = inout(vreg) sums[2],
-        s3 = inout(vreg) sums[3],
-        low = out(vreg) _,
-        high = out(vreg) _,
-        t0 = out(vreg) _,
-        t1 = out(vreg) _,
-        t2 = out(vreg) _,
-        t3 = out(vreg) _,
-        options(pure, nomem, nostack, preserves_flags)
-    );
-}
-
-/// Does the groups that are fewer than sixteen bytes.
-#[inline(always)]
-unsafe fn rest<S, const V: usize, const H: usize>(
-    sums: &mut [[S::I; V]; H],
+unsafe fn one_by_one<const V: usize, const H: usize>(
+    sums: &mut [[int32x4_t; V]; H],
     mut rows: [*const u8; H],
     mut weights: *const u8,
     groups: usize,
-) where
-    S: Bytes,
-{
+) {
     for _ in 0..groups {
-        let w = [0, 16, 32, 48].map(|v| S::weights(weights.add(v)));
+        let w = [0, 16, 32, 48].map(|v| Neon::weights(weights.add(v)));
         weights = weights.add(64);
         for h in 0..H {
-            let x = S::broadcast(rows[h]);
+            let x = Neon::broadcast(rows[h]);
             rows[h] = rows[h].add(4);
             for v in 0..V {
-                sums[h][v] = S::dot(sums[h][v], x, w[v]);
+                sums[h][v] = Neon::dot(sums[h][v], x, w[v]);
             }
         }
     }
-}
-
-/// Adds the products of weights and the same four bytes, those at place `FOUR` of sixteen.
-#[inline(always)]
-unsafe fn dot_with<const FOUR: usize>(sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-    let mut sum = sum;
-    asm!(
-        ".arch_extension dotprod",
-        "sdot {sum:v}.4s, {w:v}.16b, {x:v}.4b[{four}]",
-        sum = inout(vreg) sum,
-        w = in(vreg) w,
-        x = in(vreg) x,
-        four = const FOUR,
-        options(pure, nomem, nostack, preserves_flags)
-    );
-    sum
 }
 
 /// Loads sixteen bytes to be multiplied.
