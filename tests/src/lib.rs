@@ -1,8 +1,12 @@
 //! The harness of the end-to-end tests: builds and runs the programs as a user would.
 
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
+
+/// Built anew for each checkout: `.cargo/config.toml`.
+const _: Option<&str> = option_env!("GRAFT_CHECKOUT");
 
 /// Returns the workspace's root.
 pub fn root() -> PathBuf {
@@ -19,25 +23,54 @@ pub fn shared(test: &str) -> Option<PathBuf> {
     None
 }
 
-/// Builds `graft` and `graftd` once and returns their folder.
+/// Builds `graft` and `graftd` once, from these sources, and returns the folder of both.
+///
+/// They are built with the profile and in the target folder of the test. What is returned are links of their own, so that
+/// a build that goes on meanwhile replaces none of them; one process at a time tells its stories in a target folder.
 ///
 /// # Panics
 ///
 /// If they do not build.
 pub fn programs() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let arguments = ["build", "--locked", "-p", "graft-cli", "-p", "graft-agent", "--message-format=json"];
-        let output = Command::new(cargo).args(arguments).current_dir(root()).output().expect("cargo starts");
-        assert!(output.status.success(), "building failed: {}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8_lossy(&output.stdout);
-        let executables = text.lines().filter_map(|line| {
-            let message: serde_json::Value = serde_json::from_str(line).ok()?;
-            message["executable"].as_str().map(PathBuf::from)
-        });
-        let graft = executables.rev().find(|p| p.file_stem().is_some_and(|n| n == "graft")).expect("a program graft");
-        graft.parent().expect("a folder").to_owned()
+    static PROGRAMS: OnceLock<(PathBuf, File)> = OnceLock::new();
+    let (folder, _lock) = PROGRAMS.get_or_init(|| {
+        // <target>/<profile>/deps/<test>
+        let test = std::env::current_exe().expect("the test's own path");
+        let profile = test.ancestors().nth(2).expect("a folder of the profile");
+        let folder = profile.join("stories");
+        fs::create_dir_all(&folder).expect("a folder beside the programs");
+        let lock = File::create(folder.join("lock")).expect("a file to lock");
+        lock.lock().expect("nobody else's stories");
+        for (name, built) in build(profile) {
+            let link = folder.join(name);
+            let _ = fs::remove_file(&link);
+            fs::hard_link(&built, &link).unwrap_or_else(|e| panic!("linking {}: {e}", built.display()));
+        }
+        (folder, lock)
+    });
+    folder
+}
+
+/// Builds the programs and returns the name and the path of each.
+fn build(profile: &Path) -> [(&'static str, PathBuf); 2] {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let name = profile.file_name().expect("a profile's name").to_str().expect("one in ASCII");
+    let output = Command::new(cargo)
+        // What the tests of the workspace are built with is not built again.
+        .args(["build", "--locked", "--workspace", "--bins", "--message-format=json"])
+        .args(["--profile", if name == "debug" { "dev" } else { name }])
+        .arg("--target-dir")
+        .arg(profile.parent().expect("a target folder"))
+        .current_dir(root())
+        .output()
+        .expect("cargo starts");
+    assert!(output.status.success(), "building failed: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let messages: Vec<serde_json::Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    ["graft", "graftd"].map(|name| {
+        let artifact = messages.iter().find(|m| m["target"]["name"] == name && m["executable"].is_string());
+        let path = artifact.and_then(|m| m["executable"].as_str());
+        (name, PathBuf::from(path.unwrap_or_else(|| panic!("cargo built no program {name}"))))
     })
 }
 

@@ -1,5 +1,6 @@
 //! What may link what: the device carries no training code, the light crates no engine.
 
+use std::fs;
 use std::process::Command;
 
 use graft_tests::root;
@@ -38,4 +39,21 @@ fn each_crate_links_only_what_the_architecture_allows() {
     }
     let host = links("graft-cli");
     assert!(host.iter().any(|n| n == "candle-core"), "this test does not see what it looks for");
+}
+
+/// Cargo does not, where two of them share a target folder.
+#[test]
+fn every_crate_is_built_anew_for_each_checkout() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let members = manifest.split_once("members = [").unwrap().1.split_once(']').unwrap().0;
+    let members: Vec<&str> = members.split('"').skip(1).step_by(2).collect();
+    assert_eq!(members.len(), 14, "{members:?}");
+    // What stands in for another's crate would have all of tract built anew.
+    for member in members.iter().filter(|m| **m != "device/fft") {
+        let folder = root().join(member);
+        let built_on_others = fs::read_to_string(folder.join("Cargo.toml")).unwrap().contains("\ngraft-");
+        let sources = ["src/lib.rs", "src/main.rs"].map(|f| fs::read_to_string(folder.join(f)).unwrap_or_default());
+        let asks = sources.iter().any(|s| s.contains("option_env!(\"GRAFT_CHECKOUT\")"));
+        assert_ne!(built_on_others, asks, "{member}: one of the two brings about a new build");
+    }
 }

@@ -28,6 +28,9 @@ pub use isa::Isa;
 pub use threads::Threads;
 pub use window::Window;
 
+/// Built anew for each checkout: `.cargo/config.toml`.
+const _: Option<&str> = option_env!("GRAFT_CHECKOUT");
+
 /// Channels that are computed together; every activation's channels are padded to a multiple of it.
 pub const BLOCK: usize = 16;
 

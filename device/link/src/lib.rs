@@ -11,3 +11,6 @@ pub mod transport;
 
 pub use connection::{Client, Greeting, LinkError, Service, serve};
 pub use transport::Transport;
+
+/// Built anew for each checkout: `.cargo/config.toml`.
+const _: Option<&str> = option_env!("GRAFT_CHECKOUT");

@@ -39,11 +39,23 @@ pub enum RuntimeError {
         /// What this one has.
         found: String,
     },
-    /// A tensor's data is in another file.
+    /// A tensor's data is in another file, and the model is not in a file itself, or the tensor no weight of its graph.
     #[error("expected every tensor inside the model, found {tensor} in an external file; export the model as one file")]
     ExternalData {
         /// Name of the tensor.
         tensor: String,
+    },
+    /// A tensor's data is said to be where it is not, or where nothing is read from.
+    #[error(
+        "expected {expected} for the external data of {tensor}, found {found}; export the model again, or as one file"
+    )]
+    ExternalPlace {
+        /// Name of the tensor.
+        tensor: String,
+        /// What external data has to have.
+        expected: String,
+        /// What this tensor's has.
+        found: String,
     },
     /// The metadata lacks an entry.
     #[error("expected {key} in the model's metadata, found {found}; export the model with `graft export`")]

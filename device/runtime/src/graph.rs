@@ -1,23 +1,25 @@
 //! What is read from an ONNX file before the engine sees it.
 //!
-//! tract indexes by names it has not looked up and reads external files when told where; a graph is therefore
+//! tract indexes by names it has not looked up and reads any external file it is told of; a graph is therefore
 //! checked here first, so that a damaged one is refused with its reason and not with a panic.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
+use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::tensor_shape_proto::dimension;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, type_proto};
 
 use crate::RuntimeError;
+use crate::external::is_external;
 use crate::outline::{Outline, Source};
 
 /// Longest model that is read, in bytes.
 pub const MAX_MODEL_LEN: u64 = 512 << 20;
 
-/// Reads an ONNX file's outline and checks that its names hang together and its data is inside.
+/// Reads an ONNX file's outline and checks that its names hang together and its data is inside, or beside the file.
 pub(crate) fn read(source: &mut Source<'_>) -> Result<Outline, RuntimeError> {
-    let outline = source.outline()?;
+    let mut outline = source.outline()?;
+    source.find_external(&mut outline)?;
     check_tensors(&outline.graph)?;
     check_names(&outline.graph)?;
     check_attributes(&outline.graph)?;
@@ -46,14 +48,14 @@ pub(crate) fn walk<'a>(graph: &'a GraphProto, each: &mut dyn FnMut(&'a NodeProto
     }
 }
 
+/// Checks that no tensor within a node is in another file.
 fn check_tensors(graph: &GraphProto) -> Result<(), RuntimeError> {
     let mut outside = None;
     let mut check = |tensor: &TensorProto| {
-        if tensor.data_location == Some(DataLocation::External as i32) || !tensor.external_data.is_empty() {
+        if is_external(tensor) {
             outside = Some(tensor.name.clone());
         }
     };
-    graph.initializer.iter().for_each(&mut check);
     walk(graph, &mut |node| {
         for attribute in &node.attribute {
             attribute.t.iter().chain(&attribute.tensors).for_each(&mut check);

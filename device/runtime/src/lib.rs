@@ -4,7 +4,8 @@
 //!
 //! The host measures with this crate and the device runs it, so the numbers in a report are those of the shipped
 //! engine. Nothing of tract shows outside. Bytes from outside are refused by typed errors: lengths are bounded
-//! before allocation, no file but the named one is read, and a panic of the engine is caught.
+//! before allocation, no file is read but the named one and those beside it with its weights, and a panic of the engine is
+//! caught.
 
 mod band;
 mod bench;
@@ -12,6 +13,7 @@ mod cache;
 mod compile;
 mod constant;
 mod error;
+mod external;
 mod graph;
 mod input;
 mod lower;

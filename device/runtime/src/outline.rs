@@ -2,7 +2,7 @@
 //!
 //! A network's file is nearly all weights. Decoded whole, they are in memory three times: as the file, as the decoder's
 //! bytes and as numbers. Here they go from the file to numbers at once. Lengths are checked before anything is allocated
-//! for them, so that no more is than the file is long.
+//! for them, so that no more is than the file is long, or the files beside it that have tensors of their own.
 //!
 //! # Source
 //!
@@ -13,12 +13,14 @@ use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use prost::Message;
 use tract_onnx::pb::{GraphProto, ModelProto, TensorProto};
 
 use crate::RuntimeError;
 use crate::constant::Constant;
+use crate::external::{Folder, is_external};
 use crate::graph::{MAX_MODEL_LEN, mismatch};
 
 /// Where an ONNX file is.
@@ -27,6 +29,10 @@ pub(crate) struct Source<'a> {
     path: PathBuf,
     len: u64,
     reader: Reader<'a>,
+    /// Where files with tensors may be; none for a model in memory.
+    folder: Option<Folder>,
+    /// The one of them that was read last.
+    beside: Option<(Arc<Path>, Reader<'a>)>,
 }
 
 trait Bytes: Read + Seek {}
@@ -41,7 +47,15 @@ pub(crate) struct Outline {
     pub model: ModelProto,
     pub graph: GraphProto,
     /// Where the numbers of each initializer are that does not hold them.
-    places: Vec<Option<Range<u64>>>,
+    places: Vec<Option<Place>>,
+}
+
+/// Bytes of a file.
+#[derive(Debug)]
+struct Place {
+    /// None for the model's own.
+    file: Option<Arc<Path>>,
+    bytes: Range<u64>,
 }
 
 impl<'a> Source<'a> {
@@ -55,7 +69,8 @@ impl<'a> Source<'a> {
         let file = File::open(path).map_err(io)?;
         let found = file.metadata().map_err(io)?;
         if found.is_file() {
-            return Ok(Self::new(path, found.len(), Box::new(file)));
+            let folder = Some(Folder::of(path));
+            return Ok(Self { folder, ..Self::new(path, found.len(), Box::new(file)) });
         }
         // A pipe cannot be gone back in.
         let mut bytes = Vec::new();
@@ -70,7 +85,8 @@ impl<'a> Source<'a> {
     }
 
     fn new(path: &Path, len: u64, reader: Box<dyn Bytes + 'a>) -> Self {
-        Self { path: path.to_owned(), len, reader: BufReader::with_capacity(BUFFER, reader) }
+        let reader = BufReader::with_capacity(BUFFER, reader);
+        Self { path: path.to_owned(), len, reader, folder: None, beside: None }
     }
 
     /// Returns the BLAKE3 digest of the whole file.
@@ -108,7 +124,7 @@ impl<'a> Source<'a> {
             return Err(RuntimeError::NotOnnx { reason: "the file is empty".to_owned() });
         }
         let len = self.len;
-        let found = self.read_at(0, |reader| match (Scan { reader, at: 0 }).outline(len) {
+        let found = self.read_at(None, 0, |reader| match (Scan { reader, at: 0 }).outline(len) {
             Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(Err(e)),
             found => found.map(Ok),
         })?;
@@ -117,6 +133,41 @@ impl<'a> Source<'a> {
             Ok(None) => Err(mismatch("a graph in the model", "none")),
             Err(e) => Err(RuntimeError::NotOnnx { reason: e.to_string() }),
         }
+    }
+
+    /// Finds the initializers whose numbers are in files beside the model. All their bytes count towards its length.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::ExternalData`] where the model is in memory, [`RuntimeError::TooLong`], and those of
+    /// [`Folder::place`].
+    pub fn find_external(&mut self, outline: &mut Outline) -> Result<(), RuntimeError> {
+        let mut total = self.len;
+        for (tensor, place) in outline.graph.initializer.iter_mut().zip(&mut outline.places) {
+            if !is_external(tensor) {
+                continue;
+            }
+            let Some(folder) = &mut self.folder else {
+                return Err(RuntimeError::ExternalData { tensor: tensor.name.clone() });
+            };
+            if place.is_some() || !tensor.raw_data.is_empty() {
+                let expected = format!("the numbers of {} in one place", tensor.name);
+                return Err(mismatch(&expected, "some in the model and some in an external file"));
+            }
+            let (file, bytes) = folder.place(tensor)?;
+            total = total.saturating_add(bytes.end - bytes.start);
+            if total > MAX_MODEL_LEN {
+                return Err(RuntimeError::TooLong { found: total });
+            }
+            *place = Some(Place { file: Some(file), bytes });
+            *tensor = TensorProto {
+                name: std::mem::take(&mut tensor.name),
+                dims: std::mem::take(&mut tensor.dims),
+                data_type: tensor.data_type,
+                ..TensorProto::default()
+            };
+        }
+        Ok(())
     }
 
     /// Reads the initializers that are constants of a kind that the compiler knows, and leaves their tensors empty.
@@ -132,7 +183,7 @@ impl<'a> Source<'a> {
             let name = tensor.name.clone();
             let constant = match place {
                 None => Constant::read(tensor),
-                Some(place) => self.read_at(place.start, |raw| Constant::read_from(&tensor, len(place), raw))?,
+                Some(place) => self.read(place, |raw| Constant::read_from(&tensor, len(place), raw))?,
             };
             constants.extend(constant.map(|c| (name, c)));
         }
@@ -149,16 +200,38 @@ impl<'a> Source<'a> {
         for (tensor, place) in graph.initializer.iter_mut().zip(places) {
             if let Some(place) = place {
                 tensor.raw_data = vec![0; len(&place)];
-                self.read_at(place.start, |raw| raw.read_exact(&mut tensor.raw_data))?;
+                self.read(&place, |raw| raw.read_exact(&mut tensor.raw_data))?;
             }
         }
         model.graph = Some(graph);
         Ok(model)
     }
 
-    fn read_at<T>(&mut self, at: u64, read: impl FnOnce(&mut Reader<'a>) -> io::Result<T>) -> Result<T, RuntimeError> {
-        let found = self.reader.seek(SeekFrom::Start(at)).and_then(|_| read(&mut self.reader));
-        found.map_err(|source| RuntimeError::Io { path: self.path.clone(), source })
+    fn read<T>(
+        &mut self,
+        place: &Place,
+        read: impl FnOnce(&mut Reader<'a>) -> io::Result<T>,
+    ) -> Result<T, RuntimeError> {
+        self.read_at(place.file.as_ref(), place.bytes.start, read)
+    }
+
+    fn read_at<T>(
+        &mut self,
+        file: Option<&Arc<Path>>,
+        at: u64,
+        read: impl FnOnce(&mut Reader<'a>) -> io::Result<T>,
+    ) -> Result<T, RuntimeError> {
+        let path = file.map_or(&*self.path, |file| file);
+        let io = |source| RuntimeError::Io { path: path.to_owned(), source };
+        let reader = match (file, &mut self.beside) {
+            (None, _) => &mut self.reader,
+            (Some(file), Some((open, reader))) if open == file => reader,
+            (Some(file), beside) => {
+                let reader: Box<dyn Bytes> = Box::new(File::open(file).map_err(io)?);
+                &mut beside.insert((file.clone(), BufReader::with_capacity(BUFFER, reader))).1
+            }
+        };
+        reader.seek(SeekFrom::Start(at)).and_then(|_| read(reader)).map_err(io)
     }
 }
 
@@ -186,7 +259,7 @@ impl Scan<'_, '_> {
     }
 
     /// Reads a tensor, and where its numbers are if they are many.
-    fn tensor(&mut self, end: u64) -> io::Result<(TensorProto, Option<Range<u64>>)> {
+    fn tensor(&mut self, end: u64) -> io::Result<(TensorProto, Option<Place>)> {
         let (mut rest, mut raw, mut place) = (Vec::new(), Vec::new(), None);
         // Of several, the last one counts.
         while let Some(numbers) = self.next(RAW_DATA, end, &mut rest)? {
@@ -198,7 +271,7 @@ impl Scan<'_, '_> {
             } else {
                 self.reader.seek_relative(i64::try_from(len).map_err(io::Error::other)?)?;
                 self.at = numbers.end;
-                place = Some(numbers);
+                place = Some(Place { file: None, bytes: numbers });
             }
         }
         Ok((TensorProto { raw_data: raw, ..TensorProto::decode(&rest[..])? }, place))
@@ -278,8 +351,8 @@ fn put_varint(mut value: u64, to: &mut Vec<u8>) {
 }
 
 /// Returns the length of a part of a file whose length was checked.
-fn len(place: &Range<u64>) -> usize {
-    usize::try_from(place.end - place.start).expect("a length of at most MAX_MODEL_LEN")
+fn len(place: &Place) -> usize {
+    usize::try_from(place.bytes.end - place.bytes.start).expect("a length of at most MAX_MODEL_LEN")
 }
 
 /// Bytes from which on a tensor's numbers stay in the file.

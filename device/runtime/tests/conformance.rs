@@ -7,6 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use graft_runtime::{EngineChoice, Isa, Network, Picture, RuntimeError};
+use prost::Message;
+use tract_onnx::pb::ModelProto;
 
 /// What is expected of one file.
 struct Case {
@@ -132,7 +134,8 @@ const CASES: &[Case] = &[
     in_tract("lstm", "Squeeze"),
     refused("unknown_operator", "found Mystery"),
     refused("foreign_domain", "found org.example.Relu"),
-    refused("external_data", "found outside in an external file"),
+    // In memory. A test below opens it as a file.
+    refused("external_data", "in an external file; export the model as one file"),
     refused("open_sides", "found image float [n, 3, height, width]"),
     refused("two_inputs", "other float [1, 5, 4, 3]"),
     // Integers.
@@ -264,6 +267,29 @@ fn every_network_answers_as_its_reference() {
     let failed: Vec<&str> =
         CASES.iter().filter(|case| std::panic::catch_unwind(|| run(case)).is_err()).map(|case| case.name).collect();
     assert!(failed.is_empty(), "{} of {} cases failed: {failed:?}", failed.len(), CASES.len());
+}
+
+#[test]
+fn weights_beside_a_file_are_as_good_as_inside_it() {
+    let path = folder().join("external_data.onnx");
+    let mut model = ModelProto::decode(&fs::read(&path).unwrap()[..]).unwrap();
+    let data = fs::read(path.with_extension("data")).unwrap();
+    for tensor in &mut model.graph.as_mut().unwrap().initializer {
+        let entry = |key| tensor.external_data.iter().find(|e| e.key == key).unwrap().value.parse::<usize>().unwrap();
+        tensor.raw_data = data[entry("offset")..][..entry("length")].to_vec();
+        tensor.data_location = None;
+        tensor.external_data.clear();
+    }
+    let inside = model.encode_to_vec();
+    let golden = fs::read(path.with_extension("f32")).unwrap();
+    let golden: Vec<f32> = golden.as_chunks().0.iter().map(|n| f32::from_le_bytes(*n)).collect();
+    for choice in [EngineChoice::Best, EngineChoice::Tract] {
+        let network = Network::open(&path, choice).unwrap();
+        assert_eq!(network.unrecognised().is_none(), choice == EngineChoice::Best);
+        let found = answer(&network).unwrap();
+        check(&format!("{choice:?}"), &found, &golden, FLOATS * golden.iter().fold(0f32, |m, v| m.max(v.abs())));
+        assert_eq!(found, answer(&Network::from_onnx(&inside, choice).unwrap()).unwrap(), "{choice:?}");
+    }
 }
 
 #[test]

@@ -21,5 +21,8 @@ pub use key::{KeyError, PublicKey, SecretKey};
 pub use manifest::{ChunkEntry, FileEntry, Golden, Manifest};
 pub use writer::{BundleWriter, Summary};
 
+/// Built anew for each checkout: `.cargo/config.toml`.
+const _: Option<&str> = option_env!("GRAFT_CHECKOUT");
+
 /// Name of the model's file in every bundle.
 pub const MODEL_FILE: &str = "model.onnx";

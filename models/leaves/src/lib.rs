@@ -17,3 +17,6 @@ mod set;
 pub use classes::{LeafClass, leaf_picture};
 pub use pretrain::{PRETRAIN_CLASSES, pretrain_picture};
 pub use set::write_leaf_set;
+
+/// Built anew for each checkout: `.cargo/config.toml`.
+const _: Option<&str> = option_env!("GRAFT_CHECKOUT");

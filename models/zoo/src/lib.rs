@@ -15,3 +15,6 @@ pub use catalogue::{Catalogue, Entry};
 pub use network::{Activation, Architecture, Conv, Network, Node, Op, Padding};
 pub use preprocessing::Preprocessing;
 pub use weights::{Tensor, Weights, WeightsError};
+
+/// Built anew for each checkout: `.cargo/config.toml`.
+const _: Option<&str> = option_env!("GRAFT_CHECKOUT");

@@ -70,6 +70,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.count { count(&bench) } else { Ok(()) }
 }
 
+/// Returns a command of cargo's that builds for a board.
+///
+/// # Errors
+///
+/// Why this machine cannot.
+pub(crate) fn cargo_for_arm64(verb: &[&str]) -> Result<Command> {
+    Ok(Bench::find()?.cross(verb))
+}
+
 /// Prints the instructions of a run of the network in each precision and instruction set.
 fn count(bench: &Bench) -> Result<()> {
     let plugin = bench.folder.join("count.so");
@@ -160,13 +169,19 @@ impl Bench {
 
     /// Returns a command of cargo's for graft-kernels whose programs run on an emulated processor.
     fn cargo(&self, cpu: &str, verb: &[&str]) -> Command {
-        let mut command = cargo_command(verb);
-        command.current_dir(root());
-        command.args(["--locked", "--package", "graft-kernels", "--target", TARGET, "--target-dir"]).arg(&self.folder);
-        command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc");
+        let mut command = self.cross(verb);
+        command.args(["--locked", "--package", "graft-kernels"]);
         command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", "qemu-aarch64");
         command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "--deny warnings");
         command.env("QEMU_CPU", cpu).env("QEMU_LD_PREFIX", &self.libraries);
+        command
+    }
+
+    /// Returns a command of cargo's that builds for a board.
+    fn cross(&self, verb: &[&str]) -> Command {
+        let mut command = cargo_command(verb);
+        command.current_dir(root()).args(["--target", TARGET, "--target-dir"]).arg(&self.folder);
+        command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc");
         if let Some(compiler) = &self.compiler {
             command.env("RUSTC", compiler);
         }

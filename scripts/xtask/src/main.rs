@@ -1,4 +1,5 @@
-//! Chores of the workspace: `cargo xtask ci`, `cargo xtask boards`, `cargo xtask pretrain`, `cargo xtask peers`.
+//! Chores of the workspace: `cargo xtask ci`, `cargo xtask boards`, `cargo xtask size`, `cargo xtask pretrain`,
+//! `cargo xtask peers`.
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -8,6 +9,10 @@ use clap::Parser;
 
 mod boards;
 mod peers;
+mod size;
+
+/// Built anew for each checkout: `.cargo/config.toml`.
+const _: Option<&str> = option_env!("GRAFT_CHECKOUT");
 
 /// Do a chore
 #[derive(Debug, Parser)]
@@ -16,6 +21,7 @@ enum Chore {
     /// Check format, lints, documentation and the shell scripts; the tests are `cargo test --workspace`
     Ci,
     Boards(boards::Args),
+    Size(size::Args),
     /// Train the embedded backbone anew: models/weights/mobilenet_v2_0.35_96.safetensors
     ///
     /// Takes about half an hour on two cores. Ctrl-C loses at most an epoch: the same command goes on.
@@ -31,6 +37,7 @@ fn main() -> ExitCode {
     let outcome = match Chore::parse() {
         Chore::Ci => ci(),
         Chore::Boards(arguments) => boards::run(&arguments),
+        Chore::Size(arguments) => size::run(&arguments),
         Chore::Pretrain { arguments } => pretrain(&arguments),
         Chore::Peers(arguments) => peers::run(&arguments),
     };
