@@ -144,9 +144,7 @@ impl Conv {
     /// Returns the bytes of working memory that a thread needs.
     pub fn scratch(&self) -> usize {
         match self.method {
-            Method::Direct => {
-                (PIXELS * self.window.kernel[0] * self.window.kernel[1] + TILE) * size_of::<*const f32>()
-            }
+            Method::Direct => (PIXELS * self.window.kernel[0] * self.window.kernel[1] + TILE) * size_of::<*const f32>(),
             Method::Winograd => winograd::scratch(self),
         }
     }

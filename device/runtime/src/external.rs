@@ -36,6 +36,11 @@ impl Folder {
         Self { path: parent.to_owned(), files: BTreeMap::new() }
     }
 
+    /// Whether no file was asked for.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
     /// Returns the file that has a tensor's numbers, and which of its bytes they are.
     ///
     /// # Errors

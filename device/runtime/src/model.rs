@@ -104,7 +104,7 @@ impl Model {
         let mut source = held(&bytes);
         let mut model = Self::load_from(&mut source, EngineChoice::Best)?;
         let (side, metadata) = (model.preprocessing.crop as usize, model.metadata.clone());
-        model.network.keep(cache, key, Some(side), metadata, because, || source.digest());
+        model.network.keep(cache, key, Some(side), metadata, because, &mut source);
         Ok(model)
     }
 

@@ -128,7 +128,7 @@ impl Network {
         let metadata = graph::metadata(&outline.model);
         let input = Input::of(&outline.graph, None)?;
         let mut network = Self::load(&mut source, outline, input, choice)?;
-        network.keep(cache, Key { digest, isa }, None, metadata, because, || source.digest());
+        network.keep(cache, Key { digest, isa }, None, metadata, because, &mut source);
         Ok(network)
     }
 
@@ -152,11 +152,14 @@ impl Network {
         side: Option<usize>,
         metadata: BTreeMap<String, String>,
         because: Miss,
-        digest: impl FnOnce() -> Result<[u8; 32], RuntimeError>,
+        source: &mut Source<'_>,
     ) {
         let not_kept = match &self.engine {
             Engine::Tract { .. } => Some("tract runs the network, and what it makes is not kept".to_owned()),
-            Engine::Kernels(program) if digest().is_ok_and(|found| found == key.digest) => {
+            Engine::Kernels(_) if source.is_in_parts() => {
+                Some("some of its numbers are in other files, which may change while the model does not".to_owned())
+            }
+            Engine::Kernels(program) if source.digest().is_ok_and(|found| found == key.digest) => {
                 let (input, outputs) = (self.input.clone(), self.outputs.clone());
                 let kept = cache.keep(&key, &Packed { side, input, outputs, metadata, program: &**program });
                 kept.err().map(|e| e.to_string())

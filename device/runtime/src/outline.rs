@@ -99,7 +99,7 @@ impl<'a> Source<'a> {
             return Err(RuntimeError::TooLong { found: self.len });
         }
         let limit = self.len;
-        self.read_at(0, |reader| {
+        self.read_at(None, 0, |reader| {
             let (mut hasher, mut part, mut reader) = (blake3::Hasher::new(), vec![0; HASHED], reader.take(limit));
             loop {
                 match reader.read(&mut part)? {
@@ -108,6 +108,11 @@ impl<'a> Source<'a> {
                 };
             }
         })
+    }
+
+    /// Whether numbers were found in other files, which the digest says nothing of.
+    pub fn is_in_parts(&self) -> bool {
+        self.folder.as_ref().is_some_and(|folder| !folder.is_empty())
     }
 
     /// Reads the outline.
