@@ -31,8 +31,8 @@ impl<T> Taps<T> {
         breadth: usize,
         padding: *const T,
     ) -> Self {
-        // The rows of a pointwise layer are one.
-        let point = window == Window::POINT;
+        // The rows of a pointwise layer are one. The first of a row of taps looks like one, but has fewer outputs.
+        let point = window == Window::POINT && breadth == size[1];
         let (size, breadth) = if point { ([1, size[0] * size[1]], size[0] * size[1]) } else { (size, breadth) };
         let steps = std::array::from_fn(|i| i * window.stride[1] * stride);
         Self { window, data, size, stride, breadth, padding, steps }

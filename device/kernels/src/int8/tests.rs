@@ -323,6 +323,28 @@ proptest! {
     }
 }
 
+/// Colours side by side are one run of taps; without its width the window would be that of a pointwise layer.
+#[test]
+fn one_row_of_taps_over_colours_equals_its_definition() {
+    let closing = Closing { first: None, activation: Activation::NONE, last: None, table: None };
+    let (size, zero, outputs, grid) = ([5, 9], 7, 5, Grid { scale: 0.1, zero: 7 });
+    for breadth in 1..=4 {
+        let w = Window { kernel: [1, breadth], ..Window::POINT };
+        let (x, values) = (bytes(1, size[0] * size[1] * 3), signed(2, outputs * 3 * breadth));
+        let (bias, units) = ([3; 5], [1.0; 5]);
+        let expected = sums(&x, zero, size, &values, &bias, &w, 1);
+        for isa in Isa::available() {
+            let conv = Conv::new(isa, Weights { values: &values, bias: &bias, units: &units }, zero, w, closing.clone());
+            let source = Source { data: &spread(&x, 3, 4), size, stride: 4, grid, edges: None };
+            let y = run(false, expected.len() / outputs * padded(outputs), |y| {
+                conv.run(&mut Threads::new(2), source, None, y);
+            });
+            let found: Vec<f32> = y.chunks(padded(outputs)).flat_map(|p| p[..outputs].to_vec()).collect();
+            assert_eq!(found, expected.iter().map(|s| *s as f32).collect::<Vec<_>>(), "{isa:?} {breadth}");
+        }
+    }
+}
+
 #[test]
 fn planes_are_rounded_and_woven_on_every_instruction_set() {
     let steps = Steps { scale: 0.05, low: -7.0, high: 248.0 };
