@@ -9,6 +9,7 @@ use clap::Parser;
 
 mod boards;
 mod peers;
+mod program;
 mod size;
 
 /// Built anew for each checkout: `.cargo/config.toml`.

@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
-use crate::{boards, cargo_command, root};
+use crate::{boards, cargo_command, program};
 
 /// Build graftd as for a board and check its size
 ///
@@ -48,21 +48,9 @@ enum Symbols {
 fn build(arm64: bool, symbols: Symbols) -> Result<PathBuf> {
     let mut command = if arm64 { boards::cargo_for_arm64(&["rustc"])? } else { cargo_command(&["rustc"]) };
     command.args(["--locked", "--package", "graft-agent", "--bin", "graftd", "--profile", "device"]);
-    command.arg("--message-format=json");
-    if matches!(symbols, Symbols::Kept) {
-        // Of the program alone: the profile's would have every crate built anew.
-        command.args(["--", "-C", "strip=none"]);
-    }
-    command.current_dir(root()).stderr(Stdio::inherit());
-    let output = command.output().with_context(|| format!("starting {command:?}"))?;
-    ensure!(output.status.success(), "expected {command:?} to succeed, found {}", output.status);
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
-        let message: serde_json::Value = serde_json::from_str(line).context("reading cargo's messages")?;
-        if let Some(path) = message["executable"].as_str() {
-            return Ok(path.into());
-        }
-    }
-    bail!("expected cargo to name a program, found none")
+    // Of the program alone: the profile's would have every crate built anew.
+    let names: &[&str] = if matches!(symbols, Symbols::Kept) { &["--", "-C", "strip=none"] } else { &[] };
+    program::build(command, names)
 }
 
 /// Prints how much code each crate has, the largest first.

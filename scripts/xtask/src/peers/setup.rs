@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
@@ -133,18 +133,7 @@ fn driver(work: &Path, source: &Path, python: &Path) -> Result<(PathBuf, PathBuf
 }
 
 fn build_graft() -> Result<PathBuf> {
-    let mut command = crate::cargo_command(&["build", "--release", "--locked", "--bin", "graft"]);
-    command.arg("--message-format=json-render-diagnostics").current_dir(crate::root()).stderr(Stdio::inherit());
-    eprintln!("+ {command:?}");
-    let output = command.output().context("starting cargo")?;
-    ensure!(output.status.success(), "expected graft to build, found {}", output.status);
-    executable(&String::from_utf8_lossy(&output.stdout)).context("expected cargo to name the program graft, found none")
-}
-
-/// Returns the program that cargo's messages name.
-fn executable(messages: &str) -> Option<PathBuf> {
-    let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    messages.filter_map(|message| message.get("executable")?.as_str().map(PathBuf::from)).next_back()
+    crate::program::build(crate::cargo_command(&["build", "--release", "--locked", "--bin", "graft"]), &[])
 }
 
 fn is_stamped(stamp: &Path, wanted: &str) -> bool {
@@ -166,14 +155,6 @@ fn logged(command: &mut Command, log: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn executable_is_the_last_that_cargo_names() {
-        let messages = "{\"reason\":\"compiler-artifact\",\"executable\":null}\nnoise\n\
-                        {\"reason\":\"compiler-artifact\",\"executable\":\"/t/graft\"}\n{\"reason\":\"build-finished\"}";
-        assert_eq!(executable(messages), Some("/t/graft".into()));
-        assert_eq!(executable("{\"reason\":\"build-finished\"}"), None);
-    }
 
     #[test]
     fn without_paths_leaves_names_alone() {
