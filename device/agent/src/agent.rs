@@ -127,8 +127,7 @@ impl Agent {
     fn load(&self, slot: Slot, tick: &mut dyn FnMut(Progress)) -> Result<(Running, SelfTest)> {
         let head = self.slots.head(slot)?;
         let manifest = head.manifest();
-        let file = manifest.files.iter().find(|f| f.path == MODEL_FILE);
-        let digest = file.ok_or_else(|| BundleError::NoFile(MODEL_FILE.into()))?.digest;
+        let digest = manifest.file(MODEL_FILE)?.digest;
         let cache = Cache::file(self.config.root.join(slot.packed())).at_most(self.config.max_bundle_bytes);
         let (slots, cache) = (&self.slots, &cache);
         let model = thread::scope(|scope| {

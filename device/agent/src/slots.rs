@@ -257,8 +257,7 @@ impl<D: Disk> Slots<D> {
     /// [`SlotError::Disk`] or [`SlotError::Bundle`].
     pub fn file(&self, slot: Slot, path: &str) -> Result<Vec<u8>, SlotError> {
         let head = self.head(slot)?;
-        let entry =
-            head.manifest().files.iter().find(|f| f.path == path).ok_or_else(|| BundleError::NoFile(path.into()))?;
+        let entry = head.manifest().file(path)?;
         let name = format!("{}/files/{path}", slot.folder());
         let bytes = self.disk.read(&name).map_err(failed(&format!("read {name}")))?;
         let found = Digest::of(&bytes);

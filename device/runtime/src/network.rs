@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use graft_bundle::{Bundle, BundleError, Digest, Head, MODEL_FILE, Manifest};
+use graft_bundle::{Bundle, Head, MODEL_FILE};
 use graft_kernels::Isa;
 use tract_onnx::pb::{GraphProto, ModelProto};
 use tract_onnx::prelude::Datum;
@@ -109,7 +109,7 @@ impl Network {
         let Some(isa) = choice.isa().filter(|isa| isa.is_available()) else { return Self::open(path, choice) };
         let mut source = None;
         let digest = match is_bundle(path) {
-            true => bundled(Head::read(&mut opened(path)?)?.manifest())?,
+            true => Head::read(&mut opened(path)?)?.manifest().file(MODEL_FILE)?.digest.0,
             false => source.insert(Source::open(path)?).digest()?,
         };
         let because = match cache.load(&Key { digest, isa }) {
@@ -121,7 +121,7 @@ impl Network {
             Some(source) => (source, digest),
             None => {
                 let bundle = Bundle::open(path)?;
-                (Source::held(path, bundle.file(MODEL_FILE)?), bundled(bundle.manifest())?)
+                (Source::held(path, bundle.file(MODEL_FILE)?), bundle.manifest().file(MODEL_FILE)?.digest.0)
             }
         };
         let outline = graph::read(&mut source)?;
@@ -320,13 +320,6 @@ fn is_bundle(path: &Path) -> bool {
 
 fn opened(path: &Path) -> Result<File, RuntimeError> {
     File::open(path).map_err(|source| RuntimeError::Io { path: path.to_owned(), source })
-}
-
-/// Returns the digest of a bundle's model.
-fn bundled(manifest: &Manifest) -> Result<[u8; 32], RuntimeError> {
-    let file = manifest.files.iter().find(|f| f.path == MODEL_FILE);
-    let Digest(digest) = file.ok_or_else(|| BundleError::NoFile(MODEL_FILE.into()))?.digest;
-    Ok(digest)
 }
 
 /// Returns the operators of a graph that tract does not know.

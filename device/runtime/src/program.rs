@@ -55,7 +55,8 @@ impl Shape {
         (self.extent.size[0] * self.extent.size[1] * self.stride).next_multiple_of(BLOCK)
     }
 
-    fn bytes(&self) -> usize {
+    /// Returns the bytes that they take.
+    pub fn bytes(&self) -> usize {
         self.len() * if self.grid.is_some() { 1 } else { size_of::<f32>() }
     }
 }

@@ -101,8 +101,7 @@ impl Bundle {
     ///
     /// [`BundleError::NoFile`].
     pub fn file(&self, path: &str) -> Result<Vec<u8>, BundleError> {
-        let entry =
-            self.manifest().files.iter().find(|f| f.path == path).ok_or_else(|| BundleError::NoFile(path.into()))?;
+        let entry = self.manifest().file(path)?;
         let mut bytes = Vec::with_capacity(usize::try_from(entry.len).unwrap_or(0));
         for &index in &entry.chunks {
             bytes.extend(self.chunk(index as usize)?);

@@ -71,6 +71,15 @@ pub struct Golden {
 }
 
 impl Manifest {
+    /// Returns what is said of a file.
+    ///
+    /// # Errors
+    ///
+    /// [`BundleError::NoFile`].
+    pub fn file(&self, path: &str) -> Result<&FileEntry, BundleError> {
+        self.files.iter().find(|f| f.path == path).ok_or_else(|| BundleError::NoFile(path.to_owned()))
+    }
+
     /// Reads a manifest and checks all that can be checked without the chunks.
     ///
     /// # Errors
