@@ -44,6 +44,13 @@ impl<T: Plain> Buffer<T> {
         Self { lines: vec![Line([0; LINE]); lines], kind: PhantomData }
     }
 
+    /// Returns as many of one number, up to the end of a cache line.
+    pub(crate) fn filled(len: usize, with: T) -> Self {
+        let mut buffer = Self::zeros(len);
+        buffer.fill(with);
+        buffer
+    }
+
     /// Returns a copy, zeros behind it up to the end of a cache line.
     pub fn copy_of(values: &[T]) -> Self {
         let mut buffer = Self::zeros(values.len());

@@ -151,6 +151,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri maps no files")]
     fn numbers_of_a_file_outlive_all_but_the_store() {
         let bytes: Vec<u8> = (0..=255).collect();
         let mut stores = Stores::new(mapping(&bytes), 3);
@@ -166,6 +167,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri maps no files")]
     fn what_a_file_does_not_have_is_not_taken() {
         for start in [0, 128, 129, usize::MAX] {
             let mut stores = Stores::new(mapping(&[0; 128]), start);

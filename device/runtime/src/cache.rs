@@ -170,13 +170,15 @@ impl Cache {
         // No other file is mapped: this one's folder is graft's, which replaces it by renaming.
         let mapping = Arc::new(Mapping::of(&file).map_err(system)?);
         let description = Header::check(mapping.bytes(), key)?;
+        let end = FRONT + description.len();
         let description: Description<Vec<Written<Kernel<Work>>>> = match postcard::take_from_bytes(description) {
             Ok((description, [])) => description,
             _ => return Err(Miss::Unsound),
         };
         // Kernels' checks are to find every nonsense; one that gets through ends here.
-        let whole = || std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| description.whole(key.isa, mapping)));
-        whole().ok().flatten().ok_or(Miss::Unsound)
+        let numbers = Stores::new(mapping, end);
+        let whole = std::panic::AssertUnwindSafe(|| description.whole(key.isa, numbers));
+        std::panic::catch_unwind(whole).ok().flatten().ok_or(Miss::Unsound)
     }
 
     /// Writes a network, which is then found by `key`.
@@ -322,11 +324,8 @@ enum Kernel<W> {
 }
 
 impl Description<Vec<Written<Kernel<Work>>>> {
-    /// Puts the network together, its weights being what comes after the description.
-    fn whole(self, isa: Isa, mapping: Arc<Mapping>) -> Option<Packed> {
-        let mapped = mapping.bytes();
-        let len = usize::try_from(u64::from_le_bytes(*mapped.get(24..)?.first_chunk()?)).ok()?;
-        let mut numbers = Stores::new(Arc::clone(&mapping), FRONT.checked_add(len)?);
+    /// Puts the network together; all of `numbers` are its weights.
+    fn whole(self, isa: Isa, mut numbers: Stores) -> Option<Packed> {
         let Self { side, input, outputs, metadata, results, steps } = self;
         let steps: Vec<Step> = steps.into_iter().map(|s| s.whole(isa, &mut numbers)).collect::<Option<_>>()?;
         let results: Vec<Shape> = results.iter().map(WrittenShape::whole).collect::<Option<_>>()?;

@@ -6,7 +6,7 @@
 
 use graft_kernels::conv::Conv;
 use graft_kernels::depthwise::Depthwise;
-use graft_kernels::int8::{self, Closing, Grid, Steps};
+use graft_kernels::int8::{self, Closing, Grid, Steps, Table};
 use graft_kernels::pool::Pool;
 use graft_kernels::{Activation, Isa, padded};
 
@@ -327,14 +327,14 @@ fn fused(functions: &[Function], added: Option<usize>, bytes_only: bool) -> Opti
 }
 
 /// Returns what the functions, as far as they end in bytes, make of every byte of a grid, and how many they are.
-fn table(grid: Grid, functions: &[Function]) -> Option<(Box<[u8; 256]>, Grid, usize)> {
+fn table(grid: Grid, functions: &[Function]) -> Option<(Table, Grid, usize)> {
     let last = functions.iter().rposition(|f| f.steps().is_some_and(|s| s.grid().is_some()))?;
     let after = functions[last].steps()?.grid()?;
     let of = |q: usize| {
         let x = (q as f32 - f32::from(grid.zero)) * grid.scale;
         byte(functions[..=last].iter().fold(x, |x, f| f.at(x)), after)
     };
-    Some((Box::new(std::array::from_fn(of)), after, last + 1))
+    Some((Table::from(std::array::from_fn(of)), after, last + 1))
 }
 
 /// Returns the byte that stands for a number that was rounded to a grid.

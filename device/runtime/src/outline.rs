@@ -95,9 +95,7 @@ impl<'a> Source<'a> {
     ///
     /// [`RuntimeError::TooLong`], [`RuntimeError::Io`].
     pub fn digest(&mut self) -> Result<[u8; 32], RuntimeError> {
-        if self.len > MAX_MODEL_LEN {
-            return Err(RuntimeError::TooLong { found: self.len });
-        }
+        check_len(self.len)?;
         let limit = self.len;
         self.read_at(None, 0, |reader| {
             let (mut hasher, mut part, mut reader) = (blake3::Hasher::new(), vec![0; HASHED], reader.take(limit));
@@ -122,9 +120,7 @@ impl<'a> Source<'a> {
     /// [`RuntimeError::TooLong`], [`RuntimeError::NotOnnx`], [`RuntimeError::Graph`] where there is no graph, and
     /// [`RuntimeError::Io`].
     pub fn outline(&mut self) -> Result<Outline, RuntimeError> {
-        if self.len > MAX_MODEL_LEN {
-            return Err(RuntimeError::TooLong { found: self.len });
-        }
+        check_len(self.len)?;
         if self.len == 0 {
             return Err(RuntimeError::NotOnnx { reason: "the file is empty".to_owned() });
         }
@@ -161,9 +157,7 @@ impl<'a> Source<'a> {
             }
             let (file, bytes) = folder.place(tensor)?;
             total = total.saturating_add(bytes.end - bytes.start);
-            if total > MAX_MODEL_LEN {
-                return Err(RuntimeError::TooLong { found: total });
-            }
+            check_len(total)?;
             *place = Some(Place { file: Some(file), bytes });
             *tensor = TensorProto {
                 name: std::mem::take(&mut tensor.name),
@@ -353,6 +347,10 @@ fn put_varint(mut value: u64, to: &mut Vec<u8>) {
         value >>= 7;
     }
     to.push(value.to_le_bytes()[0]);
+}
+
+fn check_len(found: u64) -> Result<(), RuntimeError> {
+    if found > MAX_MODEL_LEN { Err(RuntimeError::TooLong { found }) } else { Ok(()) }
 }
 
 /// Returns the length of a part of a file whose length was checked.

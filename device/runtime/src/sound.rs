@@ -26,7 +26,7 @@ pub(crate) fn check(steps: &[Step], outputs: &[Shape], input: &Input) -> Option<
         for read in step.from.iter().chain(&step.other) {
             (read.slot != to.slot && *held.get(read.slot)? == Some(*read)).then_some(())?;
         }
-        let bytes = len(&to)?.checked_mul(if to.grid.is_some() { 1 } else { size_of::<f32>() })?;
+        is_made(&to).then_some(())?;
         let links = match (&step.from, &step.links[..]) {
             (None, [link]) => step.other.is_none() && reads(link, input),
             (Some(from), links) => in_turn(links, *from, step.other)?,
@@ -36,19 +36,18 @@ pub(crate) fn check(steps: &[Step], outputs: &[Shape], input: &Input) -> Option<
         let written = Shape { slot: to.slot, extent: last.extent, stride: last.stride, grid: last.grid };
         (links && written == to).then_some(())?;
         *held.get_mut(to.slot)? = Some(to);
-        sizes[to.slot] = bytes.max(sizes[to.slot]);
+        sizes[to.slot] = to.bytes().max(sizes[to.slot]);
     }
     let all = sizes.iter().try_fold(0_usize, |all, size| all.checked_add(*size))?;
     let out = |shape: &Shape| shape.grid.is_none() && held.get(shape.slot) == Some(&Some(*shape));
     (all <= MOST && !outputs.is_empty() && outputs.iter().all(out)).then_some(())
 }
 
-/// Returns the numbers of an activation, if it is one that the compiler makes.
-fn len(shape: &Shape) -> Option<usize> {
+/// Whether an activation is one that the compiler makes. No count of such a one overflows.
+fn is_made(shape: &Shape) -> bool {
     let Shape { extent: Extent { size: [h, w], channels }, stride, .. } = *shape;
     let fits = h > 0 && w > 0 && channels > 0 && (stride == 4 && channels <= 4 || padded_is(channels, stride));
-    let len = h.checked_mul(w)?.checked_mul(stride)?;
-    (fits && len <= MAX_ACTIVATION).then(|| len.next_multiple_of(BLOCK))
+    fits && h.checked_mul(w).and_then(|n| n.checked_mul(stride)).is_some_and(|len| len <= MAX_ACTIVATION)
 }
 
 fn padded_is(channels: usize, stride: usize) -> bool {
@@ -93,7 +92,7 @@ fn in_turn(links: &[Link], from: Shape, other: Option<Shape>) -> Option<bool> {
     let mut from = from;
     for link in before {
         let to = Shape { slot: from.slot, extent: link.extent, stride: link.stride, grid: link.grid };
-        len(&to)?;
+        is_made(&to).then_some(())?;
         fits(&link.work, &from, None, &to).then_some(())?;
         from = to;
     }

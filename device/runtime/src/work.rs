@@ -42,7 +42,7 @@ pub(crate) enum Work {
     ByteAdd(Activation, Steps),
     ByteScale(Steps),
     /// Every byte by a table.
-    Table(#[serde(with = "table")] Box<[u8; 256]>),
+    Table(int8::Table),
     ToBytes(Steps),
     ToFloats,
     // What is not written comes last: serde numbers the others as if it were not there when it reads, but not when it writes.
@@ -73,21 +73,6 @@ mod tables {
             (tables, []) => Ok(tables.to_vec()),
             _ => Err(D::Error::invalid_length(numbers.len(), &"tables of 256 numbers")),
         }
-    }
-}
-
-/// A table as its bytes.
-mod table {
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(table: &[u8; 256], to: S) -> Result<S::Ok, S::Error> {
-        table.as_slice().serialize(to)
-    }
-
-    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Box<[u8; 256]>, D::Error> {
-        let bytes = Vec::deserialize(from)?.into_boxed_slice();
-        bytes.try_into().map_err(|b: Box<[u8]>| D::Error::invalid_length(b.len(), &"a table of 256 bytes"))
     }
 }
 

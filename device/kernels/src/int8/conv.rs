@@ -106,7 +106,7 @@ impl Conv {
             let own = &weights.values[o * inputs * taps..(o + 1) * inputs * taps];
             (*s, largest[o]) = sums(own, weights.bias[o], format.zero(zero));
         }
-        let padding = padding(groups, window, zero);
+        let padding = Buffer::filled(groups * 4 * window.kernel[1], zero);
         let requantize = Requantize::new(weights.units, &largest, closing);
         let tame = !weights.values.contains(&-128);
         let (weights, start) = (packed.into(), start.into());
@@ -130,7 +130,7 @@ impl Conv {
         let weights = numbers.take(count(&[width, taps, groups, Format::of(isa).group()])?)?;
         let start = numbers.take(width)?;
         let requantize = Requantize::whole(requantize, width, numbers)?;
-        let padding = padding(groups, window, zero);
+        let padding = Buffer::filled(groups * 4 * window.kernel[1], zero);
         Some(Self { isa, window, inputs, groups, outputs, weights, start, zero, padding, tame, requantize })
     }
 
@@ -218,13 +218,6 @@ impl Conv {
         };
         threads.split(if by_channel { blocks } else { pixels }, 1, self.scratch(), &work);
     }
-}
-
-/// Returns a row of taps of padding.
-fn padding(groups: usize, window: Window, zero: u8) -> Buffer<u8> {
-    let mut padding = Buffer::zeros(groups * 4 * window.kernel[1]);
-    padding.fill(zero);
-    padding
 }
 
 /// Returns what the sum of an output starts with, for weights and a zero of the input, and how large the sum can become.

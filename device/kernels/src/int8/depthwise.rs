@@ -96,7 +96,7 @@ impl Depthwise {
             (start[i], largest[i]) = sums(own, weights.bias[c], format.zero(zero));
             units[i] = weights.units[c];
         }
-        let padding = padding(channels, zero);
+        let padding = Buffer::filled(padded(channels), zero);
         let requantize = Requantize::new(&units, &largest, closing);
         let tame = !weights.values.contains(&-128);
         let (weights, start) = (packed.into(), start.into());
@@ -121,7 +121,7 @@ impl Depthwise {
         let weights = numbers.take(count(&[width, window.kernel[1], groups, format.group()])?)?;
         let start = numbers.take(width)?;
         let requantize = Requantize::whole(requantize, width, numbers)?;
-        let padding = padding(channels, zero);
+        let padding = Buffer::filled(padded(channels), zero);
         Some(Self { isa, window, channels, groups, weights, start, zero, padding, tame, requantize })
     }
 
@@ -170,13 +170,6 @@ impl Depthwise {
             unsafe { dispatch!(self.isa, run_part, &job, &Job<'_>) }
         });
     }
-}
-
-/// Returns a pixel of padding.
-fn padding(channels: usize, zero: u8) -> Buffer<u8> {
-    let mut padding = Buffer::zeros(padded(channels));
-    padding.fill(zero);
-    padding
 }
 
 /// What one thread does.

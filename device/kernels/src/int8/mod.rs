@@ -16,6 +16,8 @@ pub(crate) mod simd;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Deref;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Activation;
@@ -30,6 +32,19 @@ pub struct Grid {
     pub scale: f32,
     /// The byte that stands for zero.
     pub zero: u8,
+}
+
+impl Grid {
+    /// Loads what bytes stand for.
+    ///
+    /// # Safety
+    ///
+    /// The machine has the instructions of `S`; as many bytes as lanes lie there.
+    #[inline(always)]
+    pub(crate) unsafe fn numbers<S: Bytes>(&self, bytes: *const u8) -> <S::F as Simd>::V {
+        let steps = S::F::add(S::load_bytes(bytes), S::F::splat(-f32::from(self.zero)));
+        S::F::mul(steps, S::F::splat(self.scale))
+    }
 }
 
 /// Rounding to whole steps, as a QuantizeLinear does: `min(max(round(x / scale), low), high)`, half to even.
@@ -64,8 +79,7 @@ pub struct Closing {
     /// The second rounding; bytes are written after one rounding alone if this is none and `activation` the identity.
     pub last: Option<Steps>,
     /// What each byte becomes in the end.
-    #[serde(with = "table")]
-    pub table: Option<Box<[u8; 256]>>,
+    pub table: Option<Table>,
 }
 
 impl Closing {
@@ -79,22 +93,37 @@ impl Closing {
     }
 }
 
-/// A table as the bytes that it is.
-mod table {
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+/// What becomes of each byte; written as its bytes in turn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Vec<u8>", try_from = "Vec<u8>")]
+pub struct Table(Box<[u8; 256]>);
 
-    type Table = Option<Box<[u8; 256]>>;
-
-    pub(super) fn serialize<S: Serializer>(table: &Table, to: S) -> Result<S::Ok, S::Error> {
-        table.as_deref().map(<[u8; 256]>::as_slice).serialize(to)
+impl From<[u8; 256]> for Table {
+    fn from(bytes: [u8; 256]) -> Self {
+        Self(Box::new(bytes))
     }
+}
 
-    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Table, D::Error> {
-        let Some(bytes) = Option::<Vec<u8>>::deserialize(from)? else { return Ok(None) };
-        let len = bytes.len();
-        let table = bytes.into_boxed_slice().try_into();
-        table.map(Some).map_err(|_| D::Error::invalid_length(len, &"a table of 256 bytes"))
+impl From<Table> for Vec<u8> {
+    fn from(table: Table) -> Self {
+        table.0.to_vec()
+    }
+}
+
+impl TryFrom<Vec<u8>> for Table {
+    type Error = String;
+
+    fn try_from(bytes: Vec<u8>) -> Result<Self, String> {
+        let wrong = |b: Box<[u8]>| format!("expected a table of 256 bytes, found {}", b.len());
+        Ok(Self(bytes.into_boxed_slice().try_into().map_err(wrong)?))
+    }
+}
+
+impl Deref for Table {
+    type Target = [u8; 256];
+
+    fn deref(&self) -> &[u8; 256] {
+        &self.0
     }
 }
 
@@ -224,8 +253,7 @@ impl Requantize {
             x = S::F::mul(S::F::round(x), S::F::splat(first.scale));
         }
         if let Some((bytes, grid)) = added {
-            let steps = S::F::add(S::load_bytes(bytes), S::F::splat(-f32::from(grid.zero)));
-            x = S::F::add(x, S::F::mul(steps, S::F::splat(grid.scale)));
+            x = S::F::add(x, grid.numbers::<S>(bytes));
         }
         let mut v = [x];
         crate::activation::apply::<S::F, 1>(&mut v, c.activation);
@@ -256,8 +284,7 @@ impl Residual {
     #[inline(always)]
     pub unsafe fn close<S: Bytes>(&self, sums: <S::F as Simd>::V, added: *const u8) -> <S::F as Simd>::V {
         let x = S::F::mul(S::F::round(bound::<S>(sums, self.first)), S::F::splat(self.first.scale));
-        let steps = S::F::add(S::load_bytes(added), S::F::splat(-f32::from(self.grid.zero)));
-        let x = S::F::add(x, S::F::mul(steps, S::F::splat(self.grid.scale)));
+        let x = S::F::add(x, self.grid.numbers::<S>(added));
         bound::<S>(S::over(x, self.last.scale, self.reciprocal), self.within)
     }
 }

@@ -145,8 +145,8 @@ unsafe fn run_part<S: Bytes, const V: usize, const R: usize>(job: &Job<'_>) {
     match job.operation {
         Pointwise::Add { a, b, activation } => {
             for i in range.step_by(S::LANES) {
-                let x = S::F::mul(S::F::add(S::load_bytes(a.0.as_ptr().add(i)), zero(a.1)), S::F::splat(a.1.scale));
-                let y = S::F::mul(S::F::add(S::load_bytes(b.0.as_ptr().add(i)), zero(b.1)), S::F::splat(b.1.scale));
+                let x = a.1.numbers::<S>(a.0.as_ptr().add(i));
+                let y = b.1.numbers::<S>(b.0.as_ptr().add(i));
                 let mut sum = [S::F::add(x, y)];
                 apply::<S::F, 1>(&mut sum, activation);
                 write::<S>(job, i, sum[0]);
@@ -168,8 +168,7 @@ unsafe fn run_part<S: Bytes, const V: usize, const R: usize>(job: &Job<'_>) {
         }
         Pointwise::Bytes(a, grid) => {
             for i in range.step_by(S::LANES) {
-                let steps = S::F::add(S::load_bytes(a.as_ptr().add(i)), zero(grid));
-                write::<S>(job, i, S::F::mul(steps, S::F::splat(grid.scale)));
+                write::<S>(job, i, grid.numbers::<S>(a.as_ptr().add(i)));
             }
         }
         Pointwise::Floats(a) => {
