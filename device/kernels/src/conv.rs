@@ -107,6 +107,30 @@ impl Conv {
         Self { window, inputs, outputs, method: Method::Direct, weights, bias, zeros, activation }
     }
 
+    /// Packs weights that `row` gives, those of [`BLOCK`] outputs at once: `row(block, tap, input)`. No bias, no activation.
+    pub(crate) fn of_rows(
+        window: Window,
+        inputs: usize,
+        outputs: usize,
+        row: impl Fn(usize, usize, usize) -> [f32; BLOCK],
+    ) -> Self {
+        let taps = window.kernel[0] * window.kernel[1];
+        let pack = |rows: &mut [MaybeUninit<[f32; BLOCK]>]| {
+            for (block, rows) in rows.chunks_exact_mut(taps * inputs).enumerate() {
+                for (tap, rows) in rows.chunks_exact_mut(inputs).enumerate() {
+                    for (input, to) in rows.iter_mut().enumerate() {
+                        to.write(row(block, tap, input));
+                    }
+                }
+            }
+        };
+        // SAFETY: the rows are as many as the blocks' depths together, and each is written.
+        let weights = unsafe { Buffer::written(padded(outputs) / BLOCK * taps * inputs, pack) }.into();
+        let (zeros, bias) = (Buffer::zeros(inputs), Buffer::zeros(padded(outputs)).into());
+        let activation = Activation::NONE;
+        Self { window, inputs, outputs, method: Method::Direct, weights, bias, zeros, activation }
+    }
+
     /// Takes it apart: what it is, and the memory of its numbers in turn.
     pub fn apart(&self) -> (Form, Vec<&[u8]>) {
         let Self { window, inputs, outputs, method, activation, .. } = *self;

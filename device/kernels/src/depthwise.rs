@@ -53,6 +53,18 @@ impl Depthwise {
         Self { window, channels, weights: packed.into(), bias: padded_bias.into(), activation }
     }
 
+    /// Takes weights as kernels lay them out, `[taps, padded(channels)]`. No bias, no activation.
+    ///
+    /// # Panics
+    ///
+    /// If the length does not fit.
+    pub fn of_taps(window: Window, channels: usize, weights: &[f32]) -> Self {
+        let width = padded(channels);
+        assert_eq!(weights.len(), window.kernel[0] * window.kernel[1] * width, "weights do not fit");
+        let (weights, bias) = (Buffer::copy_of(weights).into(), Buffer::zeros(width).into());
+        Self { window, channels, weights, bias, activation: Activation::NONE }
+    }
+
     /// Takes it apart: what it is, and the memory of its numbers in turn.
     pub fn apart(&self) -> (Form, Vec<&[u8]>) {
         let Self { window, channels, activation, .. } = *self;

@@ -4,7 +4,7 @@ use super::*;
 use crate::depthwise::Depthwise;
 
 /// Uniform numbers in [-1, 1), the same for a seed.
-fn numbers(seed: u64, len: usize) -> Vec<f32> {
+pub(crate) fn numbers(seed: u64, len: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     (0..len)
         .map(|_| {

@@ -1,4 +1,4 @@
-"""Two AdamW steps of PyTorch, for the test in host/train/src/optimiser.rs.
+"""Two AdamW steps of PyTorch, for the test in device/kernels/src/train/adamw.rs.
 
     python3 -m venv v && v/bin/pip install torch && v/bin/python adamw.py
 """
