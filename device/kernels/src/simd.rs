@@ -58,6 +58,8 @@ pub(crate) trait Simd: Copy {
     }
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    /// Returns zero where `x <= low` or `x >= high` and `value` elsewhere, also where `x` is not a number.
+    unsafe fn between(x: Self::V, low: Self::V, high: Self::V, value: Self::V) -> Self::V;
     /// Rounds half to even.
     unsafe fn round(a: Self::V) -> Self::V;
     /// Returns `a * 2^n` for whole numbers `n` from -126 to 127.
@@ -110,6 +112,10 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn min(a: f32, b: f32) -> f32 {
         if a < b { a } else { b }
+    }
+    #[inline(always)]
+    unsafe fn between(x: f32, low: f32, high: f32, value: f32) -> f32 {
+        if x <= low || x >= high { 0.0 } else { value }
     }
     #[inline(always)]
     unsafe fn round(a: f32) -> f32 {
