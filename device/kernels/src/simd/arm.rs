@@ -165,6 +165,10 @@ impl Simd for Neon {
         vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(value), closed))
     }
     #[inline(always)]
+    unsafe fn equal(a: float32x4_t, b: float32x4_t, yes: float32x4_t, no: float32x4_t) -> float32x4_t {
+        vbslq_f32(vceqq_f32(a, b), yes, no)
+    }
+    #[inline(always)]
     unsafe fn round(a: float32x4_t) -> float32x4_t {
         vrndnq_f32(a)
     }

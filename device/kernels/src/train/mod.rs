@@ -5,6 +5,7 @@
 //! [`BLOCK`](crate::BLOCK). Knows nothing of networks, optimisers or the order of layers.
 
 pub mod norm;
+pub mod pool;
 mod sums;
 
 #[cfg(test)]

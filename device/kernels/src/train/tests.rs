@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::norm::{self, Affine, Coefficients, Residual, Sums};
-use crate::{BLOCK, Isa, Threads};
+use super::pool;
+use crate::{BLOCK, Isa, Threads, Window};
 
 /// Uniform numbers in [-1, 1), the same for a seed.
 fn numbers(seed: u64, len: usize) -> Vec<f32> {
@@ -302,5 +303,103 @@ fn lengths_that_do_not_fit_are_refused() {
             call(&mut Threads::new(1), &mut l.z.clone(), &mut Sums::zeros(BLOCK));
         }));
         assert!(outcome.is_err(), "call {i}");
+    }
+}
+
+fn window() -> impl Strategy<Value = Window> {
+    let axis = (1usize..=5, 1usize..=3, 1usize..=2, 0usize..=3, 0usize..=3);
+    let any = (axis.clone(), axis).prop_map(|(a, b)| Window {
+        kernel: [a.0, b.0],
+        stride: [a.1, b.1],
+        dilation: [a.2, b.2],
+        before: [a.3, b.3],
+        after: [a.4, b.4],
+    });
+    // What networks are made of: the kernels have paths of their own for it.
+    let side = (prop_oneof![Just(3usize), Just(5)], 1usize..=2, 0usize..=3, 0usize..=3);
+    let usual = side.prop_map(|(k, s, before, after)| Window {
+        kernel: [k; 2],
+        stride: [s; 2],
+        dilation: [1; 2],
+        before: [before; 2],
+        after: [after; 2],
+    });
+    prop_oneof![1 => any, 2 => usual]
+}
+
+/// Every output, tap and pixel of one picture of which the tap of the output sees the pixel, in order.
+fn seen(w: &Window, size: [usize; 2]) -> Vec<[usize; 3]> {
+    let out = w.output(size).unwrap();
+    let mut all = Vec::new();
+    for at in 0..out[0] * out[1] {
+        for tap in 0..w.kernel[0] * w.kernel[1] {
+            let (at2, tap2) = ([at / out[1], at % out[1]], [tap / w.kernel[1], tap % w.kernel[1]]);
+            let pixel = [0, 1].map(|a| (at2[a] * w.stride[a] + tap2[a] * w.dilation[a]).checked_sub(w.before[a]));
+            if let [Some(y), Some(x)] = pixel
+                && y < size[0]
+                && x < size[1]
+            {
+                all.push([at, tap, y * size[1] + x]);
+            }
+        }
+    }
+    all
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 60 }))]
+
+    #[test]
+    fn the_gradient_of_a_largest_equals_its_definition(
+        seed: u64, w in window(), size in [1usize..=13, 1usize..=13], blocks in 1usize..=5,
+    ) {
+        let Some(out) = w.output(size) else { return Ok(()) };
+        let width = blocks * BLOCK;
+        let input = quarters(seed, size[0] * size[1] * width);
+        let gradient = quarters(seed ^ 1, out[0] * out[1] * width);
+        let mut output = vec![f32::NEG_INFINITY; gradient.len()];
+        let seen = seen(&w, size);
+        for ([at, _, pixel], c) in seen.iter().flat_map(|s| (0..width).map(move |c| (s, c))) {
+            output[at * width + c] = output[at * width + c].max(input[pixel * width + c]);
+        }
+        let (mut expected, mut found) = (vec![0.0; input.len()], vec![false; output.len()]);
+        for ([at, _, pixel], c) in seen.iter().flat_map(|s| (0..width).map(move |c| (s, c))) {
+            let (o, i) = (at * width + c, pixel * width + c);
+            if output[o] == input[i] && !std::mem::replace(&mut found[o], true) {
+                expected[i] += gradient[o];
+            }
+        }
+        for (isa, result) in everywhere(|isa, threads| {
+            let mut result = vec![55.0; input.len()];
+            pool::max_gradient(isa, threads, &w, &input, size, width, &output, &gradient, &mut result);
+            result
+        }) {
+            prop_assert_eq!(&result, &expected, "{:?}", isa);
+        }
+    }
+
+    #[test]
+    fn means_and_their_gradients_equal_their_definition(
+        seed: u64, pictures in 0usize..=5, pixels in prop_oneof![1usize..=50, 100usize..=300], blocks in 1usize..=4,
+        bounds in bounds(),
+    ) {
+        let l = Layer::new(seed, pictures * pixels, blocks * BLOCK, bounds, quarters);
+        let clamped = l.map(|i, c| l.clamp(l.scaled(i, c)));
+        let gradient = quarters(seed ^ 1, pictures * l.width);
+        let mut expected = vec![0.0; gradient.len()];
+        let picture = |i: usize| i / l.width / pixels * l.width + i % l.width;
+        clamped.iter().enumerate().for_each(|(i, y)| expected[picture(i)] += y / pixels as f64);
+        let spread: Vec<f32> = (0..l.z.len()).map(|i| gradient[picture(i)] / pixels as f32).collect();
+        for (isa, (means, gradients)) in everywhere(|isa, threads| {
+            let (mut means, mut gradients) = (vec![55.0; gradient.len()], vec![55.0; l.z.len()]);
+            pool::mean(isa, threads, &l.z, l.affine(), pixels, l.width, &mut means);
+            pool::mean_gradient(isa, threads, &gradient, pixels, l.width, &mut gradients);
+            (means, gradients)
+        }) {
+            for (found, expected) in means.iter().zip(&expected) {
+                prop_assert!((f64::from(*found) - expected).abs() < 1e-5, "{:?}: {} for {}", isa, found, expected);
+            }
+            prop_assert_eq!(&gradients, &spread, "{:?}", isa);
+        }
     }
 }
