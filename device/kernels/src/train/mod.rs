@@ -4,6 +4,7 @@
 //! `rows` are the pixels of all pictures of a batch one after the other, each of `width` numbers, a multiple of
 //! [`BLOCK`](crate::BLOCK). Knows nothing of networks, optimisers or the order of layers.
 
+pub mod depthwise;
 pub mod norm;
 pub mod pool;
 mod sums;

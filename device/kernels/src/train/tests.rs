@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::norm::{self, Affine, Coefficients, Residual, Sums};
-use super::pool;
+use super::{depthwise, pool};
 use crate::{BLOCK, Isa, Threads, Window};
 
 /// Uniform numbers in [-1, 1), the same for a seed.
@@ -400,6 +400,66 @@ proptest! {
                 prop_assert!((f64::from(*found) - expected).abs() < 1e-5, "{:?}: {} for {}", isa, found, expected);
             }
             prop_assert_eq!(&gradients, &spread, "{:?}", isa);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 150 }))]
+
+    #[test]
+    fn depthwise_gradients_equal_their_definition(
+        seed: u64, w in window(), size in (prop_oneof![3 => 1usize..=16, 1 => 30usize..=70], 1usize..=30).prop_map(<[usize; 2]>::from),
+        blocks in 1usize..=5,
+    ) {
+        let Some(out) = w.output(size) else { return Ok(()) };
+        let (width, taps) = (blocks * BLOCK, w.kernel[0] * w.kernel[1]);
+        let [input, gradient, weights, before] = [(0, size[0] * size[1]), (1, out[0] * out[1]), (2, taps), (3, taps)]
+            .map(|(i, rows)| quarters(seed.wrapping_add(i), rows * width));
+        let (mut by_weights, mut by_input) = (before.clone(), vec![0.0; input.len()]);
+        for ([at, tap, pixel], c) in seen(&w, size).iter().flat_map(|s| (0..width).map(move |c| (s, c))) {
+            let g = gradient[at * width + c];
+            by_weights[tap * width + c] += g * input[pixel * width + c];
+            by_input[pixel * width + c] += g * weights[tap * width + c];
+        }
+        for (isa, [found_weights, found_input]) in everywhere(|isa, threads| {
+            let (mut sums, mut result) = (before.clone(), vec![55.0; input.len()]);
+            depthwise::weight_gradient(isa, threads, w, &input, size, width, &gradient, &mut sums);
+            depthwise::input_gradient(isa, threads, w, &weights, &gradient, size, width, &mut result);
+            [sums, result]
+        }) {
+            prop_assert_eq!(&found_weights, &by_weights, "{:?}", isa);
+            prop_assert_eq!(&found_input, &by_input, "{:?}", isa);
+        }
+    }
+}
+
+#[test]
+fn depthwise_gradients_of_large_pictures_keep_their_digits() {
+    let size = if cfg!(miri) { [34, 9] } else { [113, 97] };
+    for (k, s) in [(3, 1), (3, 2), (5, 1), (5, 2), (4, 3)] {
+        let w = Window { kernel: [k; 2], stride: [s; 2], dilation: [1; 2], before: [k / 2; 2], after: [k / 2; 2] };
+        let (out, width) = (w.output(size).unwrap(), 3 * BLOCK);
+        let [input, gradient, weights] = [(1, size[0] * size[1]), (2, out[0] * out[1]), (3, k * k)]
+            .map(|(seed, rows)| numbers(seed, rows * width).iter().map(|v| v + 0.5).collect::<Vec<f32>>());
+        let (mut by_weights, mut by_input) = (vec![0.0_f64; weights.len()], vec![0.0_f64; input.len()]);
+        for ([at, tap, pixel], c) in seen(&w, size).iter().flat_map(|s| (0..width).map(move |c| (s, c))) {
+            let g = f64::from(gradient[at * width + c]);
+            by_weights[tap * width + c] += g * f64::from(input[pixel * width + c]);
+            by_input[pixel * width + c] += g * f64::from(weights[tap * width + c]);
+        }
+        for (isa, [found_weights, found_input]) in everywhere(|isa, threads| {
+            let (mut sums, mut result) = (vec![0.0; weights.len()], vec![55.0; input.len()]);
+            depthwise::weight_gradient(isa, threads, w, &input, size, width, &gradient, &mut sums);
+            depthwise::input_gradient(isa, threads, w, &weights, &gradient, size, width, &mut result);
+            [sums, result]
+        }) {
+            let near = |found: &[f32], expected: &[f64], most: f64| {
+                found.iter().zip(expected).all(|(f, e)| (f64::from(*f) - e).abs() < most)
+            };
+            // The sums by weights are near a quarter of the number of outputs, 2700 for the largest.
+            assert!(near(&found_weights, &by_weights, 1e-6 * (out[0] * out[1]) as f64), "{isa:?} {w:?}");
+            assert!(near(&found_input, &by_input, 1e-5), "{isa:?} {w:?}");
         }
     }
 }
