@@ -59,6 +59,10 @@ pub(crate) trait Simd: Copy {
     }
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    /// Returns zero where `x <= low` or `x >= high` and `value` elsewhere, also where `x` is not a number.
+    unsafe fn between(x: Self::V, low: Self::V, high: Self::V, value: Self::V) -> Self::V;
+    /// Returns `yes` where `a == b` and `no` elsewhere.
+    unsafe fn equal(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
     /// Rounds half to even.
     unsafe fn round(a: Self::V) -> Self::V;
     /// Returns `a * 2^n` for whole numbers `n` from -126 to 127.
@@ -115,6 +119,14 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn min(a: f32, b: f32) -> f32 {
         if a < b { a } else { b }
+    }
+    #[inline(always)]
+    unsafe fn between(x: f32, low: f32, high: f32, value: f32) -> f32 {
+        if x <= low || x >= high { 0.0 } else { value }
+    }
+    #[inline(always)]
+    unsafe fn equal(a: f32, b: f32, yes: f32, no: f32) -> f32 {
+        if a == b { yes } else { no }
     }
     #[inline(always)]
     unsafe fn round(a: f32) -> f32 {

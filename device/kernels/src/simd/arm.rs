@@ -164,6 +164,15 @@ impl Simd for Neon {
         vminq_f32(a, b)
     }
     #[inline(always)]
+    unsafe fn between(x: float32x4_t, low: float32x4_t, high: float32x4_t, value: float32x4_t) -> float32x4_t {
+        let closed = vorrq_u32(vcleq_f32(x, low), vcgeq_f32(x, high));
+        vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(value), closed))
+    }
+    #[inline(always)]
+    unsafe fn equal(a: float32x4_t, b: float32x4_t, yes: float32x4_t, no: float32x4_t) -> float32x4_t {
+        vbslq_f32(vceqq_f32(a, b), yes, no)
+    }
+    #[inline(always)]
     unsafe fn round(a: float32x4_t) -> float32x4_t {
         vrndnq_f32(a)
     }

@@ -56,6 +56,15 @@ impl Simd for Avx2 {
         _mm256_min_ps(a, b)
     }
     #[inline(always)]
+    unsafe fn between(x: __m256, low: __m256, high: __m256, value: __m256) -> __m256 {
+        let above = _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLE_UQ>(x, low), value);
+        _mm256_and_ps(_mm256_cmp_ps::<_CMP_NGE_UQ>(x, high), above)
+    }
+    #[inline(always)]
+    unsafe fn equal(a: __m256, b: __m256, yes: __m256, no: __m256) -> __m256 {
+        _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b))
+    }
+    #[inline(always)]
     unsafe fn round(a: __m256) -> __m256 {
         _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)
     }
@@ -116,6 +125,15 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn min(a: __m512, b: __m512) -> __m512 {
         _mm512_min_ps(a, b)
+    }
+    #[inline(always)]
+    unsafe fn between(x: __m512, low: __m512, high: __m512, value: __m512) -> __m512 {
+        let above = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(x, low);
+        _mm512_maskz_mov_ps(_mm512_mask_cmp_ps_mask::<_CMP_NGE_UQ>(above, x, high), value)
+    }
+    #[inline(always)]
+    unsafe fn equal(a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
+        _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b), no, yes)
     }
     #[inline(always)]
     unsafe fn round(a: __m512) -> __m512 {
