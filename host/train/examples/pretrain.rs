@@ -108,7 +108,7 @@ fn main() -> Result<()> {
     for e in &found.epochs {
         eprintln!("epoch {:3}  loss {:.4}", e.epoch, e.loss);
     }
-    let (top1, loss) = measure(&net, &test, args.batch)?;
+    let (top1, loss) = measure(&mut net, &test, args.batch)?;
     println!(
         "top-1 {:.1} % of {} classes on {} new pictures, loss {loss:.3}",
         100.0 * top1,

@@ -15,8 +15,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::argmax;
-use crate::net::{Net, cross_entropy};
-use crate::optimiser::{AdamW, cosine};
+use crate::net::Net;
+use crate::objective::cross_entropy;
+use crate::optimiser::{adamw, cosine};
 use crate::rng::Rng;
 use crate::run::write_atomic;
 
@@ -103,7 +104,6 @@ struct State {
     /// Batches done in this epoch.
     batch: usize,
     loss: f64,
-    optimiser_steps: u64,
     epochs: Vec<Epoch>,
     best: usize,
     best_loss: Option<f64>,
@@ -139,16 +139,14 @@ pub fn fit(
         epoch: 0,
         batch: 0,
         loss: 0.0,
-        optimiser_steps: 0,
         epochs: vec![],
         best: 0,
         best_loss: None,
     };
-    let mut optimiser = AdamW::default();
     let mut best = Tensors::new();
     let mut resumed = false;
     if let Some(c) = checkpoint.filter(|c| c.resume == Resume::Yes && c.path.exists()) {
-        (state, optimiser, best) = load(c.path, net, &state)?;
+        (state, best) = load(c.path, net, &state)?;
         resumed = true;
     }
     while state.epoch < schedule.epochs && !out_of_patience(&state) {
@@ -156,7 +154,7 @@ pub fn fit(
         for (at, rows) in order.chunks(schedule.batch).enumerate().skip(state.batch) {
             if stop.load(Ordering::Relaxed) {
                 let Some(c) = checkpoint else { bail!("stopped") };
-                save(c.path, net, &state, &optimiser, &best)?;
+                save(c.path, net, &state, &best)?;
                 bail!(
                     "stopped in epoch {} of {}; add --resume to the same command to go on",
                     state.epoch + 1,
@@ -168,11 +166,10 @@ pub fn fit(
                 .map(|&row| train.pixels(row, Some(&mut view_rng(schedule.seed, state.epoch, row))))
                 .collect::<Result<_>>()?;
             let classes: Vec<usize> = rows.iter().map(|&r| train.classes()[r]).collect();
-            let loss = cross_entropy(&net.train(&views)?, &classes, schedule.smoothing)?;
+            let count = net.classes();
+            let value = net.learn(&views, &|logits| cross_entropy(logits, &classes, count, schedule.smoothing))?;
             let step = (state.epoch * batches + at) as u64;
-            let gradients = loss.backward()?;
-            optimiser.step(net.vars(), &gradients, cosine(schedule.rate, step, warmup, total), schedule.decay)?;
-            let value = f64::from(loss.to_scalar::<f32>()?);
+            net.step(&adamw(cosine(schedule.rate, step, warmup, total), schedule.decay, step));
             ensure!(
                 value.is_finite(),
                 "expected a finite loss, found {value} in epoch {}: lower the rate",
@@ -187,7 +184,7 @@ pub fn fit(
         }
         finish_epoch(net, validation, &mut state, &mut best)?;
         if let Some(c) = checkpoint {
-            save(c.path, net, &state, &optimiser, &best)?;
+            save(c.path, net, &state, &best)?;
         }
     }
     if validation.is_some() {
@@ -196,7 +193,7 @@ pub fn fit(
     Ok(Fit { epochs: state.epochs, best: state.best, resumed })
 }
 
-fn finish_epoch(net: &Net, validation: Option<&dyn Source>, state: &mut State, best: &mut Tensors) -> Result<()> {
+fn finish_epoch(net: &mut Net, validation: Option<&dyn Source>, state: &mut State, best: &mut Tensors) -> Result<()> {
     let measured = validation.map(|v| measure(net, v, state.schedule.batch)).transpose()?;
     state.epoch += 1;
     state.batch = 0;
@@ -213,7 +210,7 @@ fn finish_epoch(net: &Net, validation: Option<&dyn Source>, state: &mut State, b
         state.best = state.epoch;
         state.best_loss = measured.map(|m| m.1);
         if measured.is_some() {
-            *best = net.state()?;
+            *best = net.state();
         }
     }
     Ok(())
@@ -229,18 +226,17 @@ fn out_of_patience(state: &State) -> bool {
 /// # Errors
 ///
 /// If a picture cannot be read.
-pub fn measure(net: &Net, source: &dyn Source, batch: usize) -> Result<(f64, f64)> {
+pub fn measure(net: &mut Net, source: &dyn Source, batch: usize) -> Result<(f64, f64)> {
     let classes = source.classes();
     ensure!(!classes.is_empty(), "expected pictures to validate on, found none");
     let (mut hits, mut loss) = (0usize, 0.0);
     let rows: Vec<usize> = (0..classes.len()).collect();
     for rows in rows.chunks(batch.max(1)) {
         let pictures: Vec<Vec<u8>> = rows.par_iter().map(|&r| source.pixels(r, None)).collect::<Result<_>>()?;
-        let logits = net.logits(&pictures)?.detach();
+        let logits = net.logits(&pictures)?;
         let wanted: Vec<usize> = rows.iter().map(|&r| classes[r]).collect();
-        loss += f64::from(cross_entropy(&logits, &wanted, 0.0)?.to_scalar::<f32>()?) * rows.len() as f64;
-        let logits: Vec<Vec<f32>> = logits.to_vec2()?;
-        hits += logits.iter().zip(&wanted).filter(|(l, c)| argmax(l) == **c).count();
+        loss += cross_entropy(&logits, &wanted, net.classes(), 0.0)?.0 * rows.len() as f64;
+        hits += logits.chunks_exact(net.classes()).zip(&wanted).filter(|(l, c)| argmax(l) == **c).count();
     }
     let n = classes.len() as f64;
     Ok((hits as f64 / n, loss / n))
@@ -262,7 +258,7 @@ fn identity(net: &Net, train: &dyn Source) -> Result<String> {
     for class in train.classes() {
         hasher.update(&(*class as u64).to_le_bytes());
     }
-    for (name, tensor) in net.state()? {
+    for (name, tensor) in net.state() {
         hasher.update(name.as_bytes());
         for value in &tensor.data {
             hasher.update(&value.to_le_bytes());
@@ -273,20 +269,18 @@ fn identity(net: &Net, train: &dyn Source) -> Result<String> {
 
 const STATE: &str = "state";
 
-fn save(path: &Path, net: &Net, state: &State, optimiser: &AdamW, best: &Tensors) -> Result<()> {
-    let (moments, steps) = optimiser.save();
-    let mut tensors = moments;
+fn save(path: &Path, net: &Net, state: &State, best: &Tensors) -> Result<()> {
+    let mut tensors = net.moments();
     let mut add = |prefix: &str, from: &Tensors| {
         tensors.extend(from.iter().map(|(n, t): (&String, &Tensor)| (format!("{prefix}.{n}"), t.clone())));
     };
-    add("net", &net.state()?);
+    add("net", &net.state());
     add("best", best);
-    let state = State { optimiser_steps: steps, ..state.clone() };
-    let metadata = BTreeMap::from([(STATE.to_owned(), serde_json::to_string(&state)?)]);
+    let metadata = BTreeMap::from([(STATE.to_owned(), serde_json::to_string(state)?)]);
     write_atomic(path, &write_safetensors(&tensors, &metadata, Precision::F32))
 }
 
-fn load(path: &Path, net: &mut Net, fresh: &State) -> Result<(State, AdamW, Tensors)> {
+fn load(path: &Path, net: &mut Net, fresh: &State) -> Result<(State, Tensors)> {
     let doing = || format!("reading the checkpoint {}", path.display());
     let (tensors, metadata) = read_safetensors(&fs::read(path).with_context(doing)?).with_context(doing)?;
     let text = metadata
@@ -304,13 +298,13 @@ fn load(path: &Path, net: &mut Net, fresh: &State) -> Result<(State, AdamW, Tens
     let weights = part("net.");
     let names = |t: &Tensors| t.keys().cloned().collect::<Vec<_>>();
     ensure!(
-        names(&weights) == names(&net.state()?),
+        names(&weights) == names(&net.state()),
         "expected the weights of this net in {}, found others",
         path.display()
     );
     net.restore(&weights)?;
-    let optimiser = AdamW::load(&tensors, state.optimiser_steps);
-    Ok((state, optimiser, part("best.")))
+    net.restore_moments(&tensors).with_context(doing)?;
+    Ok((state, part("best.")))
 }
 
 #[cfg(test)]
@@ -358,8 +352,8 @@ mod tests {
         let schedule = Schedule { epochs: 8, ..schedule() };
         let found = fit(&mut net, &train, None, &schedule, None, &AtomicBool::new(false), |_, _| ()).unwrap();
         assert!(found.epochs[7].loss < 0.5 * found.epochs[0].loss, "{found:?}");
-        assert_eq!(measure(&net, &train, 8).unwrap().0, 1.0);
-        assert_eq!(measure(&net, &test, 3).unwrap().0, 1.0);
+        assert_eq!(measure(&mut net, &train, 8).unwrap().0, 1.0);
+        assert_eq!(measure(&mut net, &test, 3).unwrap().0, 1.0);
     }
 
     #[test]
@@ -413,7 +407,7 @@ mod tests {
         let found =
             fit(&mut net, &train, Some(&opposite), &schedule, None, &AtomicBool::new(false), |_, _| ()).unwrap();
         assert_eq!(found.epochs.len(), found.best + 2);
-        let loss = measure(&net, &opposite, 2).unwrap().1;
+        let loss = measure(&mut net, &opposite, 2).unwrap().1;
         assert!((loss - found.epochs[found.best - 1].validation_loss.unwrap()).abs() < 1e-5);
     }
 }

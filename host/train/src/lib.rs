@@ -12,6 +12,7 @@ pub mod fit;
 pub mod head;
 pub mod metrics;
 pub mod net;
+mod objective;
 mod optimiser;
 pub mod pictures;
 pub mod pretrained;

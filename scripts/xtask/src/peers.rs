@@ -22,6 +22,7 @@ mod engine;
 mod machine;
 mod report;
 mod setup;
+mod training;
 
 /// Time graft and its peers on the same networks
 ///
@@ -30,6 +31,9 @@ mod setup;
 /// compiler for ONNX Runtime's figures without Python.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Time steps of training instead, beside PyTorch's; of the networks and threads asked for
+    #[arg(long)]
+    training: bool,
     /// The program `graft`; default: a release build of this workspace
     #[arg(long, value_name = "PATH")]
     graft: Option<PathBuf>,
@@ -115,6 +119,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Some(folder) => std::path::absolute(folder).context("resolving --work")?,
         None => crate::root().canonicalize().context("resolving the workspace's root")?.join("target/peers"),
     };
+    if args.training {
+        let table = training::run(args, &work)?;
+        return show(args, &table);
+    }
     let bench = setup::prepare(args, &work)?;
     let mut results =
         Results { machine: Machine::probe(), turns: args.turns, seconds: args.seconds, cells: Vec::new() };
@@ -128,11 +136,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
         }
     }
-    let table = report::markdown(&results);
+    show(args, &report::markdown(&results))
+}
+
+/// Prints the table, and writes it where it was asked for.
+fn show(args: &Args, table: &str) -> Result<()> {
     if let Some(file) = &args.write {
-        write_table(file, Some(&table))?;
+        write_table(file, Some(table))?;
     }
-    std::io::stdout().write_all(table.as_bytes()).context("printing the table; peers.json has the figures")
+    std::io::stdout().write_all(table.as_bytes()).context("printing the table; the work folder has the figures")
 }
 
 /// Lets each engine have its turns.

@@ -1,27 +1,30 @@
-//! A network that learns: zoo data and candle tensors.
+//! A network that learns: a description of the zoo's and its numbers.
 //!
-//! Parameters keep the layout and the names of torchvision, so that what is trained here is exported as it is. On the
-//! CPU the operations are those of `ops`; on other devices they are candle's own (`plain`), which also serve as
-//! the reference that the former are tested against.
-
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+//! Tensors go in and out in the layout and under the names of torchvision, so that what is trained here is exported as
+//! it is. On the CPU the description is walked by `engine`, on the kernels; on other devices by candle's own operations
+//! (`plain`), which also serve as the reference that the former is tested against.
 
 use anyhow::{Context, Result, anyhow, ensure};
-use candle_core::{D, DType, Device, Tensor as Array, Var};
+use candle_core::Device;
+use graft_kernels::train::{Step, adamw};
+use graft_kernels::{Buffer, Isa, Threads, padded};
 use graft_onnx::Head;
-use graft_zoo::network::{Activation, Conv, Op};
+use graft_zoo::network::Op;
 use graft_zoo::weights::Tensors;
 use graft_zoo::{Network, Preprocessing, Tensor};
-
 use serde::{Deserialize, Serialize};
 
 use crate::rng::Rng;
 
-mod ops;
+mod engine;
+mod folded;
 mod plain;
+mod shape;
+mod weights;
 
-use ops::{Affine, BatchNorm, Depthwise, MaxPool, Statistics, Unfold, Window};
+use engine::Engine;
+use plain::Plain;
+use weights::Weights;
 
 /// Which batch statistics normalise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,31 +38,30 @@ pub enum Norm {
 
 /// A backbone and a head with trainable parameters.
 pub struct Net {
-    network: Network,
     preprocessing: Preprocessing,
-    device: Device,
     norm: Norm,
-    /// Stages from this one on are trained; `network.stages` trains the head alone.
-    first: usize,
-    /// Every parameter and statistic; a trained one shares its storage with its entry in `vars`.
-    arrays: BTreeMap<String, Array>,
-    vars: BTreeMap<String, Var>,
+    classes: usize,
+    weights: Weights,
+    walk: Walk,
 }
 
-/// Statistics of the batch that a forward pass has seen, by name of the normalisation.
-type Seen = Vec<(String, Arc<Mutex<Statistics>>)>;
+/// What computes.
+enum Walk {
+    Kernels(Box<Engine>),
+    Candle(Plain),
+}
 
 const HEAD_WEIGHT: &str = "head.weight";
 const HEAD_BIAS: &str = "head.bias";
 /// Weight of a batch in the running statistics, as in PyTorch.
-const MOMENTUM: f32 = 0.1;
+const MOMENTUM: f64 = 0.1;
 
 impl Net {
     /// Takes a backbone and a head, of which the last `unfrozen` stages and the head are trained.
     ///
     /// # Errors
     ///
-    /// If a parameter is missing or there are fewer stages.
+    /// If a parameter is missing, there are fewer stages, or the network does not take pictures of the given size.
     pub fn new(
         network: &Network,
         backbone: &Tensors,
@@ -75,66 +77,66 @@ impl Net {
             network.stages
         );
         let first = network.stages - unfrozen;
-        let mut net = Self {
-            network: network.clone(),
-            preprocessing: preprocessing.clone(),
-            device: device.clone(),
-            norm,
-            first,
-            arrays: BTreeMap::new(),
-            vars: BTreeMap::new(),
+        let mut weights = Weights::default();
+        let mut put = |name: String, from: &Tensors, groups: usize, trained: bool| -> Result<()> {
+            let tensor = from.get(&name).with_context(|| format!("expected tensor {name}, found none"))?;
+            weights.put(name, tensor, groups, trained);
+            Ok(())
         };
         for node in &network.nodes {
             let Op::Conv(c) = &node.op else { continue };
             let trained = node.stage >= first;
-            net.put(format!("{}.weight", c.name), backbone, trained)?;
-            net.put(format!("{}.weight", c.norm), backbone, trained)?;
-            net.put(format!("{}.bias", c.norm), backbone, trained)?;
-            net.put(format!("{}.running_mean", c.norm), backbone, false)?;
-            net.put(format!("{}.running_var", c.norm), backbone, false)?;
+            put(format!("{}.weight", c.name), backbone, c.groups, trained)?;
+            for (part, trained) in
+                [("weight", trained), ("bias", trained), ("running_mean", false), ("running_var", false)]
+            {
+                put(format!("{}.{part}", c.norm), backbone, 1, trained)?;
+            }
         }
         let bias = Tensor { shape: vec![head.bias.len()], data: head.bias.clone() };
-        let head = Tensors::from([(HEAD_WEIGHT.to_owned(), head.weight.clone()), (HEAD_BIAS.to_owned(), bias)]);
-        net.put(HEAD_WEIGHT.into(), &head, true)?;
-        net.put(HEAD_BIAS.into(), &head, true)?;
-        Ok(net)
-    }
-
-    fn put(&mut self, name: String, from: &Tensors, trained: bool) -> Result<()> {
-        let tensor = from.get(&name).with_context(|| format!("expected tensor {name}, found none"))?;
-        let array = Array::from_slice(&tensor.data, tensor.shape.as_slice(), &self.device)?;
-        if trained {
-            let var = Var::from_tensor(&array)?;
-            self.arrays.insert(name.clone(), var.as_tensor().clone());
-            self.vars.insert(name, var);
-        } else {
-            self.arrays.insert(name, array);
-        }
-        Ok(())
-    }
-
-    /// Returns what is trained, by name.
-    pub(crate) fn vars(&self) -> &BTreeMap<String, Var> {
-        &self.vars
+        let tensors = Tensors::from([(HEAD_WEIGHT.to_owned(), head.weight.clone()), (HEAD_BIAS.to_owned(), bias)]);
+        put(HEAD_WEIGHT.into(), &tensors, 1, true)?;
+        put(HEAD_BIAS.into(), &tensors, 1, true)?;
+        let side = preprocessing.crop as usize;
+        let walk = match device {
+            Device::Cpu => Walk::Kernels(Box::new(Engine::new(
+                network,
+                side,
+                first,
+                norm,
+                rayon::current_num_threads(),
+                &weights,
+            )?)),
+            _ => Walk::Candle(Plain::new(network, first, norm, device)),
+        };
+        let preprocessing = preprocessing.clone();
+        Ok(Self { preprocessing, norm, classes: head.bias.len(), weights, walk })
     }
 
     /// Returns everything that training changes: trained parameters and running statistics.
-    pub(crate) fn state(&self) -> Result<Tensors> {
-        let changes =
-            |name: &str| self.vars.contains_key(name) || (self.norm == Norm::Batch && name.contains(".running_"));
-        self.arrays.iter().filter(|(n, _)| changes(n)).map(|(n, a)| Ok((n.clone(), tensor(a)?))).collect()
+    pub(crate) fn state(&self) -> Tensors {
+        let trained = |name: &str| self.weights.parameters.contains_key(name);
+        let changes = |name: &str| trained(name) || (self.norm == Norm::Batch && name.contains(".running_"));
+        self.weights.all().into_iter().filter(|(n, _)| changes(n)).collect()
     }
 
     /// Takes back what [`Net::state`] returned.
     pub(crate) fn restore(&mut self, state: &Tensors) -> Result<()> {
-        for (name, tensor) in state {
-            let array = Array::from_slice(&tensor.data, tensor.shape.as_slice(), &self.device)?;
-            match self.vars.get(name) {
-                Some(var) => var.set(&array)?,
-                None => drop(self.arrays.insert(name.clone(), array)),
-            }
+        self.weights.set(state)?;
+        if let Walk::Kernels(engine) = &mut self.walk {
+            engine.forget();
         }
         Ok(())
+    }
+
+    /// Returns what the optimiser remembers of each parameter.
+    pub(crate) fn moments(&self) -> Tensors {
+        self.weights.moments()
+    }
+
+    /// Takes back what [`Net::moments`] returned, among other tensors.
+    pub(crate) fn restore_moments(&mut self, tensors: &Tensors) -> Result<()> {
+        self.weights.set_moments(tensors)
     }
 
     /// Returns the trained backbone and head.
@@ -143,14 +145,12 @@ impl Net {
     ///
     /// If a value is not finite: training has diverged.
     pub fn finish(&self) -> Result<(Tensors, Head)> {
-        let mut all = Tensors::new();
-        for (name, array) in &self.arrays {
-            let tensor = tensor(array)?;
+        let mut all = self.weights.all();
+        for (name, tensor) in &all {
             ensure!(
                 tensor.data.iter().all(|v| v.is_finite()),
                 "expected finite weights, found NaN or infinity in {name}: training diverged; lower --rate"
             );
-            all.insert(name.clone(), tensor);
         }
         let (Some(weight), Some(bias)) = (all.remove(HEAD_WEIGHT), all.remove(HEAD_BIAS)) else {
             return Err(anyhow!("expected a head, found none"));
@@ -158,148 +158,86 @@ impl Net {
         Ok((all, Head { weight, bias: bias.data }))
     }
 
+    /// Returns the number of the head's outputs.
+    pub(crate) fn classes(&self) -> usize {
+        self.classes
+    }
+
     /// Returns the logits `[n, classes]` of a batch of pictures (`u8 [crop, crop, 3]` each) with fixed statistics.
-    pub(crate) fn logits(&self, pictures: &[Vec<u8>]) -> Result<Array> {
-        self.run(pictures, None)
-    }
-
-    /// As [`Net::logits`], as training sees it: with gradients, and moving the running statistics.
-    pub(crate) fn train(&mut self, pictures: &[Vec<u8>]) -> Result<Array> {
-        let mut seen = Seen::new();
-        let logits = self.run(pictures, Some(&mut seen))?;
-        for (name, statistics) in seen {
-            let s = statistics.lock().map_err(|_| anyhow!("a thread that computed batch statistics has died"))?;
-            // The running variance is the unbiased one, as in PyTorch.
-            let unbiased = s.count as f32 / s.count.saturating_sub(1).max(1) as f32;
-            self.move_running(&format!("{name}.running_mean"), &s.mean, 1.0)?;
-            self.move_running(&format!("{name}.running_var"), &s.variance, unbiased)?;
+    pub(crate) fn logits(&mut self, pictures: &[Vec<u8>]) -> Result<Vec<f32>> {
+        let input = self.input(pictures)?;
+        match &mut self.walk {
+            Walk::Kernels(engine) => Ok(narrow(&engine.logits(&self.weights, &input, pictures.len())?, self.classes)),
+            Walk::Candle(plain) => plain.logits(&self.weights, &input, pictures.len()),
         }
-        Ok(logits)
     }
 
-    fn move_running(&mut self, name: &str, seen: &[f32], factor: f32) -> Result<()> {
-        let old: Vec<f32> = self.array(name)?.to_vec1()?;
-        let new: Vec<f32> = old.iter().zip(seen).map(|(o, s)| (1.0 - MOMENTUM) * o + MOMENTUM * factor * s).collect();
-        let array = Array::from_vec(new, old.len(), &self.device)?;
-        self.arrays.insert(name.to_owned(), array);
-        Ok(())
-    }
-
-    fn array(&self, name: &str) -> Result<&Array> {
-        self.arrays.get(name).with_context(|| format!("expected tensor {name}, found none"))
-    }
-
-    fn run(&self, pictures: &[Vec<u8>], mut seen: Option<&mut Seen>) -> Result<Array> {
-        let channel_last = self.device.is_cpu();
-        let mut last_use = vec![0; self.network.nodes.len()];
-        for (i, node) in self.network.nodes.iter().enumerate() {
-            node.inputs.iter().for_each(|&j| last_use[j] = i);
-        }
-        let mut values: Vec<Option<Array>> = vec![None; self.network.nodes.len()];
-        let mut last = None;
-        for (i, node) in self.network.nodes.iter().enumerate() {
-            let arguments: Vec<Array> = node.inputs.iter().filter_map(|&j| values[j].clone()).collect();
-            let from = |at: usize| arguments.get(at).with_context(|| format!("node {i} lacks its input {at}"));
-            // Statistics of a frozen stage are those it was trained with.
-            let seen = seen.as_deref_mut().filter(|_| self.norm == Norm::Batch && node.stage >= self.first);
-            let value = match &node.op {
-                Op::Input => self.input(pictures, channel_last)?,
-                Op::Conv(c) if channel_last => self.conv(from(0)?, c, seen)?,
-                Op::Conv(c) => plain::conv(self, from(0)?, c, seen)?,
-                Op::Add(activation) => {
-                    let sum = (from(0)? + from(1)?)?;
-                    if *activation == Activation::None { sum } else { plain::clamp(&sum, *activation)? }
-                }
-                Op::MaxPool if channel_last => from(0)?.apply_op1(MaxPool(self.window(3, 2)))?,
-                Op::MaxPool => plain::max_pool(from(0)?, self.network.padding)?,
-                Op::GlobalAveragePool if channel_last => from(0)?.mean((1, 2))?,
-                Op::GlobalAveragePool => from(0)?.mean((2, 3))?,
-            };
-            for &j in &node.inputs {
-                if last_use[j] == i {
-                    values[j] = None;
-                }
+    /// Adds to the gradient of every parameter, of a loss that `objective` tells of the logits `[n, classes]` along with
+    /// its own gradient; moves the running statistics where batches normalise. Returns the loss.
+    pub(crate) fn learn(
+        &mut self,
+        pictures: &[Vec<u8>],
+        objective: &dyn Fn(&[f32]) -> Result<(f64, Vec<f32>)>,
+    ) -> Result<f64> {
+        let (input, n) = (self.input(pictures)?, pictures.len());
+        match &mut self.walk {
+            Walk::Kernels(engine) => {
+                let logits = engine.forward(&mut self.weights, input, n)?;
+                let (loss, gradient) = objective(&narrow(&logits, self.classes))?;
+                engine.backward(&mut self.weights, &widen(&gradient, self.classes), n)?;
+                Ok(loss)
             }
-            last = Some(value.clone());
-            values[i] = Some(value);
+            Walk::Candle(plain) => plain.learn(&mut self.weights, &input, n, objective),
         }
-        let features = last.context("expected a network with nodes, found none")?;
-        let (weight, bias) = (self.array(HEAD_WEIGHT)?, self.array(HEAD_BIAS)?);
-        Ok(features.matmul(&weight.t()?)?.broadcast_add(bias)?)
     }
 
-    fn input(&self, pictures: &[Vec<u8>], channel_last: bool) -> Result<Array> {
-        let (side, p) = (self.preprocessing.crop as usize, &self.preprocessing);
-        let mut data = Vec::with_capacity(pictures.len() * side * side * 3);
-        for picture in pictures {
-            ensure!(
-                picture.len() == side * side * 3,
-                "expected {} values in a picture, found {}",
-                side * side * 3,
-                picture.len()
-            );
-            let normal = |(i, &v): (usize, &u8)| (f32::from(v) - p.mean[i % 3]) / p.std[i % 3];
-            data.extend(picture.iter().enumerate().map(normal));
-        }
-        let batch = Array::from_vec(data, (pictures.len(), side, side, 3), &self.device)?;
-        Ok(if channel_last { batch } else { batch.permute((0, 3, 1, 2))?.contiguous()? })
-    }
-
-    fn window(&self, kernel: usize, stride: usize) -> Window {
-        Window { kernel, stride, padding: self.network.padding }
-    }
-
-    fn conv(&self, x: &Array, c: &Conv, seen: Option<&mut Seen>) -> Result<Array> {
-        let weight = self.array(&format!("{}.weight", c.name))?;
-        let window = self.window(c.kernel, c.stride);
-        let y = if c.groups > 1 {
-            let taps = weight.reshape((c.outputs, c.kernel * c.kernel))?.t()?.contiguous()?;
-            x.apply_op2(&taps, Depthwise(window))?
-        } else {
-            let patches = if c.kernel == 1 && c.stride == 1 { x.clone() } else { x.apply_op1(Unfold(window))? };
-            let (n, h, w, patch) = patches.dims4()?;
-            let flat = weight.permute((0, 2, 3, 1))?.reshape((c.outputs, patch))?;
-            patches.reshape((n * h * w, patch))?.matmul(&flat.t()?)?.reshape((n, h, w, c.outputs))?
+    /// Moves every parameter along its gradient, which then is zero again. Weights decay; shifts and scales do not.
+    pub(crate) fn step(&mut self, step: &Step) {
+        let mut own;
+        let (isa, threads) = match &mut self.walk {
+            Walk::Kernels(engine) => engine.team(),
+            Walk::Candle(_) => {
+                own = Threads::new(rayon::current_num_threads());
+                (Isa::best(), &mut own)
+            }
         };
-        let bounds = c.activation.bounds();
-        let (gamma, beta) = (self.array(&format!("{}.weight", c.norm))?, self.array(&format!("{}.bias", c.norm))?);
-        if let Some(seen) = seen {
-            let statistics = Arc::new(Mutex::new(Statistics::default()));
-            seen.push((c.norm.clone(), Arc::clone(&statistics)));
-            let norm = BatchNorm { eps: self.network.bn_eps, bounds, statistics };
-            return Ok(y.apply_op3(gamma, beta, norm)?);
+        for p in self.weights.parameters.values_mut() {
+            let step = Step { decay: if p.decays() { step.decay } else { 0.0 }, ..*step };
+            let [first, second] = &mut p.moments;
+            adamw(isa, threads, &step, &mut p.values, &p.gradient, first, second);
+            p.gradient.fill(0.0);
         }
-        let (scale, shift) = self.fixed(c, gamma, beta)?;
-        Ok(y.apply_op3(&scale, &shift, Affine { bounds })?)
     }
 
-    /// Returns scale and shift of a normalisation with fixed statistics.
-    fn fixed(&self, c: &Conv, gamma: &Array, beta: &Array) -> Result<(Array, Array)> {
-        let mean = self.array(&format!("{}.running_mean", c.norm))?;
-        let variance = self.array(&format!("{}.running_var", c.norm))?;
-        let scale = (gamma / (variance + f64::from(self.network.bn_eps))?.sqrt()?)?;
-        let shift = (beta - (mean * &scale)?)?;
-        Ok((scale, shift))
+    /// Returns the normalised pictures, `[n, crop, crop, 3]`.
+    fn input(&self, pictures: &[Vec<u8>]) -> Result<Buffer> {
+        let (side, p) = (self.preprocessing.crop as usize, &self.preprocessing);
+        let len = side * side * 3;
+        let mut data = Buffer::zeros(pictures.len() * len);
+        let [scale, shift] =
+            [0, 1].map(|part| [0, 1, 2].map(|c| if part == 0 { 1.0 / p.std[c] } else { -p.mean[c] / p.std[c] }));
+        for (to, picture) in data.chunks_exact_mut(len).zip(pictures) {
+            ensure!(picture.len() == len, "expected {len} values in a picture, found {}", picture.len());
+            for (to, from) in to.as_chunks_mut::<3>().0.iter_mut().zip(picture.as_chunks::<3>().0) {
+                *to = [0, 1, 2].map(|c| f32::from(from[c]).mul_add(scale[c], shift[c]));
+            }
+        }
+        Ok(data)
     }
 }
 
-/// Returns the mean cross-entropy of `logits` `[n, classes]`, with `smoothing` of the target spread over all classes.
-///
-/// # Source
-///
-/// Szegedy et al., *Rethinking the Inception Architecture*, arXiv:1512.00567, section 7.
-pub(crate) fn cross_entropy(logits: &Array, classes: &[usize], smoothing: f32) -> Result<Array> {
-    let (n, count) = logits.dims2()?;
-    let mut target = vec![smoothing / count as f32; n * count];
-    for (row, &class) in classes.iter().enumerate() {
-        ensure!(row < n && class < count, "expected {n} classes below {count}, found class {class} in row {row}");
-        target[row * count + class] += 1.0 - smoothing;
+/// Drops the padding of rows.
+fn narrow(rows: &[f32], len: usize) -> Vec<f32> {
+    rows.chunks_exact(padded(len)).flat_map(|row| &row[..len]).copied().collect()
+}
+
+/// Pads rows with zeros.
+fn widen(rows: &[f32], len: usize) -> Vec<f32> {
+    let mut wide = vec![0.0; rows.len() / len * padded(len)];
+    for (to, from) in wide.chunks_exact_mut(padded(len)).zip(rows.chunks_exact(len)) {
+        to[..len].copy_from_slice(from);
     }
-    let target = Array::from_vec(target, (n, count), logits.device())?;
-    let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
-    let log_sum = shifted.exp()?.sum_keepdim(D::Minus1)?.log()?;
-    let log_probabilities = shifted.broadcast_sub(&log_sum)?;
-    Ok(((log_probabilities * target)?.sum_all()? / -(n as f64))?)
+    wide
 }
 
 /// Returns random parameters for every convolution, and a head of zeros.
@@ -322,11 +260,6 @@ pub fn random(network: &Network, classes: usize, seed: u64) -> (Tensors, Head) {
     }
     let weight = Tensor { shape: vec![classes, network.features], data: vec![0.0; classes * network.features] };
     (tensors, Head { weight, bias: vec![0.0; classes] })
-}
-
-fn tensor(array: &Array) -> Result<Tensor> {
-    let data = array.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-    Ok(Tensor { shape: array.dims().to_vec(), data })
 }
 
 #[cfg(test)]

@@ -1,41 +1,146 @@
-//! The operations of a network by candle's own functions, channel-first: for devices that [`super::ops`] does not know.
+//! The walk through a network by candle's own operations and gradients, channel-first: for devices that have no kernels
+//! here.
 
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
 
-use anyhow::{Result, ensure};
-use candle_core::Tensor as Array;
-use graft_zoo::Padding;
-use graft_zoo::network::{Activation, Conv};
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor as Array, Var};
+use graft_zoo::network::{Activation, Conv, Op};
+use graft_zoo::{Network, Padding, Tensor};
 
-use super::ops::Statistics;
-use super::{Net, Seen};
+use super::weights::Weights;
+use super::{HEAD_BIAS, HEAD_WEIGHT, MOMENTUM, Norm};
 
-/// Convolution, normalisation and activation: `x [n, c, h, w]`.
-pub(super) fn conv(net: &Net, x: &Array, c: &Conv, seen: Option<&mut Seen>) -> Result<Array> {
-    let weight = net.array(&format!("{}.weight", c.name))?;
-    let (x, padding) = padded(x, net.network.padding, c.kernel, c.stride)?;
-    let y = x.conv2d(weight, padding, c.stride, 1, c.groups)?;
-    let (gamma, beta) = (net.array(&format!("{}.weight", c.norm))?, net.array(&format!("{}.bias", c.norm))?);
-    let (scale, shift) = match seen {
-        None => net.fixed(c, gamma, beta)?,
-        Some(seen) => {
-            let (n, channels, h, w) = y.dims4()?;
-            let mean = y.mean((0, 2, 3))?;
-            let centred = y.broadcast_sub(&mean.reshape((1, channels, 1, 1))?)?;
-            let variance = centred.sqr()?.mean((0, 2, 3))?;
-            let statistics = Statistics { mean: mean.to_vec1()?, variance: variance.to_vec1()?, count: n * h * w };
-            seen.push((c.norm.clone(), Arc::new(Mutex::new(statistics))));
-            let scale = (gamma / (variance + f64::from(net.network.bn_eps))?.sqrt()?)?;
-            let shift = (beta - (mean * &scale)?)?;
-            (scale, shift)
-        }
-    };
-    let by_channel = |a: &Array| a.reshape((1, c.outputs, 1, 1));
-    let y = y.broadcast_mul(&by_channel(&scale)?)?.broadcast_add(&by_channel(&shift)?)?;
-    clamp(&y, c.activation)
+/// A network on a device of candle's.
+pub(super) struct Plain {
+    network: Network,
+    /// Stages from this one on are trained.
+    first: usize,
+    norm: Norm,
+    device: Device,
 }
 
-pub(super) fn clamp(x: &Array, activation: Activation) -> Result<Array> {
+/// Mean and biased variance of a batch, by name of the normalisation, and of how many numbers.
+type Seen = Vec<(String, Vec<f32>, Vec<f32>, usize)>;
+
+/// The network's tensors on the device.
+struct Arrays(BTreeMap<String, Array>);
+
+impl Arrays {
+    fn get(&self, name: &str) -> Result<&Array> {
+        self.0.get(name).with_context(|| format!("expected tensor {name}, found none"))
+    }
+}
+
+impl Plain {
+    pub(super) fn new(network: &Network, first: usize, norm: Norm, device: &Device) -> Self {
+        Self { network: network.clone(), first, norm, device: device.clone() }
+    }
+
+    /// Returns logits `[pictures, classes]` with fixed statistics.
+    pub(super) fn logits(&self, weights: &Weights, input: &[f32], pictures: usize) -> Result<Vec<f32>> {
+        let (arrays, _) = self.arrays(weights)?;
+        Ok(self.run(&arrays, input, pictures, None)?.flatten_all()?.to_vec1()?)
+    }
+
+    /// As [`super::Net::learn`].
+    pub(super) fn learn(
+        &self,
+        weights: &mut Weights,
+        input: &[f32],
+        pictures: usize,
+        objective: &dyn Fn(&[f32]) -> Result<(f64, Vec<f32>)>,
+    ) -> Result<f64> {
+        let (arrays, vars) = self.arrays(weights)?;
+        let mut seen = Seen::new();
+        let logits = self.run(&arrays, input, pictures, (self.norm == Norm::Batch).then_some(&mut seen))?;
+        let (loss, gradient) = objective(&logits.flatten_all()?.to_vec1::<f32>()?)?;
+        // Of this sum the logits have the gradient that the objective told.
+        let gradients = (&logits * Array::from_vec(gradient, logits.shape(), &self.device)?)?.sum_all()?.backward()?;
+        for (name, var) in &vars {
+            let Some(gradient) = gradients.get(var) else { continue };
+            let gradient: Vec<f32> = gradient.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            let p = weights.parameter_mut(name)?;
+            let packed = p.layout.pack(&gradient);
+            p.gradient.iter_mut().zip(packed.iter()).for_each(|(sum, g)| *sum += g);
+        }
+        for (name, mean, variance, count) in seen {
+            // The running variance is the unbiased one, as in PyTorch.
+            let unbiased = count as f64 / count.saturating_sub(1).max(1) as f64;
+            for (part, seen, factor) in [("running_mean", mean, 1.0), ("running_var", variance, unbiased)] {
+                let name = format!("{name}.{part}");
+                let running = weights.fixed.get_mut(&name).with_context(|| format!("expected tensor {name}"))?;
+                for (old, new) in running.data.iter_mut().zip(seen) {
+                    *old = ((1.0 - MOMENTUM) * f64::from(*old) + MOMENTUM * factor * f64::from(new)) as f32;
+                }
+            }
+        }
+        Ok(loss)
+    }
+
+    fn arrays(&self, weights: &Weights) -> Result<(Arrays, BTreeMap<String, Var>)> {
+        let array = |t: &Tensor| Array::from_slice(&t.data, t.shape.as_slice(), &self.device);
+        let (mut arrays, mut vars) = (BTreeMap::new(), BTreeMap::new());
+        for (name, tensor) in &weights.fixed {
+            arrays.insert(name.clone(), array(tensor)?);
+        }
+        for (name, parameter) in &weights.parameters {
+            let var = Var::from_tensor(&array(&parameter.tensor())?)?;
+            arrays.insert(name.clone(), var.as_tensor().clone());
+            vars.insert(name.clone(), var);
+        }
+        Ok((Arrays(arrays), vars))
+    }
+
+    fn run(&self, arrays: &Arrays, input: &[f32], pictures: usize, mut seen: Option<&mut Seen>) -> Result<Array> {
+        let side = (input.len() / (3 * pictures.max(1))).isqrt();
+        let input = Array::from_slice(&input[..pictures * side * side * 3], (pictures, side, side, 3), &self.device)?;
+        let input = input.permute((0, 3, 1, 2))?.contiguous()?;
+        let mut values: Vec<Array> = Vec::with_capacity(self.network.nodes.len());
+        for (i, node) in self.network.nodes.iter().enumerate() {
+            let from = |at: usize| {
+                node.inputs.get(at).map(|&j| &values[j]).with_context(|| format!("node {i} lacks its input {at}"))
+            };
+            // Statistics of a frozen stage are those it was trained with.
+            let seen = seen.as_deref_mut().filter(|_| node.stage >= self.first);
+            let value = match &node.op {
+                Op::Input => input.clone(),
+                Op::Conv(c) => self.conv(arrays, from(0)?, c, seen)?,
+                Op::Add(activation) => clamp(&(from(0)? + from(1)?)?, *activation)?,
+                Op::MaxPool => max_pool(from(0)?, self.network.padding)?,
+                Op::GlobalAveragePool => from(0)?.mean((2, 3))?,
+            };
+            values.push(value);
+        }
+        let features = values.last().context("expected a network with nodes, found none")?;
+        Ok(features.matmul(&arrays.get(HEAD_WEIGHT)?.t()?)?.broadcast_add(arrays.get(HEAD_BIAS)?)?)
+    }
+
+    /// Convolution, normalisation and activation: `x [n, c, h, w]`.
+    fn conv(&self, arrays: &Arrays, x: &Array, c: &Conv, seen: Option<&mut Seen>) -> Result<Array> {
+        let (x, padding) = padded(x, self.network.padding, c.kernel, c.stride)?;
+        let y = x.conv2d(arrays.get(&format!("{}.weight", c.name))?, padding, c.stride, 1, c.groups)?;
+        let part = |name: &str| arrays.get(&format!("{}.{name}", c.norm));
+        let (mean, variance) = match seen {
+            None => (part("running_mean")?.clone(), part("running_var")?.clone()),
+            Some(seen) => {
+                let (n, channels, h, w) = y.dims4()?;
+                let mean = y.mean((0, 2, 3))?;
+                let centred = y.broadcast_sub(&mean.reshape((1, channels, 1, 1))?)?;
+                let variance = centred.sqr()?.mean((0, 2, 3))?;
+                seen.push((c.norm.clone(), mean.to_vec1()?, variance.to_vec1()?, n * h * w));
+                (mean, variance)
+            }
+        };
+        let scale = (part("weight")? / (variance + f64::from(self.network.bn_eps))?.sqrt()?)?;
+        let shift = (part("bias")? - (mean * &scale)?)?;
+        let by_channel = |a: &Array| a.reshape((1, c.outputs, 1, 1));
+        let y = y.broadcast_mul(&by_channel(&scale)?)?.broadcast_add(&by_channel(&shift)?)?;
+        clamp(&y, c.activation)
+    }
+}
+
+fn clamp(x: &Array, activation: Activation) -> Result<Array> {
     Ok(match activation {
         Activation::None => x.clone(),
         Activation::Relu => x.relu()?,
@@ -43,16 +148,24 @@ pub(super) fn clamp(x: &Array, activation: Activation) -> Result<Array> {
     })
 }
 
-/// 3×3, stride 2. candle has no gradient for it, so it can only stand in a frozen stage.
-pub(super) fn max_pool(x: &Array, padding: Padding) -> Result<Array> {
-    ensure!(
-        !x.track_op(),
-        "expected the stem to stay frozen on this device, found it unfrozen: candle has no gradient for a 3×3 pool of stride 2; use --device cpu or a smaller --unfreeze"
-    );
-    // What stands before is a ReLU, so zeros never win over a picture's own values.
-    let (_, _, h, w) = x.dims4()?;
+/// 3×3, stride 2. candle's pool has no gradient for windows that overlap, the largest of nine pictures has.
+fn max_pool(x: &Array, padding: Padding) -> Result<Array> {
+    let (n, c, h, w) = x.dims4()?;
     let ((top, bottom), (left, right)) = (padding.amounts(h, 3, 2), padding.amounts(w, 3, 2));
-    Ok(x.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)?.max_pool2d_with_stride(3, 2)?)
+    let (out_h, out_w) = (padding.output_len(h, 3, 2), padding.output_len(w, 3, 2));
+    // What stands before is a ReLU, so zeros never win over a picture's own values. One more on each axis makes pairs.
+    let x = x.pad_with_zeros(2, top, bottom + 1)?.pad_with_zeros(3, left, right + 1)?;
+    let mut largest: Option<Array> = None;
+    for (dy, dx) in (0..3).flat_map(|dy| (0..3).map(move |dx| (dy, dx))) {
+        let part = x.narrow(2, dy, 2 * out_h)?.narrow(3, dx, 2 * out_w)?.contiguous()?;
+        let part = part.reshape((n, c, out_h, 2, out_w, 2))?.narrow(3, 0, 1)?.narrow(5, 0, 1)?;
+        let part = part.contiguous()?.reshape((n, c, out_h, out_w))?;
+        largest = Some(match largest {
+            None => part,
+            Some(l) => l.maximum(&part)?,
+        });
+    }
+    largest.context("a window has nine places")
 }
 
 /// Returns the picture with what padding the convolution itself cannot do, and the padding left to it.

@@ -139,7 +139,7 @@ impl std::fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-fn ask(command: &mut Command) -> Result<Measurement> {
+pub(super) fn ask(command: &mut Command) -> Result<Measurement> {
     let program = command.get_program().to_owned();
     let output = command.output().with_context(|| format!("starting {}", program.display()))?;
     let said = || telling_line(&String::from_utf8_lossy(&output.stderr));

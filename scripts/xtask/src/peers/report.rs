@@ -53,7 +53,7 @@ fn best_peer(engines: &[Outcome]) -> Option<(Engine, f64)> {
     peers.filter_map(|peer| Some((peer.engine, Summary::of(&peer.turns)?.min_ms))).min_by(|a, b| a.1.total_cmp(&b.1))
 }
 
-fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+pub(super) fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     values.fold(None, |range, value| {
         let (least, most) = range.unwrap_or((value, value));
         Some((value.min(least), value.max(most)))
@@ -141,7 +141,7 @@ fn rows(title: &str, cells: &[&Cell], show: fn(&Outcome) -> Option<String>) -> V
     std::iter::once(head).chain(cells.iter().map(row)).collect()
 }
 
-fn table(rows: &[Vec<String>]) -> String {
+pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     if columns < 2 {
         return String::new();

@@ -94,7 +94,7 @@ fn make_models(names: &[String], work: &Path, scripts: &Path, models: &Path) -> 
 }
 
 /// Returns the Python of an environment that has what `requirements` lists.
-fn environment(folder: &Path, requirements: &Path) -> Result<PathBuf> {
+pub(super) fn environment(folder: &Path, requirements: &Path) -> Result<PathBuf> {
     let python = folder.join("bin/python");
     let stamp = folder.join("requirements.stamp");
     let wanted =

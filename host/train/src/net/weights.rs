@@ -1,0 +1,187 @@
+//! The numbers of a network that learns: parameters as kernels lay them out, and what stays fixed.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use graft_kernels::{Buffer, padded};
+use graft_zoo::Tensor;
+use graft_zoo::weights::Tensors;
+
+/// How kernels lay a parameter out, padded to blocks of channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// One number a channel.
+    Vector { len: usize },
+    /// `[taps, inputs, padded(outputs)]` of `[outputs, inputs, kernel, kernel]`.
+    Dense { taps: usize, inputs: usize, outputs: usize },
+    /// `[taps, padded(channels)]` of `[channels, 1, kernel, kernel]`.
+    Depthwise { taps: usize, channels: usize },
+}
+
+impl Layout {
+    /// Returns the layout of a tensor of torchvision's shape.
+    pub(crate) fn of(shape: &[usize], groups: usize) -> Self {
+        match *shape {
+            [outputs, inputs, h, w] if groups == 1 => Self::Dense { taps: h * w, inputs, outputs },
+            [channels, _, h, w] => Self::Depthwise { taps: h * w, channels },
+            [outputs, inputs] => Self::Dense { taps: 1, inputs, outputs },
+            _ => Self::Vector { len: shape.iter().product() },
+        }
+    }
+
+    /// Returns the numbers it takes, padding included.
+    pub(crate) fn numbers(self) -> usize {
+        match self {
+            Self::Vector { len } => padded(len),
+            Self::Dense { taps, inputs, outputs } => taps * inputs * padded(outputs),
+            Self::Depthwise { taps, channels } => taps * padded(channels),
+        }
+    }
+
+    /// Calls `f` with the place of each number in a tensor and in this layout.
+    fn each(self, mut f: impl FnMut(usize, usize)) {
+        match self {
+            Self::Vector { len } => (0..len).for_each(|i| f(i, i)),
+            Self::Dense { taps, inputs, outputs } => {
+                for (o, i) in (0..outputs).flat_map(|o| (0..inputs).map(move |i| (o, i))) {
+                    for tap in 0..taps {
+                        f((o * inputs + i) * taps + tap, (tap * inputs + i) * padded(outputs) + o);
+                    }
+                }
+            }
+            Self::Depthwise { taps, channels } => {
+                for (c, tap) in (0..channels).flat_map(|c| (0..taps).map(move |t| (c, t))) {
+                    f(c * taps + tap, tap * padded(channels) + c);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn pack(self, data: &[f32]) -> Buffer {
+        let mut packed = Buffer::zeros(self.numbers());
+        self.each(|from, to| packed[to] = data[from]);
+        packed
+    }
+
+    pub(crate) fn unpack(self, packed: &[f32], shape: &[usize]) -> Tensor {
+        let mut data = vec![0.0; shape.iter().product()];
+        self.each(|to, from| data[to] = packed[from]);
+        Tensor { shape: shape.to_vec(), data }
+    }
+}
+
+/// A parameter that is trained, with its gradient and what the optimiser remembers of it. Padding is zero in all four.
+#[derive(Debug, Clone)]
+pub(crate) struct Parameter {
+    /// As torchvision has it.
+    pub(crate) shape: Vec<usize>,
+    pub(crate) layout: Layout,
+    pub(crate) values: Buffer,
+    pub(crate) gradient: Buffer,
+    /// First and second moment of the gradient.
+    pub(crate) moments: [Buffer; 2],
+}
+
+impl Parameter {
+    fn new(tensor: &Tensor, groups: usize) -> Self {
+        let layout = Layout::of(&tensor.shape, groups);
+        let zeros = || Buffer::zeros(layout.numbers());
+        let values = layout.pack(&tensor.data);
+        Self { shape: tensor.shape.clone(), layout, values, gradient: zeros(), moments: [zeros(), zeros()] }
+    }
+
+    /// Whether it is one that weight decay holds for: shifts and scales of a normalisation, and biases, are not.
+    pub(crate) fn decays(&self) -> bool {
+        !matches!(self.layout, Layout::Vector { .. })
+    }
+
+    pub(crate) fn tensor(&self) -> Tensor {
+        self.layout.unpack(&self.values, &self.shape)
+    }
+}
+
+/// All numbers of a network by torchvision's names.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Weights {
+    /// What is trained.
+    pub(crate) parameters: BTreeMap<String, Parameter>,
+    /// What is not, running statistics among it.
+    pub(crate) fixed: Tensors,
+}
+
+/// The moments' prefixes in a checkpoint.
+const MOMENTS: [&str; 2] = ["m.", "v."];
+
+impl Weights {
+    pub(crate) fn put(&mut self, name: String, tensor: &Tensor, groups: usize, trained: bool) {
+        if trained {
+            self.parameters.insert(name, Parameter::new(tensor, groups));
+        } else {
+            self.fixed.insert(name, tensor.clone());
+        }
+    }
+
+    pub(crate) fn parameter(&self, name: &str) -> Result<&Parameter> {
+        self.parameters.get(name).with_context(|| format!("expected a trained tensor {name}, found none"))
+    }
+
+    pub(crate) fn parameter_mut(&mut self, name: &str) -> Result<&mut Parameter> {
+        self.parameters.get_mut(name).with_context(|| format!("expected a trained tensor {name}, found none"))
+    }
+
+    /// Returns a tensor, trained or not, in torchvision's layout.
+    pub(crate) fn tensor(&self, name: &str) -> Result<Tensor> {
+        let fixed = || self.fixed.get(name).cloned();
+        let found = self.parameters.get(name).map(Parameter::tensor).or_else(fixed);
+        found.with_context(|| format!("expected tensor {name}, found none"))
+    }
+
+    /// Returns a vector, trained or not.
+    pub(crate) fn vector(&self, name: &str) -> Result<Vec<f32>> {
+        Ok(self.tensor(name)?.data)
+    }
+
+    /// Returns every tensor.
+    pub(crate) fn all(&self) -> Tensors {
+        let trained = self.parameters.iter().map(|(n, p)| (n.clone(), p.tensor()));
+        self.fixed.iter().map(|(n, t)| (n.clone(), t.clone())).chain(trained).collect()
+    }
+
+    /// Takes values of tensors that are there.
+    pub(crate) fn set(&mut self, tensors: &Tensors) -> Result<()> {
+        for (name, tensor) in tensors {
+            let shape = match (self.parameters.get(name), self.fixed.get(name)) {
+                (Some(p), _) => &p.shape,
+                (None, Some(t)) => &t.shape,
+                (None, None) => anyhow::bail!("expected the tensors of this network, found {name}"),
+            };
+            ensure!(*shape == tensor.shape, "expected {name} of shape {shape:?}, found {:?}", tensor.shape);
+            match self.parameters.get_mut(name) {
+                Some(p) => p.values = p.layout.pack(&tensor.data),
+                None => drop(self.fixed.insert(name.clone(), tensor.clone())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what the optimiser remembers: `m.NAME` and `v.NAME`.
+    pub(crate) fn moments(&self) -> Tensors {
+        let both = |(name, p): (&String, &Parameter)| {
+            [0, 1].map(|i| (format!("{}{name}", MOMENTS[i]), p.layout.unpack(&p.moments[i], &p.shape)))
+        };
+        self.parameters.iter().flat_map(both).collect()
+    }
+
+    /// Takes back what [`Weights::moments`] returned, among other tensors.
+    pub(crate) fn set_moments(&mut self, tensors: &Tensors) -> Result<()> {
+        for (name, p) in &mut self.parameters {
+            for (moment, prefix) in p.moments.iter_mut().zip(MOMENTS) {
+                let name = format!("{prefix}{name}");
+                let tensor = tensors.get(&name).with_context(|| format!("expected tensor {name}, found none"))?;
+                ensure!(tensor.shape == p.shape, "expected {name} of shape {:?}, found {:?}", p.shape, tensor.shape);
+                *moment = p.layout.pack(&tensor.data);
+            }
+        }
+        Ok(())
+    }
+}
