@@ -5,7 +5,7 @@
 //! (`plain`), which also serve as the reference that the former is tested against.
 
 use anyhow::{Context, Result, anyhow, ensure};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use graft_kernels::train::{Step, adamw};
 use graft_kernels::{Buffer, Isa, Threads, padded};
 use graft_onnx::Head;
@@ -107,7 +107,7 @@ impl Net {
                 rayon::current_num_threads(),
                 &weights,
             )?)),
-            _ => Walk::Candle(Plain::new(network, first, norm, device)),
+            _ => Walk::Candle(Plain::new(network, first, norm, device, DType::F32)),
         };
         let preprocessing = preprocessing.clone();
         Ok(Self { preprocessing, norm, classes: head.bias.len(), weights, walk })

@@ -18,6 +18,8 @@ pub(super) struct Plain {
     first: usize,
     norm: Norm,
     device: Device,
+    /// Of all that is computed; what comes in and goes out is f32.
+    precision: DType,
 }
 
 /// Mean and biased variance of a batch, by name of the normalisation, and of how many numbers.
@@ -33,14 +35,14 @@ impl Arrays {
 }
 
 impl Plain {
-    pub(super) fn new(network: &Network, first: usize, norm: Norm, device: &Device) -> Self {
-        Self { network: network.clone(), first, norm, device: device.clone() }
+    pub(super) fn new(network: &Network, first: usize, norm: Norm, device: &Device, precision: DType) -> Self {
+        Self { network: network.clone(), first, norm, device: device.clone(), precision }
     }
 
     /// Returns logits `[pictures, classes]` with fixed statistics.
     pub(super) fn logits(&self, weights: &Weights, input: &[f32], pictures: usize) -> Result<Vec<f32>> {
         let (arrays, _) = self.arrays(weights)?;
-        Ok(self.run(&arrays, input, pictures, None)?.flatten_all()?.to_vec1()?)
+        numbers(&self.run(&arrays, input, pictures, None)?)
     }
 
     /// As [`super::Net::learn`].
@@ -54,14 +56,14 @@ impl Plain {
         let (arrays, vars) = self.arrays(weights)?;
         let mut seen = Seen::new();
         let logits = self.run(&arrays, input, pictures, (self.norm == Norm::Batch).then_some(&mut seen))?;
-        let (loss, gradient) = objective(&logits.flatten_all()?.to_vec1::<f32>()?)?;
+        let (loss, gradient) = objective(&numbers(&logits)?)?;
         // Of this sum the logits have the gradient that the objective told.
-        let gradients = (&logits * Array::from_vec(gradient, logits.shape(), &self.device)?)?.sum_all()?.backward()?;
+        let gradient = Array::from_vec(gradient, logits.shape(), &self.device)?.to_dtype(self.precision)?;
+        let gradients = (&logits * gradient)?.sum_all()?.backward()?;
         for (name, var) in &vars {
             let Some(gradient) = gradients.get(var) else { continue };
-            let gradient: Vec<f32> = gradient.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
             let p = weights.parameter_mut(name)?;
-            let packed = p.layout.pack(&gradient);
+            let packed = p.layout.pack(&numbers(gradient)?);
             p.gradient.iter_mut().zip(packed.iter()).for_each(|(sum, g)| *sum += g);
         }
         for (name, mean, variance, count) in seen {
@@ -79,7 +81,7 @@ impl Plain {
     }
 
     fn arrays(&self, weights: &Weights) -> Result<(Arrays, BTreeMap<String, Var>)> {
-        let array = |t: &Tensor| Array::from_slice(&t.data, t.shape.as_slice(), &self.device);
+        let array = |t: &Tensor| Array::from_slice(&t.data, t.shape.as_slice(), &self.device)?.to_dtype(self.precision);
         let (mut arrays, mut vars) = (BTreeMap::new(), BTreeMap::new());
         for (name, tensor) in &weights.fixed {
             arrays.insert(name.clone(), array(tensor)?);
@@ -95,7 +97,7 @@ impl Plain {
     fn run(&self, arrays: &Arrays, input: &[f32], pictures: usize, mut seen: Option<&mut Seen>) -> Result<Array> {
         let side = (input.len() / (3 * pictures.max(1))).isqrt();
         let input = Array::from_slice(&input[..pictures * side * side * 3], (pictures, side, side, 3), &self.device)?;
-        let input = input.permute((0, 3, 1, 2))?.contiguous()?;
+        let input = input.permute((0, 3, 1, 2))?.contiguous()?.to_dtype(self.precision)?;
         let mut values: Vec<Array> = Vec::with_capacity(self.network.nodes.len());
         for (i, node) in self.network.nodes.iter().enumerate() {
             let from = |at: usize| {
@@ -128,7 +130,7 @@ impl Plain {
                 let mean = y.mean((0, 2, 3))?;
                 let centred = y.broadcast_sub(&mean.reshape((1, channels, 1, 1))?)?;
                 let variance = centred.sqr()?.mean((0, 2, 3))?;
-                seen.push((c.norm.clone(), mean.to_vec1()?, variance.to_vec1()?, n * h * w));
+                seen.push((c.norm.clone(), numbers(&mean)?, numbers(&variance)?, n * h * w));
                 (mean, variance)
             }
         };
@@ -140,11 +142,15 @@ impl Plain {
     }
 }
 
+fn numbers(array: &Array) -> Result<Vec<f32>> {
+    Ok(array.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+}
+
 fn clamp(x: &Array, activation: Activation) -> Result<Array> {
     Ok(match activation {
         Activation::None => x.clone(),
         Activation::Relu => x.relu()?,
-        Activation::Relu6 => x.clamp(0f32, 6f32)?,
+        Activation::Relu6 => x.clamp(0.0, 6.0)?,
     })
 }
 

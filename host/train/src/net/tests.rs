@@ -5,30 +5,43 @@ use graft_zoo::{Architecture, Padding};
 use super::*;
 use crate::objective::cross_entropy;
 
+/// A net whose activations are all well within the bounds of their activation or well beyond them, as their channel has
+/// it: rounding must not decide which gradients pass.
 fn net(id: &str, side: u32, padding: Padding, unfrozen: usize, norm: Norm) -> (Net, Network, Vec<Vec<u8>>) {
     let network = id.parse::<Architecture>().unwrap().backbone(padding, 1e-3);
     let (mut backbone, mut head) = random(&network, 3, 5);
     let mut rng = Rng::new(9);
-    // Normalisations that do something, so that a wrong gradient of theirs shows.
-    for (name, tensor) in &mut backbone {
-        if tensor.shape.len() == 1 {
-            let low = if name.ends_with("bias") || name.ends_with("mean") { -0.2 } else { 0.6 };
-            tensor.data.iter_mut().for_each(|v| *v = rng.range(low, low + 0.5));
+    for (_, c) in network.convs() {
+        let gamma = (0..c.outputs).map(|_| rng.range(0.2, 0.3)).collect();
+        let beta =
+            (0..c.outputs).map(|channel| [3.0, -3.0, 9.0, 3.0, 3.0][channel % 5] + rng.range(-0.2, 0.2)).collect();
+        for (part, data) in [("weight", gamma), ("bias", beta)] {
+            backbone.insert(format!("{}.{part}", c.norm), Tensor { shape: vec![c.outputs], data });
         }
     }
     head.weight.data.iter_mut().for_each(|v| *v = rng.range(-0.2, 0.2));
     let p = Preprocessing::centre_crop(side, Preprocessing::UNIT);
-    let pictures = (0..2).map(|_| (0..side * side * 3).map(|_| rng.next_u64() as u8).collect()).collect();
-    (Net::new(&network, &backbone, &head, &p, unfrozen, norm, &Device::Cpu).unwrap(), network, pictures)
+    let pictures: Vec<Vec<u8>> = (0..2).map(|_| (0..side * side * 3).map(|_| rng.next_u64() as u8).collect()).collect();
+    let make = |backbone: &Tensors, unfrozen, norm| {
+        Net::new(&network, backbone, &head, &p, unfrozen, norm, &Device::Cpu).unwrap()
+    };
+    // Running statistics that are those of these pictures, so that fixed ones normalise as well.
+    let mut settled = make(&backbone, network.stages, Norm::Batch);
+    settled.learn(&pictures, &|l| cross_entropy(l, &[2, 0], 3, 0.1)).unwrap();
+    for (name, tensor) in settled.state().into_iter().filter(|(n, _)| n.contains(".running_")) {
+        let before = backbone.get_mut(&name).unwrap();
+        before.data.iter_mut().zip(tensor.data).for_each(|(old, new)| *old = (new - 0.9 * *old) / 0.1);
+    }
+    (make(&backbone, unfrozen, norm), network, pictures)
 }
 
-/// The same net, walked by candle.
+/// The same net, walked by candle in double precision.
 fn by_candle(net: &Net, network: &Network, unfrozen: usize) -> Net {
     let first = network.stages - unfrozen;
     Net {
         preprocessing: net.preprocessing.clone(),
         weights: net.weights.clone(),
-        walk: Walk::Candle(Plain::new(network, first, net.norm, &Device::Cpu)),
+        walk: Walk::Candle(Plain::new(network, first, net.norm, &Device::Cpu, DType::F64)),
         ..*net
     }
 }
@@ -48,13 +61,13 @@ fn assert_near(what: &str, found: &[f32], expected: &[f32], floor: f32, toleranc
 #[test]
 fn logits_gradients_and_statistics_equal_those_of_candles_own_operations() {
     let cases = [
-        ("mobilenet_v2:0.35", 97, Padding::Symmetric, 9, Norm::Batch),
-        ("mobilenet_v2:0.35", 32, Padding::TfSame, 9, Norm::Frozen),
-        ("mobilenet_v2:0.35", 47, Padding::TfSame, 3, Norm::Batch),
-        ("mobilenet_v2:0.35", 47, Padding::TfSame, 0, Norm::Batch),
-        ("resnet18", 40, Padding::Symmetric, 5, Norm::Batch),
-        ("resnet18", 40, Padding::Symmetric, 4, Norm::Frozen),
-        ("resnet50", 33, Padding::Symmetric, 5, Norm::Frozen),
+        ("mobilenet_v2:0.35", 65, Padding::Symmetric, 9, Norm::Batch),
+        ("mobilenet_v2:0.35", 64, Padding::TfSame, 9, Norm::Frozen),
+        ("mobilenet_v2:0.35", 79, Padding::TfSame, 3, Norm::Batch),
+        ("mobilenet_v2:0.35", 79, Padding::TfSame, 0, Norm::Batch),
+        ("resnet18", 65, Padding::Symmetric, 5, Norm::Batch),
+        ("resnet18", 65, Padding::Symmetric, 4, Norm::Frozen),
+        ("resnet50", 65, Padding::Symmetric, 2, Norm::Frozen),
     ];
     for (id, side, padding, unfrozen, norm) in cases {
         let what = format!("{id} {side} {padding:?} {unfrozen} {norm:?}");
@@ -83,7 +96,7 @@ fn logits_gradients_and_statistics_equal_those_of_candles_own_operations() {
         assert!(floor > 0.0 && !net.weights.parameters.is_empty());
         for (name, p) in &net.weights.parameters {
             let expected = &candle.weights.parameters[name].gradient;
-            assert_near(&format!("{what} {name}"), &p.gradient, expected, floor, 5e-3);
+            assert_near(&format!("{what} {name}"), &p.gradient, expected, floor, 1e-3);
         }
         for (name, tensor) in &net.weights.fixed {
             assert_near(&format!("{what} {name}"), &tensor.data, &candle.weights.fixed[name].data, 0.0, 1e-4);

@@ -1,4 +1,4 @@
-"""Loss and gradient of a smoothed cross-entropy; prints what objective.rs has. PyTorch 2.15."""
+"""Loss and gradient of a smoothed cross-entropy; prints what objective.rs has. PyTorch 2.14."""
 
 import torch
 

@@ -55,7 +55,12 @@ pub(super) fn run(args: &Args, work: &Path) -> Result<String> {
                 for place in 0..ENGINES.len() {
                     // Each turn begins with another engine, as elsewhere.
                     let place = (place + turn) % ENGINES.len();
-                    eprint!("{network} {side}, threads {threads}, turn {} of {}: {} ", turn + 1, args.turns, ENGINES[place]);
+                    eprint!(
+                        "{network} {side}, threads {threads}, turn {} of {}: {} ",
+                        turn + 1,
+                        args.turns,
+                        ENGINES[place]
+                    );
                     let patience = std::time::Duration::from_secs(args.patience.into());
                     let time = || programs.time(ENGINES[place], network, side, threads, args.seconds);
                     let measurement = least_disturbed(patience, time)?;
@@ -116,7 +121,8 @@ fn markdown(results: &Results) -> String {
     }
     let version = |place: usize| results.cells.first()?.turns.first()?[place].version.clone();
     _ = write!(text, " {}.\n\n", [version(0), version(1)].into_iter().flatten().collect::<Vec<_>>().join(", "));
-    let title = ["network, pixels, threads", "graft", "PyTorch NCHW", "PyTorch channels last", "time ratio", "memory ratio"];
+    let title =
+        ["network, pixels, threads", "graft", "PyTorch NCHW", "PyTorch channels last", "time ratio", "memory ratio"];
     let mut rows = vec![title.map(str::to_owned).to_vec()];
     for cell in &results.cells {
         let mut row = vec![format!("{} {}, {}", cell.network, cell.side, cell.threads)];
