@@ -157,8 +157,14 @@ impl Conv {
     /// A 3x3 window that moves by one pixel is computed by Winograd's method where the picture has tiles enough to make up
     /// for reading four times as many weights, and where those stay below 10 MB.
     #[must_use]
-    pub fn for_input(mut self, size: [usize; 2]) -> Self {
-        if self.method == Method::Direct && winograd::pays(&self, size) {
+    pub fn for_input(self, size: [usize; 2]) -> Self {
+        self.for_inputs(size, 1)
+    }
+
+    /// Settles on the method that is fastest for so many pictures of `size` at once.
+    #[must_use]
+    pub fn for_inputs(mut self, size: [usize; 2], pictures: usize) -> Self {
+        if self.method == Method::Direct && winograd::pays(&self, size, pictures) {
             self.weights = winograd::weights(&self).into();
             self.method = Method::Winograd;
         }
@@ -216,16 +222,48 @@ impl Conv {
         residual: Option<&[f32]>,
         output: &mut [f32],
     ) {
+        self.run_all(isa, threads, input, 1, residual, output);
+    }
+
+    /// Computes so for several pictures, one after the other in `input` and `output`, but with weights read for all at once.
+    ///
+    /// # Panics
+    ///
+    /// If a length does not fit.
+    pub fn run_batch(&self, isa: Isa, threads: &mut Threads, input: Source<'_>, pictures: usize, output: &mut [f32]) {
+        // A table of places is made for each picture where there is one for few outputs alone.
+        if self.method == Method::Direct && self.inputs < BLOCK {
+            let size = self.window.output(input.size).expect("the window fits the input");
+            let (from, to) = (input.size[0] * input.size[1] * input.stride, size[0] * size[1] * padded(self.outputs));
+            assert!(input.data.len() >= pictures * from && output.len() >= pictures * to);
+            for (data, output) in input.data.chunks_exact(from).zip(output.chunks_exact_mut(to)).take(pictures) {
+                self.run_all(isa, threads, Source { data, ..input }, 1, None, output);
+            }
+        } else {
+            self.run_all(isa, threads, input, pictures, None, output);
+        }
+    }
+
+    fn run_all(
+        &self,
+        isa: Isa,
+        threads: &mut Threads,
+        input: Source<'_>,
+        pictures: usize,
+        residual: Option<&[f32]>,
+        output: &mut [f32],
+    ) {
         let window = self.window.over(input.edges);
         let size = window.output(input.size).expect("the window fits the input");
-        let pixels = size[0] * size[1];
+        let pixels = pictures * size[0] * size[1];
         let width = padded(self.outputs);
-        assert!(input.stride >= self.inputs && input.data.len() >= input.size[0] * input.size[1] * input.stride);
+        assert!(input.stride >= self.inputs);
+        assert!(input.data.len() >= pictures * input.size[0] * input.size[1] * input.stride);
         assert!(output.len() >= pixels * width && residual.is_none_or(|r| r.len() >= pixels * width));
         assert!(isa.is_available());
         let job = Job { conv: self, window, input, size, residual, output: Shared::new(output) };
         if self.method == Method::Winograd {
-            threads.split(winograd::tiles(size), 1, self.scratch(), &|tiles, scratch| {
+            threads.split(pictures * winograd::tiles(size), 1, self.scratch(), &|tiles, scratch| {
                 let part = winograd::Part { job: &job, tiles };
                 // SAFETY: the machine has the instruction set; lengths are checked above; the tiles of the threads are
                 // disjoint, and so are the pixels that they write.
@@ -286,7 +324,7 @@ unsafe fn run_part<S: Simd, const V: usize, const R: usize>((part, rows): (Part<
     let layout = Layout::of(job);
     let places = {
         let Source { data, size, stride, .. } = job.input;
-        Taps::new(job.window, data.as_ptr(), size, stride, job.size[1], conv.zeros.as_ptr())
+        Taps::new(job.window, data.as_ptr(), size, stride, job.size, conv.zeros.as_ptr())
     };
     let mut at = part.pixels.start;
     while at < part.pixels.end {

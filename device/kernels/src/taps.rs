@@ -6,15 +6,15 @@
 
 use crate::Window;
 
-/// A picture that a window slides over, as addresses.
+/// Pictures of one size that a window slides over, one after the other, as addresses.
 pub(crate) struct Taps<T> {
     window: Window,
     data: *const T,
     size: [usize; 2],
     /// Numbers from one pixel to the next.
     stride: usize,
-    /// Outputs in a row.
-    breadth: usize,
+    /// Rows of outputs of a picture, and outputs in a row.
+    out: [usize; 2],
     /// What a tap sees where it does not fall on the picture.
     padding: *const T,
     /// Numbers from what a tap of one output sees to what that of the next ones does.
@@ -22,20 +22,21 @@ pub(crate) struct Taps<T> {
 }
 
 impl<T> Taps<T> {
-    /// `size` is that of the input, `breadth` the outputs in a row.
+    /// `size` is that of an input, `out` that of its output.
     pub fn new(
         window: Window,
         data: *const T,
         size: [usize; 2],
         stride: usize,
-        breadth: usize,
+        out: [usize; 2],
         padding: *const T,
     ) -> Self {
         // The rows of a pointwise layer are one. The first of a row of taps looks like one, but has fewer outputs.
-        let point = window == Window::POINT && breadth == size[1];
-        let (size, breadth) = if point { ([1, size[0] * size[1]], size[0] * size[1]) } else { (size, breadth) };
+        let point = window == Window::POINT && out == size;
+        let row = [1, size[0] * size[1]];
+        let (size, out) = if point { (row, row) } else { (size, out) };
         let steps = std::array::from_fn(|i| i * window.stride[1] * stride);
-        Self { window, data, size, stride, breadth, padding, steps }
+        Self { window, data, size, stride, out, padding, steps }
     }
 
     /// Writes the addresses `[tap, pixel]` for `count` outputs from `pixel` on, [`TILE`] of them at most.
@@ -45,19 +46,22 @@ impl<T> Taps<T> {
     /// There is room for [`TILE`] addresses more.
     #[inline(always)]
     pub unsafe fn find(&self, pixel: usize, count: usize, to: *mut *const T) {
-        let (mut y, mut x) = (pixel / self.breadth, pixel % self.breadth);
+        let (mut y, mut x) = (pixel / self.out[1], pixel % self.out[1]);
         let mut done = 0;
         while done < count {
-            let len = (self.breadth - x).min(count - done);
-            self.find_in_row([y, x], len, count, to.add(done));
+            let len = (self.out[1] - x).min(count - done);
+            // A division takes as long as many additions, and most often there is but one picture.
+            let (picture, row) = if y < self.out[0] { (0, y) } else { (y / self.out[0], y % self.out[0]) };
+            self.find_in_row(picture, [row, x], len, count, to.add(done));
             (done, y, x) = (done + len, y + 1, 0);
         }
     }
 
     /// Does so for `len` outputs of a row; the addresses of a tap lie `count` after those of the one before.
     #[inline(always)]
-    unsafe fn find_in_row(&self, [y, x]: [usize; 2], len: usize, count: usize, mut to: *mut *const T) {
+    unsafe fn find_in_row(&self, picture: usize, [y, x]: [usize; 2], len: usize, count: usize, mut to: *mut *const T) {
         let w = &self.window;
+        let data = self.data.wrapping_add(picture * self.size[0] * self.size[1] * self.stride);
         for ty in 0..w.kernel[0] {
             // What lies before the picture wraps round to far behind it.
             let at_y = (y * w.stride[0] + ty * w.dilation[0]).wrapping_sub(w.before[0]);
@@ -67,7 +71,7 @@ impl<T> Taps<T> {
                     (0..len).for_each(|i| *to.add(i) = self.padding);
                 } else {
                     let at = at_y.wrapping_mul(self.size[1]).wrapping_add(at_x);
-                    let start = self.data.wrapping_add(at.wrapping_mul(self.stride));
+                    let start = data.wrapping_add(at.wrapping_mul(self.stride));
                     if len == count {
                         // As many as make vectors; the next tap writes over those too many.
                         (0..TILE).for_each(|i| *to.add(i) = start.wrapping_add(self.steps[i]));

@@ -2,6 +2,9 @@
 
 use anyhow::{Result, ensure};
 
+/// Tells the loss of outputs `[n, count]`, and its gradient.
+pub(crate) type Objective<'a> = dyn Fn(&[f32]) -> Result<(f64, Vec<f32>)> + 'a;
+
 /// Returns the mean cross-entropy of `logits` `[classes.len(), count]`, with `smoothing` of the target spread over all
 /// classes, and its gradient.
 ///

@@ -18,11 +18,11 @@ use crate::activation::close;
 use crate::simd::Simd;
 use crate::{BLOCK, Buffer, Window, padded};
 
-/// Whether the method is faster than the definition for inputs of `size`.
-pub(super) fn pays(conv: &Conv, size: [usize; 2]) -> bool {
+/// Whether the method is faster than the definition for so many inputs of `size`.
+pub(super) fn pays(conv: &Conv, size: [usize; 2], pictures: usize) -> bool {
     places(conv.window, conv.inputs).is_some()
         && PLACES * conv.inputs * padded(conv.outputs) * size_of::<f32>() <= MOST_WEIGHTS
-        && conv.window.output(size).is_some_and(|out| tiles(out) >= FEWEST_TILES)
+        && conv.window.output(size).is_some_and(|out| pictures * tiles(out) >= FEWEST_TILES)
 }
 
 /// Returns how many weights become of those of a window, or none where the method does not compute it.
@@ -122,14 +122,14 @@ pub(super) unsafe fn run_tiles<S: Simd, const V: usize, const R: usize>((part, m
 /// Transforms the input patch of a tile into its place in every one of `patches`, which are `plane` numbers apart.
 #[inline(always)]
 unsafe fn spread<S: Simd>(job: &Job<'_>, tile: usize, patches: *mut f32, plane: usize) {
-    let [ty, tx] = corner(job, tile);
+    let (picture, [ty, tx]) = corner(job, tile);
     let (before, [h, w]) = (job.window.before, job.input.size);
     let mut from = [[job.conv.zeros.as_ptr(); SIDE]; SIDE];
     for (dy, row) in from.iter_mut().enumerate() {
         for (dx, p) in row.iter_mut().enumerate() {
             let (y, x) = ((ty + dy).wrapping_sub(before[0]), (tx + dx).wrapping_sub(before[1]));
             if y < h && x < w {
-                *p = job.input.data.as_ptr().add((y * w + x) * job.input.stride);
+                *p = job.input.data.as_ptr().add(((picture * h + y) * w + x) * job.input.stride);
             }
         }
     }
@@ -159,8 +159,9 @@ unsafe fn gather<S: Simd, const V: usize>(
     plane: usize,
     blocks: Range<usize>,
 ) {
-    let [ty, tx] = corner(job, tile);
+    let (picture, [ty, tx]) = corner(job, tile);
     let (conv, [h, w]) = (job.conv, job.size);
+    let start = picture * h * w;
     let width = padded(conv.outputs);
     let (low, high) = conv.activation.bounds();
     let (low, high) = (S::splat(low), S::splat(high));
@@ -178,7 +179,7 @@ unsafe fn gather<S: Simd, const V: usize>(
         let bias = S::load(conv.bias.as_ptr().add(at));
         for dx in 0..TILE.min(w - tx) {
             for (dy, value) in output_line::<S>(column(&rows, dx)).iter().enumerate().take(h - ty) {
-                let at = ((ty + dy) * w + tx + dx) * width + at;
+                let at = (start + (ty + dy) * w + tx + dx) * width + at;
                 let mut value = S::add(*value, bias);
                 if let Some(residual) = job.residual {
                     value = S::add(value, S::load(residual.as_ptr().add(at)));
@@ -189,16 +190,17 @@ unsafe fn gather<S: Simd, const V: usize>(
     }
     for y in ty..h.min(ty + TILE) {
         for x in tx..w.min(tx + TILE) {
-            close::<S, V>(job.output.at((y * w + x) * width + blocks.start * BLOCK), len, conv.activation);
+            close::<S, V>(job.output.at((start + y * w + x) * width + blocks.start * BLOCK), len, conv.activation);
         }
     }
 }
 
-/// Returns the first output of a tile.
+/// Returns the picture of a tile and its first output.
 #[inline(always)]
-fn corner(job: &Job<'_>, tile: usize) -> [usize; 2] {
-    let columns = job.size[1].div_ceil(TILE);
-    [tile / columns * TILE, tile % columns * TILE]
+fn corner(job: &Job<'_>, tile: usize) -> (usize, [usize; 2]) {
+    let (columns, each) = (job.size[1].div_ceil(TILE), tiles(job.size));
+    let (picture, tile) = (tile / each, tile % each);
+    (picture, [tile / columns * TILE, tile % columns * TILE])
 }
 
 /// Returns a column of rows.

@@ -293,7 +293,7 @@ unsafe fn run_part<S: Bytes, const V: usize, const R: usize>((job, scratch): (&J
         let Source { data, size, stride, .. } = job.input;
         let [height, breadth] = job.window.kernel;
         let window = Window { kernel: [height, if job.runs.pixels == 1 { breadth } else { 1 }], ..job.window };
-        Taps::new(window, data.as_ptr(), size, stride, job.size[1], job.conv.padding.as_ptr())
+        Taps::new(window, data.as_ptr(), size, stride, job.size, job.conv.padding.as_ptr())
     };
     let mut at = job.pixels.start;
     while at < job.pixels.end {

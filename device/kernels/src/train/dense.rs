@@ -1,15 +1,15 @@
 //! Gradients of dense convolutions, pointwise and fully connected layers.
 //!
 //! What a layer computes and what its input's gradient is are both convolutions, of weights packed for [`Conv`]. The
-//! gradient of the weights is a product of its own, summed in registers over the pixels of all pictures: rows of inputs
-//! and gradients are read where they lie.
+//! gradient of the weights is a product of its own, summed in registers over the pixels of all pictures, some pixels at a
+//! time, which are copied so that they lie side by side in the first cache.
 
 use std::ops::Range;
 
 use crate::conv::{Conv, Source};
 use crate::exchange::Shared;
 use crate::simd::{Simd, dispatch};
-use crate::{BLOCK, Buffer, Isa, Threads, Window, padded};
+use crate::{BLOCK, Isa, Threads, Window, padded};
 
 /// A dense layer but for its weights, which are `[taps, inputs, padded(outputs)]`, row-major.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,26 +32,26 @@ impl Dense {
         self.window.kernel[0] * self.window.kernel[1]
     }
 
-    /// Returns the layer for inputs of `size`, without bias and activation.
+    /// Returns the layer for so many inputs of `size` at once, without bias and activation.
     ///
     /// # Panics
     ///
     /// If there are not as many weights as [`Dense::numbers`] says.
-    pub fn forward(&self, weights: &[f32], size: [usize; 2]) -> Conv {
+    pub fn forward(&self, weights: &[f32], size: [usize; 2], pictures: usize) -> Conv {
         let Self { window, inputs, outputs } = *self;
         assert_eq!(weights.len(), self.numbers());
         let rows = weights.as_chunks::<BLOCK>().0;
         let blocks = padded(outputs) / BLOCK;
         Conv::of_rows(window, inputs, outputs, |block, tap, input| rows[(tap * inputs + input) * blocks + block])
-            .for_input(size)
+            .for_inputs(size, pictures)
     }
 
-    /// Returns what makes the gradient of an input of `size` out of that of the output.
+    /// Returns what makes the gradients of so many inputs of `size` at once out of those of the outputs.
     ///
     /// # Panics
     ///
     /// If there are not as many weights as [`Dense::numbers`] says, or the window does not fit the input.
-    pub fn backward(&self, weights: &[f32], size: [usize; 2]) -> Backward {
+    pub fn backward(&self, weights: &[f32], size: [usize; 2], pictures: usize) -> Backward {
         let Self { window: w, inputs, outputs } = *self;
         assert_eq!(weights.len(), self.numbers());
         let out = w.output(size).expect("the window fits the input");
@@ -67,7 +67,7 @@ impl Dense {
             let first = ((taps - 1 - tap) * inputs + block * BLOCK) * width + output;
             std::array::from_fn(|i| if block * BLOCK + i < inputs { weights[first + i * width] } else { 0.0 })
         });
-        Backward { conv: conv.for_input(apart), window: w }
+        Backward { conv: conv.for_inputs(apart, pictures), window: w }
     }
 
     /// Adds the gradient of the weights to `sums`, laid out as they are, over as many pictures as `gradient`
@@ -92,18 +92,16 @@ impl Dense {
         assert!(isa.is_available() && inputs > 0 && sums.len() == self.numbers() && input.edges.is_none());
         assert!(pixels == pictures * out[0] * out[1] && gradient.len() == pixels * width);
         assert!(input.stride >= inputs && input.data.len() >= pictures * input.size[0] * input.size[1] * input.stride);
-        let taps = self.taps();
-        let zeros = Buffer::<f32>::zeros(inputs);
-        let scratch = taps * PIXELS * size_of::<*const f32>();
-        let job = Job { layer: self, input, out, pixels, gradient, zeros: &zeros, sums: Shared::new(sums) };
-        // A thread takes some blocks of outputs of a tap.
-        let blocks = width / BLOCK;
-        let strips = blocks.div_ceil(STRIP);
-        threads.split(taps * inputs.div_ceil(ROWS) * strips, 1, scratch, &|items, scratch| {
-            let part = Part { job: &job, items, strips };
+        let job = Job { layer: self, input, out, pixels, gradient, sums: Shared::new(sums) };
+        let strips = job.strips();
+        let packed = if strips > 1 { PIXELS * width } else { 0 };
+        let scratch = (PIXELS * ROWS + packed) * size_of::<f32>();
+        // A thread takes some blocks of outputs of some rows of weights.
+        threads.split((self.taps() * inputs).div_ceil(ROWS) * strips, 1, scratch, &|items, scratch| {
+            let part = Part { job: &job, items };
             // SAFETY: the machine has the instruction set; lengths are checked above; an item is a place in `sums` that no
             // other one has.
-            unsafe { dispatch!(isa, run_part, (part, scratch.view()), (Part<'_>, &mut [*const f32])) }
+            unsafe { dispatch!(isa, run_part, (part, scratch.view()), (Part<'_>, &mut [f32])) }
         });
     }
 }
@@ -117,10 +115,10 @@ pub struct Backward {
 }
 
 impl Backward {
-    /// Returns the numbers of working memory that [`Backward::run`] needs for an input of `size`.
-    pub fn scratch(&self, size: [usize; 2]) -> usize {
+    /// Returns the numbers of working memory that [`Backward::run`] needs for so many inputs of `size`.
+    pub fn scratch(&self, size: [usize; 2], pictures: usize) -> usize {
         let apart = self.apart(size);
-        if self.window.stride == [1; 2] { 0 } else { apart[0] * apart[1] * padded(self.conv.inputs()) }
+        if self.window.stride == [1; 2] { 0 } else { pictures * apart[0] * apart[1] * padded(self.conv.inputs()) }
     }
 
     /// Returns the size of an output with as many zeros between its pixels as the window leaves out.
@@ -129,7 +127,8 @@ impl Backward {
         [0, 1].map(|a| (out[a] - 1) * self.window.stride[a] + 1)
     }
 
-    /// Writes the gradient of one picture, `[h, w, padded(inputs)]`, out of `[out h, out w, padded(outputs)]`.
+    /// Writes the gradient of some pictures, `[pictures, h, w, padded(inputs)]`, out of `[pictures, out h, out w,
+    /// padded(outputs)]`.
     ///
     /// # Panics
     ///
@@ -140,6 +139,7 @@ impl Backward {
         threads: &mut Threads,
         gradient: &[f32],
         size: [usize; 2],
+        pictures: usize,
         scratch: &mut [f32],
         output: &mut [f32],
     ) {
@@ -148,18 +148,21 @@ impl Backward {
         let step = self.window.stride;
         if step == [1; 2] {
             let source = Source { data: gradient, size: apart, stride, edges: None };
-            return self.conv.run(isa, threads, source, None, output);
+            return self.conv.run_batch(isa, threads, source, pictures, output);
         }
-        let scratch = &mut scratch[..apart[0] * apart[1] * stride];
-        let columns = apart[1].div_ceil(step[1]);
+        let scratch = &mut scratch[..pictures * apart[0] * apart[1] * stride];
+        let [rows, columns] = [0, 1].map(|a| apart[a].div_ceil(step[a]));
         scratch.fill(0.0);
-        for (to, from) in scratch.chunks_mut(apart[1] * stride * step[0]).zip(gradient.chunks(columns * stride)) {
-            for (to, from) in to.chunks_mut(step[1] * stride).zip(from.chunks(stride)) {
-                to[..stride].copy_from_slice(from);
+        let each = scratch.chunks_mut(apart[0] * apart[1] * stride).zip(gradient.chunks(rows * columns * stride));
+        for (to, from) in each {
+            for (to, from) in to.chunks_mut(apart[1] * stride * step[0]).zip(from.chunks(columns * stride)) {
+                for (to, from) in to.chunks_mut(step[1] * stride).zip(from.chunks(stride)) {
+                    to[..stride].copy_from_slice(from);
+                }
             }
         }
         let source = Source { data: scratch, size: apart, stride, edges: None };
-        self.conv.run(isa, threads, source, None, output);
+        self.conv.run_batch(isa, threads, source, pictures, output);
     }
 }
 
@@ -171,44 +174,82 @@ struct Job<'a> {
     /// Of all pictures.
     pixels: usize,
     gradient: &'a [f32],
-    /// A pixel of padding.
-    zeros: &'a [f32],
+    /// `[rows, padded(outputs)]`, a row for each input of each tap.
     sums: Shared<'a, f32>,
+}
+
+impl Job<'_> {
+    fn blocks(&self) -> usize {
+        padded(self.layer.outputs) / BLOCK
+    }
+
+    /// Returns how many strips the outputs make.
+    fn strips(&self) -> usize {
+        self.blocks().div_ceil(STRIP)
+    }
+
+    /// Returns the place of an output's window: the first pixel of its picture, and row and column of its first tap, which
+    /// wrap round where they lie before the picture.
+    fn origin(&self, pixel: usize) -> [usize; 3] {
+        let (w, [h, width], [oh, ow]) = (&self.layer.window, self.input.size, self.out);
+        let (picture, y, x) = (pixel / (oh * ow), pixel / ow % oh, pixel % ow);
+        let start = |axis: usize, at: usize| (at * w.stride[axis]).wrapping_sub(w.before[axis]);
+        [picture * h * width, start(0, y), start(1, x)]
+    }
 }
 
 /// What one thread does of it.
 struct Part<'a> {
     job: &'a Job<'a>,
-    /// Each a tap, [`ROWS`] of its inputs and [`STRIP`] blocks of outputs, the last counted fastest.
+    /// Each some [`ROWS`] and [`STRIP`] blocks of outputs, the latter counted faster.
     items: Range<usize>,
-    strips: usize,
 }
 
 #[inline(always)]
-unsafe fn run_part<S: Simd, const V: usize, const R: usize>((part, rows): (Part<'_>, &mut [*const f32])) {
+unsafe fn run_part<S: Simd, const V: usize, const R: usize>((part, memory): (Part<'_>, &mut [f32])) {
     let job = part.job;
-    let groups = job.layer.inputs.div_ceil(ROWS);
-    let per_tap = groups * part.strips;
-    let taps = part.items.start / per_tap..(part.items.end - 1) / per_tap + 1;
-    let blocks = padded(job.layer.outputs) / BLOCK;
+    let (strips, blocks, width) = (job.strips(), job.blocks(), padded(job.layer.outputs));
+    let rows = job.layer.window.kernel[0] * job.layer.window.kernel[1] * job.layer.inputs;
+    let (inputs, gradients) = memory.split_at_mut(PIXELS * ROWS);
+    let mut origins = [[0; 3]; PIXELS];
     for start in (0..job.pixels).step_by(PIXELS) {
-        let pixels = start..job.pixels.min(start + PIXELS);
-        for tap in taps.clone() {
-            find(job, pixels.clone(), tap, &mut rows[(tap - taps.start) * PIXELS..][..PIXELS]);
+        let count = PIXELS.min(job.pixels - start);
+        for (i, origin) in origins[..count].iter_mut().enumerate() {
+            *origin = job.origin(start + i);
         }
+        let gradient = &job.gradient[start * width..(start + count) * width];
+        if strips > 1 {
+            spread(gradient, width, gradients);
+        }
+        let mut packed = usize::MAX;
         for item in part.items.clone() {
-            let (tap, group, strip) = (item / per_tap, item % per_tap / part.strips, item % part.strips);
-            let rows = &rows[(tap - taps.start) * PIXELS..][..pixels.len()];
-            let (mut block, end) = (strip * STRIP, blocks.min((strip + 1) * STRIP));
-            let inputs = group * ROWS..job.layer.inputs.min((group + 1) * ROWS);
-            while block < end {
-                // Vectors of several blocks lie side by side here, unlike those of packed weights.
-                let some = if V > 1 { 1 } else { (end - block).min(3) };
-                let place = Place { tap, block, inputs: inputs.clone(), first: start };
+            let (group, strip) = (item / strips, item % strips);
+            let range = group * ROWS..rows.min((group + 1) * ROWS);
+            if packed != group {
+                pack(job, &origins[..count], range.clone(), inputs);
+                packed = group;
+            }
+            let place = Place {
+                inputs: inputs.as_ptr(),
+                // Of several strips each is on its own, narrower only the last.
+                gradient: if strips > 1 {
+                    gradients.as_ptr().add(strip * STRIP * BLOCK * count)
+                } else {
+                    gradient.as_ptr()
+                },
+                width: STRIP.min(blocks - strip * STRIP) * BLOCK,
+                count,
+                sums: job.sums.at(range.start * width + strip * STRIP * BLOCK),
+                stride: width,
+            };
+            let mut block = 0;
+            while block * BLOCK < place.width {
+                // Three blocks of a vector each, or a block of several vectors.
+                let some = if V > 1 { 1 } else { (place.width / BLOCK - block).min(3) };
                 match some {
-                    2 if V == 1 => fitting::<S, 2, R>(job, rows, place),
-                    3 if V == 1 => fitting::<S, 3, R>(job, rows, place),
-                    _ => fitting::<S, V, R>(job, rows, place),
+                    2 if V == 1 => fitting::<S, 2, R>(&place, range.len(), block),
+                    3 if V == 1 => fitting::<S, 3, R>(&place, range.len(), block),
+                    _ => fitting::<S, V, R>(&place, range.len(), block),
                 }
                 block += some;
             }
@@ -216,42 +257,69 @@ unsafe fn run_part<S: Simd, const V: usize, const R: usize>((part, rows): (Part<
     }
 }
 
-/// Writes where a tap of some pixels finds its input.
-#[inline(always)]
-unsafe fn find(job: &Job<'_>, pixels: Range<usize>, tap: usize, to: &mut [*const f32]) {
-    let (w, [h, width], [oh, ow]) = (&job.layer.window, job.input.size, job.out);
-    let (ty, tx) = (tap / w.kernel[1], tap % w.kernel[1]);
-    for (to, pixel) in to.iter_mut().zip(pixels) {
-        let (picture, y, x) = (pixel / (oh * ow), pixel / ow % oh, pixel % ow);
-        // What lies before the picture wraps round to far behind it.
-        let y = (y * w.stride[0] + ty * w.dilation[0]).wrapping_sub(w.before[0]);
-        let x = (x * w.stride[1] + tx * w.dilation[1]).wrapping_sub(w.before[1]);
-        *to = if y < h && x < width {
-            job.input.data.as_ptr().add(((picture * h + y) * width + x) * job.input.stride)
-        } else {
-            job.zeros.as_ptr()
-        };
+/// Cuts rows of `width` numbers into strips, each with its part of every row.
+fn spread(rows: &[f32], width: usize, to: &mut [f32]) {
+    let count = rows.len() / width;
+    for start in (0..width).step_by(STRIP * BLOCK) {
+        let len = (STRIP * BLOCK).min(width - start);
+        let to = to[start * count..][..len * count].as_chunks_mut::<BLOCK>().0;
+        for (row, to) in rows.chunks_exact(width).zip(to.chunks_exact_mut(len / BLOCK)) {
+            to.copy_from_slice(row[start..start + len].as_chunks::<BLOCK>().0);
+        }
     }
 }
 
-/// Some inputs of a tap by some outputs, and the first of the pixels that are summed.
-struct Place {
-    tap: usize,
-    block: usize,
-    inputs: Range<usize>,
-    first: usize,
+/// Writes, for each pixel, what some rows of the weights see of the input; zeros where that is padding.
+#[inline(always)]
+unsafe fn pack(job: &Job<'_>, origins: &[[usize; 3]], rows: Range<usize>, to: &mut [f32]) {
+    let (layer, [h, width]) = (job.layer, job.input.size);
+    let w = &layer.window;
+    let mut row = rows.start;
+    while row < rows.end {
+        let (tap, input) = (row / layer.inputs, row % layer.inputs);
+        let len = (layer.inputs - input).min(rows.end - row);
+        let (ty, tx) = (tap / w.kernel[1] * w.dilation[0], tap % w.kernel[1] * w.dilation[1]);
+        for ([first, y, x], to) in origins.iter().zip(to.chunks_exact_mut(ROWS)) {
+            let (y, x) = (y.wrapping_add(ty), x.wrapping_add(tx));
+            let to = &mut to[row - rows.start..][..len];
+            if y < h && x < width {
+                let from = &job.input.data[(first + y * width + x) * job.input.stride + input..][..len];
+                match (<&mut [f32; ROWS]>::try_from(&mut *to), <&[f32; ROWS]>::try_from(from)) {
+                    // Of a length that is known it is three moves.
+                    (Ok(to), Ok(from)) => *to = *from,
+                    _ => to.iter_mut().zip(from).for_each(|(to, from)| *to = *from),
+                }
+            } else {
+                to.fill(0.0);
+            }
+        }
+        row += len;
+    }
 }
 
-/// Does a place in tiles of `R` inputs and what is left.
+/// Rows of weights by some outputs, over `count` pixels.
+struct Place {
+    /// `[count, ROWS]`.
+    inputs: *const f32,
+    /// `[count, width]`.
+    gradient: *const f32,
+    width: usize,
+    count: usize,
+    /// `[rows, stride]`.
+    sums: *mut f32,
+    stride: usize,
+}
+
+/// Does a block, or several, in tiles of `R` rows and what is left.
 #[inline(always)]
-unsafe fn fitting<S: Simd, const V: usize, const R: usize>(job: &Job<'_>, rows: &[*const f32], place: Place) {
-    let mut input = place.inputs.start;
-    while input < place.inputs.end {
+unsafe fn fitting<S: Simd, const V: usize, const R: usize>(place: &Place, rows: usize, block: usize) {
+    let mut row = 0;
+    while row < rows {
         macro_rules! heights {
             ($($h:literal)*) => {
-                match place.inputs.end - input {
-                    $($h if $h < R => input += tile::<S, V, $h>(job, rows, &place, input),)*
-                    _ => input += tile::<S, V, R>(job, rows, &place, input),
+                match rows - row {
+                    $($h if $h < R => row += tile::<S, V, $h>(place, row, block),)*
+                    _ => row += tile::<S, V, R>(place, row, block),
                 }
             };
         }
@@ -259,46 +327,40 @@ unsafe fn fitting<S: Simd, const V: usize, const R: usize>(job: &Job<'_>, rows: 
     }
 }
 
-/// Adds up `H` inputs by `V` vectors of outputs, and returns `H`.
+/// Adds up `H` rows by `V` vectors of outputs, and returns `H`.
 #[inline(always)]
-unsafe fn tile<S: Simd, const V: usize, const H: usize>(
-    job: &Job<'_>,
-    rows: &[*const f32],
-    place: &Place,
-    input: usize,
-) -> usize {
-    let width = padded(job.layer.outputs);
-    let mut gradient = job.gradient.as_ptr().add(place.first * width + place.block * BLOCK);
+unsafe fn tile<S: Simd, const V: usize, const H: usize>(place: &Place, row: usize, block: usize) -> usize {
+    let mut x = place.inputs.add(row);
+    let mut gradient = place.gradient.add(block * BLOCK);
     let mut sums = [[S::splat(0.0); V]; H];
-    for row in rows {
-        let row = row.add(input);
+    for _ in 0..place.count {
         let mut g = [S::splat(0.0); V];
         for (v, g) in g.iter_mut().enumerate() {
             *g = S::load(gradient.add(v * S::LANES));
         }
         for (h, sums) in sums.iter_mut().enumerate() {
-            let x = S::splat(*row.add(h));
+            let x = S::splat(*x.add(h));
             for (sum, g) in sums.iter_mut().zip(&g) {
                 *sum = S::fma(x, *g, *sum);
             }
         }
-        // Behind the last pixel it points past the end.
-        gradient = gradient.wrapping_add(width);
+        // Behind the last pixel they point past the end.
+        x = x.wrapping_add(ROWS);
+        gradient = gradient.wrapping_add(place.width);
     }
+    let to = place.sums.add(row * place.stride + block * BLOCK);
     for (h, sums) in sums.iter().enumerate() {
-        let at = (place.tap * job.layer.inputs + input + h) * width + place.block * BLOCK;
-        let to = job.sums.at(at);
         for (v, sum) in sums.iter().enumerate() {
-            let to = to.add(v * S::LANES);
+            let to = to.add(h * place.stride + v * S::LANES);
             S::store(to, S::add(S::load(to), *sum));
         }
     }
     H
 }
 
-/// Pixels that are summed in registers; their inputs and gradients stay in the second cache.
-const PIXELS: usize = 128;
-/// Inputs of an item.
+/// Pixels that are summed in registers: their inputs and gradients of an item fill three quarters of a first cache of 32 KB.
+const PIXELS: usize = 48;
+/// Rows of weights of an item: a multiple of what a tile of any instruction set has.
 const ROWS: usize = 24;
 /// Blocks of outputs of an item: twice those of the widest tile.
 const STRIP: usize = 6;

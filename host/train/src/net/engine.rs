@@ -80,8 +80,10 @@ enum Forward {
 struct Piece {
     input: Range<usize>,
     output: Range<usize>,
-    /// Of what a kernel sees at once: a picture, or any pixels in a row.
+    /// Of what a kernel takes for a picture: one, or any pixels in a row.
     size: [usize; 2],
+    /// How many of them.
+    pictures: usize,
 }
 
 impl Engine {
@@ -193,7 +195,7 @@ impl Engine {
         let dense = Dense { window: Window::POINT, inputs, outputs: classes };
         let mut logits = vec![0.0; pictures * padded(classes)];
         let source = Source { data: features, size: [1, pictures], stride: padded(inputs), edges: None };
-        dense.forward(&weight.values, [1, pictures]).run(self.isa, &mut self.threads, source, None, &mut logits);
+        dense.forward(&weight.values, [1, pictures], 1).run(self.isa, &mut self.threads, source, None, &mut logits);
         for row in logits.chunks_exact_mut(padded(classes)) {
             row.iter_mut().zip(bias.iter()).for_each(|(l, b)| *l += b);
         }
@@ -205,15 +207,17 @@ impl Engine {
         let (input, output) = (self.shapes[from], self.shapes[i]);
         let window = window(self.network.padding, input.size, c.kernel, c.stride);
         let weight = &weights.parameter(&format!("{}.weight", c.name))?.values;
+        let pieces = pieces(window, &input, &output, pictures);
         let kernel = if c.groups > 1 {
             Forward::Depthwise(Depthwise::of_taps(window, c.outputs, weight))
         } else {
-            Forward::Dense(Dense { window, inputs: c.inputs, outputs: c.outputs }.forward(weight, input.size))
+            let dense = Dense { window, inputs: c.inputs, outputs: c.outputs };
+            Forward::Dense(dense.forward(weight, input.size, pieces[0].pictures))
         };
         let width = output.stride;
         let centre = padded_vector(&weights.vector(&format!("{}.running_mean", c.norm))?);
         let mut sums = Sums::zeros(width);
-        for piece in pieces(window, &input, &output, pictures) {
+        for piece in &pieces {
             let x = activation(
                 &self.values,
                 &self.norms,
@@ -225,13 +229,13 @@ impl Engine {
                 &mut self.scratch.x,
             );
             let z = &mut z[piece.output.start * width..piece.output.end * width];
-            let (pixels_in, pixels_out) =
-                (piece.size[0] * piece.size[1], piece.output.len() * piece.size[0] * piece.size[1] / piece.input.len());
-            for (x, z) in x.chunks_exact(pixels_in * input.stride).zip(z.chunks_exact_mut(pixels_out * width)) {
-                let source = Source { data: x, size: piece.size, stride: input.stride, edges: None };
-                match &kernel {
-                    Forward::Dense(conv) => conv.run(self.isa, &mut self.threads, source, None, z),
-                    Forward::Depthwise(conv) => conv.run(self.isa, &mut self.threads, source, z),
+            let source = Source { data: x, size: piece.size, stride: input.stride, edges: None };
+            match &kernel {
+                Forward::Dense(conv) => conv.run_batch(self.isa, &mut self.threads, source, piece.pictures, z),
+                Forward::Depthwise(conv) => {
+                    for (data, z) in x.chunks_exact(input.numbers()).zip(z.chunks_exact_mut(output.numbers())) {
+                        conv.run(self.isa, &mut self.threads, Source { data, ..source }, z);
+                    }
                 }
             }
             if self.norm == Norm::Batch {
@@ -388,7 +392,15 @@ impl Engine {
             return Ok(None);
         }
         let mut gradient = take(&mut self.spare, pictures * padded(inputs));
-        dense.backward(&weight.values, size).run(self.isa, &mut self.threads, logits, size, &mut [], &mut gradient);
+        dense.backward(&weight.values, size, 1).run(
+            self.isa,
+            &mut self.threads,
+            logits,
+            size,
+            1,
+            &mut [],
+            &mut gradient,
+        );
         Ok(Some(gradient))
     }
 
@@ -421,8 +433,10 @@ impl Engine {
         let weight = weights.parameter_mut(&format!("{}.weight", c.name))?;
         let dense = Dense { window, inputs: c.inputs, outputs: c.outputs };
         let wanted = from >= self.first;
-        let backward = (wanted && c.groups == 1).then(|| dense.backward(&weight.values, input.size));
-        let need = backward.as_ref().map_or(0, |b| b.scratch(input.size));
+        let pieces = pieces(window, &input, &output, pictures);
+        let at_once = pieces[0].pictures;
+        let backward = (wanted && c.groups == 1).then(|| dense.backward(&weight.values, input.size, at_once));
+        let need = backward.as_ref().map_or(0, |b| b.scratch(input.size, at_once));
         grow(&mut self.scratch.kernel, need);
         // Where another node has left a gradient already, this one's is added to it.
         let mut sum = gradients[from].take();
@@ -433,48 +447,23 @@ impl Engine {
             }
             None => wanted.then(|| take(&mut self.spare, pictures * input.numbers())),
         };
-        for piece in pieces(window, &input, &output, pictures) {
+        let (isa, threads) = (self.isa, &mut self.threads);
+        for piece in &pieces {
             let range = piece.output.start * width..piece.output.end * width;
             grow(&mut self.scratch.dz, range.len());
             let dz = &mut self.scratch.dz[..range.len()];
-            norm::combine(
-                self.isa,
-                &mut self.threads,
-                &z[range.clone()],
-                n.affine(),
-                &gradient[range],
-                by.coefficients(),
-                dz,
-            );
-            let x = activation(
-                &self.values,
-                &self.norms,
-                from,
-                input.stride,
-                piece.input.clone(),
-                self.isa,
-                &mut self.threads,
-                &mut self.scratch.x,
-            );
-            let (pixels_in, pixels_out) =
-                (piece.size[0] * piece.size[1], piece.output.len() * piece.size[0] * piece.size[1] / piece.input.len());
-            let pictures = || x.chunks_exact(pixels_in * input.stride).zip(dz.chunks_exact(pixels_out * width));
+            norm::combine(isa, threads, &z[range.clone()], n.affine(), &gradient[range], by.coefficients(), dz);
+            let pixels = piece.input.clone();
+            let x =
+                activation(&self.values, &self.norms, from, input.stride, pixels, isa, threads, &mut self.scratch.x);
             if c.groups > 1 {
-                for (x, dz) in pictures() {
-                    depthwise::weight_gradient(
-                        self.isa,
-                        &mut self.threads,
-                        window,
-                        x,
-                        piece.size,
-                        width,
-                        dz,
-                        &mut weight.gradient,
-                    );
+                for (x, dz) in x.chunks_exact(input.numbers()).zip(dz.chunks_exact(output.numbers())) {
+                    let sums = &mut weight.gradient;
+                    depthwise::weight_gradient(isa, threads, window, x, input.size, width, dz, sums);
                 }
             } else {
                 let source = Source { data: x, size: piece.size, stride: input.stride, edges: None };
-                dense.weight_gradient(self.isa, &mut self.threads, source, dz, &mut weight.gradient);
+                dense.weight_gradient(isa, threads, source, dz, &mut weight.gradient);
             }
             if !wanted {
                 continue;
@@ -487,25 +476,18 @@ impl Engine {
                     &mut self.scratch.dx[..range.len()]
                 }
             };
-            for (dx, (_, dz)) in dx.chunks_exact_mut(pixels_in * input.stride).zip(pictures()) {
-                match &backward {
-                    Some(backward) => {
-                        backward.run(self.isa, &mut self.threads, dz, piece.size, &mut self.scratch.kernel, dx)
+            match &backward {
+                Some(backward) => {
+                    backward.run(isa, threads, dz, piece.size, piece.pictures, &mut self.scratch.kernel, dx);
+                }
+                None => {
+                    for (dx, dz) in dx.chunks_exact_mut(input.numbers()).zip(dz.chunks_exact(output.numbers())) {
+                        depthwise::input_gradient(isa, threads, window, &weight.values, dz, input.size, width, dx);
                     }
-                    None => depthwise::input_gradient(
-                        self.isa,
-                        &mut self.threads,
-                        window,
-                        &weight.values,
-                        dz,
-                        piece.size,
-                        width,
-                        dx,
-                    ),
                 }
             }
             if let Some(sum) = sum.as_mut().and_then(Rc::get_mut) {
-                norm::add(self.isa, &mut self.threads, dx, &mut sum[range]);
+                norm::add(isa, threads, dx, &mut sum[range]);
             }
         }
         gradients[from] = sum.or(out.map(Rc::new));
@@ -671,21 +653,20 @@ fn grow(buffer: &mut Buffer, len: usize) {
 /// Cuts the pixels of a batch into pieces of which input and output stay in the cache: whole pictures, or what fits where
 /// a pixel of the output sees but its own.
 fn pieces(window: Window, input: &Shape, output: &Shape, pictures: usize) -> Vec<Piece> {
-    let fits = (CACHED / size_of::<f32>()) / (input.stride + output.stride);
+    let fits = ((CACHED / size_of::<f32>()) / (input.stride + output.stride)).max(LEAST);
     if window == Window::POINT {
         let all = pictures * input.pixels();
-        let each = fits.max(LEAST).min(all);
         let cut = |start: usize| {
-            let range = start..all.min(start + each);
-            Piece { size: [1, range.len()], input: range.clone(), output: range }
+            let range = start..all.min(start + fits);
+            Piece { size: [1, range.len()], input: range.clone(), output: range, pictures: 1 }
         };
-        return (0..all).step_by(each).map(cut).collect();
+        return (0..all).step_by(fits).map(cut).collect();
     }
-    let each = (fits / input.pixels().max(output.pixels())).clamp(1, pictures);
+    let each = (fits / input.pixels().max(output.pixels())).clamp(1, pictures.max(1));
     let cut = |start: usize| {
         let range = start..pictures.min(start + each);
         let of = |shape: &Shape| range.start * shape.pixels()..range.end * shape.pixels();
-        Piece { size: input.size, input: of(input), output: of(output) }
+        Piece { size: input.size, input: of(input), output: of(output), pictures: range.len() }
     };
     (0..pictures).step_by(each).map(cut).collect()
 }

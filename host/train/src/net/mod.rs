@@ -14,6 +14,7 @@ use graft_zoo::weights::Tensors;
 use graft_zoo::{Network, Preprocessing, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::objective::Objective;
 use crate::rng::Rng;
 
 mod engine;
@@ -174,11 +175,8 @@ impl Net {
 
     /// Adds to the gradient of every parameter, of a loss that `objective` tells of the logits `[n, classes]` along with
     /// its own gradient; moves the running statistics where batches normalise. Returns the loss.
-    pub(crate) fn learn(
-        &mut self,
-        pictures: &[Vec<u8>],
-        objective: &dyn Fn(&[f32]) -> Result<(f64, Vec<f32>)>,
-    ) -> Result<f64> {
+    pub(crate) fn learn(&mut self, pictures: &[Vec<u8>], objective: &Objective<'_>) -> Result<f64> {
+        ensure!(!pictures.is_empty(), "expected pictures to learn from, found none");
         let (input, n) = (self.input(pictures)?, pictures.len());
         match &mut self.walk {
             Walk::Kernels(engine) => {

@@ -10,6 +10,7 @@ use graft_zoo::{Network, Padding, Tensor};
 
 use super::weights::Weights;
 use super::{HEAD_BIAS, HEAD_WEIGHT, MOMENTUM, Norm};
+use crate::objective::Objective;
 
 /// A network on a device of candle's.
 pub(super) struct Plain {
@@ -51,7 +52,7 @@ impl Plain {
         weights: &mut Weights,
         input: &[f32],
         pictures: usize,
-        objective: &dyn Fn(&[f32]) -> Result<(f64, Vec<f32>)>,
+        objective: &Objective<'_>,
     ) -> Result<f64> {
         let (arrays, vars) = self.arrays(weights)?;
         let mut seen = Seen::new();

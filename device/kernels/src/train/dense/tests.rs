@@ -83,18 +83,13 @@ proptest! {
             let mut before = None;
             for threads in [1, 3] {
                 let mut threads = Threads::new(threads);
-                let forward = dense.forward(&weights, size);
-                let backward = dense.backward(&weights, size);
-                let mut scratch = vec![7.0; backward.scratch(size)];
+                let forward = dense.forward(&weights, size, pictures);
+                let backward = dense.backward(&weights, size, pictures);
+                let mut scratch = vec![7.0; backward.scratch(size, pictures)];
                 let mut found = (vec![0.0; y.len()], vec![0.0; x.len()], weights.clone());
-                for p in 0..pictures {
-                    let from = p * pixels * padded(inputs)..(p + 1) * pixels * padded(inputs);
-                    let to = p * results * padded(outputs)..(p + 1) * results * padded(outputs);
-                    let source = Source { data: &x[from.clone()], size, stride: padded(inputs), edges: None };
-                    forward.run(isa, &mut threads, source, None, &mut found.0[to.clone()]);
-                    backward.run(isa, &mut threads, &g[to], size, &mut scratch, &mut found.1[from]);
-                }
                 let source = Source { data: &x, size, stride: padded(inputs), edges: None };
+                forward.run_batch(isa, &mut threads, source, pictures, &mut found.0);
+                backward.run(isa, &mut threads, &g, size, pictures, &mut scratch, &mut found.1);
                 dense.weight_gradient(isa, &mut threads, source, &g, &mut found.2);
                 assert_near(&found.0, &y, isa.name());
                 assert_near(&found.1, &dx, isa.name());
