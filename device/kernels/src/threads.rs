@@ -1,7 +1,7 @@
 //! A small team of threads that stays, and splits each kernel's work into equal parts.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 
@@ -14,51 +14,78 @@ pub struct Threads {
     shared: Arc<State>,
     helpers: Vec<JoinHandle<()>>,
     handles: Vec<Thread>,
-    /// Working memory, one a thread.
+    /// Working memory, one a part.
     scratch: Vec<Buffer<u8>>,
 }
 
-/// The work of one call: an erased closure, borrowed for as long as `left` is above zero.
+/// The work of one call: an erased closure, borrowed for as long as a part of it is not done.
 #[derive(Clone, Copy)]
 struct Job(*const (dyn Fn(usize) + Sync + 'static));
 
-// SAFETY: the closure is `Sync`, and `run` does not return before every thread is done with it.
+// SAFETY: the closure is `Sync`, and `run` does not return before every part is done.
 unsafe impl Send for Job {}
 
+/// What the threads of a team share. A call has as many parts as there are threads, and whoever comes takes the next: where
+/// another program has a core, the caller does what its helper would have.
 struct State {
     job: Mutex<Option<Job>>,
-    /// Raised by one for each call.
-    round: AtomicUsize,
-    /// Helpers that are not yet done.
-    left: AtomicUsize,
+    /// Which call it is, times [`CALL`], and how many of its parts are taken.
+    ticket: AtomicU64,
+    /// Parts of the call that are done.
+    done: AtomicUsize,
+    /// Parts of every call.
+    parts: usize,
     panicked: AtomicBool,
     stop: AtomicBool,
 }
 
+impl State {
+    fn new(parts: usize) -> Self {
+        Self {
+            job: Mutex::new(None),
+            ticket: AtomicU64::new(0),
+            done: AtomicUsize::new(0),
+            parts,
+            panicked: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns the call that goes on, or was the last.
+    fn call(&self) -> u64 {
+        self.ticket.load(Ordering::Acquire) / CALL
+    }
+
+    /// Takes a part of a call; none where all are taken, or the call is over.
+    fn take(&self, call: u64) -> Option<usize> {
+        let part = |ticket: u64| usize::try_from(ticket % CALL).ok().filter(|p| *p < self.parts);
+        let next = |ticket: u64| (ticket / CALL == call && part(ticket).is_some()).then(|| ticket + 1);
+        self.ticket.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).ok().and_then(part)
+    }
+}
+
+/// Tickets of a call.
+const CALL: u64 = 1 << 16;
+
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("round", &self.round).finish_non_exhaustive()
+        f.debug_struct("State").field("parts", &self.parts).finish_non_exhaustive()
     }
 }
 
 impl Threads {
-    /// Starts `count - 1` helpers. Where the system gives fewer, fewer work.
+    /// Starts `count - 1` helpers. Where the system gives fewer, they do the work of all.
     pub fn new(count: usize) -> Self {
-        let shared = Arc::new(State {
-            job: Mutex::new(None),
-            round: AtomicUsize::new(0),
-            left: AtomicUsize::new(0),
-            panicked: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
-        });
-        let helpers: Vec<_> = (1..count.clamp(1, MAX))
+        let count = count.clamp(1, MAX);
+        let shared = Arc::new(State::new(count));
+        let helpers: Vec<_> = (1..count)
             .map_while(|index| {
                 let state = Arc::clone(&shared);
-                thread::Builder::new().name(format!("kernel-{index}")).spawn(move || help(&state, index)).ok()
+                thread::Builder::new().name(format!("kernel-{index}")).spawn(move || help(&state)).ok()
             })
             .collect();
         let handles = helpers.iter().map(|h| h.thread().clone()).collect();
-        let scratch = vec![Buffer::default(); helpers.len() + 1];
+        let scratch = vec![Buffer::default(); count];
         Self { shared, helpers, handles, scratch }
     }
 
@@ -71,10 +98,11 @@ impl Threads {
 
     /// Returns the number of threads, the caller's included.
     pub fn count(&self) -> usize {
-        self.helpers.len() + 1
+        self.shared.parts
     }
 
-    /// Cuts `0..len` into one range a thread, each a multiple of `grain` but for the last, and does them all.
+    /// Cuts `0..len` into one range for each thread, each a multiple of `grain` but for the last, and does them all; a
+    /// thread that has none left takes that of one that has not come.
     ///
     /// `work` also gets at least `scratch` bytes of working memory, its own and of any content.
     ///
@@ -99,7 +127,7 @@ impl Threads {
             let at = |i: usize| (i * grains / count * grain).min(len);
             let range = at(index)..at(index + 1);
             if !range.is_empty() {
-                // SAFETY: one buffer a thread, and `index` is another on each.
+                // SAFETY: one buffer a part, and a part is one thread's alone.
                 work(range, unsafe { &mut *each.at(index) });
             }
         };
@@ -110,7 +138,8 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        self.shared.round.fetch_add(1, Ordering::Release);
+        // A call of which every part is taken.
+        self.shared.ticket.store((self.shared.call() + 1) * CALL + CALL - 1, Ordering::Release);
         for helper in self.helpers.drain(..) {
             helper.thread().unpark();
             // A helper catches what its work throws, so joining gives no error worth telling.
@@ -119,39 +148,59 @@ impl Drop for Threads {
     }
 }
 
-/// Has the caller and every helper do `work`, each with its own index.
+/// Does every part of `work`, each once, by the caller and those helpers that come.
 fn run(state: &State, helpers: &[Thread], work: &(dyn Fn(usize) + Sync)) {
     // SAFETY: only the lifetime changes; `wait` holds until no helper uses the closure, even when `work` panics here.
     let job = Job(unsafe {
         std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(work)
     });
     *state.job.lock().unwrap_or_else(|e| e.into_inner()) = Some(job);
-    state.left.store(helpers.len(), Ordering::Relaxed);
-    state.round.fetch_add(1, Ordering::Release);
+    state.done.store(0, Ordering::Relaxed);
+    state.panicked.store(false, Ordering::Relaxed);
+    let call = state.call() + 1;
+    state.ticket.store(call * CALL, Ordering::Release);
     helpers.iter().for_each(Thread::unpark);
-    let wait = Wait(state);
-    work(0);
+    let wait = Wait { state, call };
+    while let Some(part) = state.take(call) {
+        let _done = Done(state);
+        work(part);
+    }
     drop(wait);
     assert!(!state.panicked.swap(false, Ordering::Relaxed), "a kernel panicked on another thread");
 }
 
-/// Waits on drop until every helper is done.
-struct Wait<'a>(&'a State);
+/// Counts a part as done on drop, even where its work panics.
+struct Done<'a>(&'a State);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.done.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Waits on drop until every part is done; where the caller has panicked, none is begun any more.
+struct Wait<'a> {
+    state: &'a State,
+    call: u64,
+}
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
+        while self.state.take(self.call).is_some() {
+            drop(Done(self.state));
+        }
         let mut spins = 0_u32;
-        while self.0.left.load(Ordering::Acquire) > 0 {
+        while self.state.done.load(Ordering::Acquire) < self.state.parts {
             pause(&mut spins);
         }
     }
 }
 
-fn help(state: &State, index: usize) {
+fn help(state: &State) {
     let mut seen = 0;
     loop {
         let mut spins = 0;
-        while state.round.load(Ordering::Acquire) == seen {
+        while state.call() == seen {
             if spins < SPINS {
                 pause(&mut spins);
             } else {
@@ -159,19 +208,22 @@ fn help(state: &State, index: usize) {
                 thread::park();
             }
         }
-        seen += 1;
+        seen = state.call();
         if state.stop.load(Ordering::Relaxed) {
             return;
         }
-        let job = *state.job.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(Job(work)) = job {
-            // SAFETY: `run` keeps the closure alive until `left` is zero, which this thread has yet to lower.
-            let work = unsafe { &*work };
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(index))).is_err() {
-                state.panicked.store(true, Ordering::Relaxed);
+        while let Some(part) = state.take(seen) {
+            let _done = Done(state);
+            // The caller sets the next job only once this part is done.
+            let job = *state.job.lock().unwrap_or_else(|e| e.into_inner());
+            if let Some(Job(work)) = job {
+                // SAFETY: `run` keeps the closure alive until every part is done, and this one is not yet.
+                let work = unsafe { &*work };
+                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(part))).is_err() {
+                    state.panicked.store(true, Ordering::Relaxed);
+                }
             }
         }
-        state.left.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -207,6 +259,36 @@ mod tests {
                 });
                 assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 1), "{count} {len} {grain}");
             }
+        }
+    }
+
+    #[test]
+    fn the_caller_does_what_no_helper_comes_for() {
+        let state = State::new(3);
+        for call in 1..4 {
+            let hits: Vec<AtomicUsize> = (0..3).map(|_| AtomicUsize::new(0)).collect();
+            run(&state, &[], &|part| {
+                hits[part].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 1), "call {call}");
+        }
+        assert_eq!(state.take(2), None, "a call that is over has no parts");
+    }
+
+    #[test]
+    fn a_panic_of_the_caller_waits_for_the_helpers() {
+        let mut threads = Threads::new(3);
+        for _ in 0..100 {
+            let alive = AtomicBool::new(true);
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                threads.split(3, 1, 0, &|range, _| {
+                    assert!(range.start != 0, "on purpose");
+                    std::thread::yield_now();
+                    assert!(alive.load(Ordering::Relaxed));
+                });
+            }));
+            alive.store(false, Ordering::Relaxed);
+            assert!(outcome.is_err());
         }
     }
 

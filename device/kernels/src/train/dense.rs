@@ -50,7 +50,8 @@ impl Dense {
     ///
     /// # Panics
     ///
-    /// If there are not as many weights as [`Dense::numbers`] says, or the window does not fit the input.
+    /// If there are not as many weights as [`Dense::numbers`] says, the window does not fit the input, or an output sees
+    /// nothing but padding.
     pub fn backward(&self, weights: &[f32], size: [usize; 2], pictures: usize) -> Backward {
         let Self { window: w, inputs, outputs } = *self;
         assert_eq!(weights.len(), self.numbers());
@@ -59,7 +60,7 @@ impl Dense {
         let apart = [0, 1].map(|a| (out[a] - 1) * w.stride[a] + 1);
         let reach = [0, 1].map(|a| (w.kernel[a] - 1) * w.dilation[a]);
         let before = [0, 1].map(|a| reach[a].saturating_sub(w.before[a]));
-        assert!((0..2).all(|a| w.before[a] <= reach[a]), "expected less padding than the window reaches");
+        assert!((0..2).all(|a| w.before[a].max(w.after[a]) <= reach[a]), "expected no output of padding alone");
         let after = [0, 1].map(|a| (size[a] + reach[a]).saturating_sub(apart[a] + before[a]));
         let window = Window { stride: [1; 2], before, after, ..w };
         let (taps, width) = (self.taps(), padded(outputs));

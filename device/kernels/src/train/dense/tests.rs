@@ -59,7 +59,7 @@ proptest! {
             stride: [stride; 2],
             dilation: [dilation; 2],
             before: [before.min(reach); 2],
-            after: [after; 2],
+            after: [after.min(reach); 2],
         };
         prop_assume!(window.output(size).is_some());
         let dense = Dense { window, inputs, outputs };
