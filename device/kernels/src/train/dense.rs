@@ -93,12 +93,16 @@ impl Dense {
         assert!(isa.is_available() && inputs > 0 && sums.len() == self.numbers() && input.edges.is_none());
         assert!(pixels == pictures * out[0] * out[1] && gradient.len() == pixels * width);
         assert!(input.stride >= inputs && input.data.len() >= pictures * input.size[0] * input.size[1] * input.stride);
-        let job = Job { layer: self, input, out, pixels, gradient, sums: Shared::new(sums) };
+        let (groups, blocks) = ((self.taps() * inputs).div_ceil(ROWS), width / BLOCK);
+        // Few items are made more, so that threads have as much to do as each other.
+        let enough = |strip: &usize| groups * blocks.div_ceil(*strip) >= 4 * threads.count();
+        let strip = [STRIP, STRIP / 2].into_iter().find(enough).unwrap_or(1);
+        let job = Job { layer: self, input, out, pixels, gradient, strip, sums: Shared::new(sums) };
         let strips = job.strips();
         let packed = if strips > 1 { PIXELS * width } else { 0 };
         let scratch = (PIXELS * ROWS + packed) * size_of::<f32>();
         // A thread takes some blocks of outputs of some rows of weights.
-        threads.split((self.taps() * inputs).div_ceil(ROWS) * strips, 1, scratch, &|items, scratch| {
+        threads.split(groups * strips, 1, scratch, &|items, scratch| {
             let part = Part { job: &job, items };
             // SAFETY: the machine has the instruction set; lengths are checked above; an item is a place in `sums` that no
             // other one has.
@@ -175,6 +179,8 @@ struct Job<'a> {
     /// Of all pictures.
     pixels: usize,
     gradient: &'a [f32],
+    /// Blocks of outputs of an item.
+    strip: usize,
     /// `[rows, padded(outputs)]`, a row for each input of each tap.
     sums: Shared<'a, f32>,
 }
@@ -186,7 +192,7 @@ impl Job<'_> {
 
     /// Returns how many strips the outputs make.
     fn strips(&self) -> usize {
-        self.blocks().div_ceil(STRIP)
+        self.blocks().div_ceil(self.strip)
     }
 
     /// Returns the place of an output's window: the first pixel of its picture, and row and column of its first tap, which
@@ -202,7 +208,7 @@ impl Job<'_> {
 /// What one thread does of it.
 struct Part<'a> {
     job: &'a Job<'a>,
-    /// Each some [`ROWS`] and [`STRIP`] blocks of outputs, the latter counted faster.
+    /// Each some [`ROWS`] and a strip of outputs, the latter counted faster.
     items: Range<usize>,
 }
 
@@ -220,7 +226,7 @@ unsafe fn run_part<S: Simd, const V: usize, const R: usize>((part, memory): (Par
         }
         let gradient = &job.gradient[start * width..(start + count) * width];
         if strips > 1 {
-            spread(gradient, width, gradients);
+            spread(gradient, width, job.strip * BLOCK, gradients);
         }
         let mut packed = usize::MAX;
         for item in part.items.clone() {
@@ -234,13 +240,13 @@ unsafe fn run_part<S: Simd, const V: usize, const R: usize>((part, memory): (Par
                 inputs: inputs.as_ptr(),
                 // Of several strips each is on its own, narrower only the last.
                 gradient: if strips > 1 {
-                    gradients.as_ptr().add(strip * STRIP * BLOCK * count)
+                    gradients.as_ptr().add(strip * job.strip * BLOCK * count)
                 } else {
                     gradient.as_ptr()
                 },
-                width: STRIP.min(blocks - strip * STRIP) * BLOCK,
+                width: job.strip.min(blocks - strip * job.strip) * BLOCK,
                 count,
-                sums: job.sums.at(range.start * width + strip * STRIP * BLOCK),
+                sums: job.sums.at(range.start * width + strip * job.strip * BLOCK),
                 stride: width,
             };
             let mut block = 0;
@@ -258,11 +264,11 @@ unsafe fn run_part<S: Simd, const V: usize, const R: usize>((part, memory): (Par
     }
 }
 
-/// Cuts rows of `width` numbers into strips, each with its part of every row.
-fn spread(rows: &[f32], width: usize, to: &mut [f32]) {
+/// Cuts rows of `width` numbers into strips of `each`, with their part of every row.
+fn spread(rows: &[f32], width: usize, each: usize, to: &mut [f32]) {
     let count = rows.len() / width;
-    for start in (0..width).step_by(STRIP * BLOCK) {
-        let len = (STRIP * BLOCK).min(width - start);
+    for start in (0..width).step_by(each) {
+        let len = each.min(width - start);
         let to = to[start * count..][..len * count].as_chunks_mut::<BLOCK>().0;
         for (row, to) in rows.chunks_exact(width).zip(to.chunks_exact_mut(len / BLOCK)) {
             to.copy_from_slice(row[start..start + len].as_chunks::<BLOCK>().0);
@@ -363,7 +369,7 @@ unsafe fn tile<S: Simd, const V: usize, const H: usize>(place: &Place, row: usiz
 const PIXELS: usize = 48;
 /// Rows of weights of an item: a multiple of what a tile of any instruction set has.
 const ROWS: usize = 24;
-/// Blocks of outputs of an item: twice those of the widest tile.
+/// Blocks of outputs of an item at most: twice those of the widest tile.
 const STRIP: usize = 6;
 
 #[cfg(test)]
