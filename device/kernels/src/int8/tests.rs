@@ -334,7 +334,8 @@ fn one_row_of_taps_over_colours_equals_its_definition() {
         let (bias, units) = ([3; 5], [1.0; 5]);
         let expected = sums(&x, zero, size, &values, &bias, &w, 1);
         for isa in Isa::available() {
-            let conv = Conv::new(isa, Weights { values: &values, bias: &bias, units: &units }, zero, w, closing.clone());
+            let conv =
+                Conv::new(isa, Weights { values: &values, bias: &bias, units: &units }, zero, w, closing.clone());
             let source = Source { data: &spread(&x, 3, 4), size, stride: 4, grid, edges: None };
             let y = run(false, expected.len() / outputs * padded(outputs), |y| {
                 conv.run(&mut Threads::new(2), source, None, y);
