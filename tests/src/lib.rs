@@ -55,7 +55,13 @@ pub fn programs() -> &'static Path {
 fn build(profile: &Path) -> [(&'static str, PathBuf); 2] {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let name = profile.file_name().expect("a profile's name").to_str().expect("one in ASCII");
-    let output = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    // What cargo tells a test of its package would have the build of the programs take crates that look at it for changed.
+    let told = |name: &str| name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_PKG_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(told)) {
+        command.env_remove(name);
+    }
+    let output = command
         // What the tests of the workspace are built with is not built again.
         .args(["build", "--locked", "--workspace", "--bins", "--message-format=json"])
         .args(["--profile", if name == "debug" { "dev" } else { name }])

@@ -1,11 +1,11 @@
-//! Runs the layers of MobileNetV2 (width 1, 224 x 224) on data of its own each, for counters of instructions.
+//! Runs the layers of MobileNetV2 (width 1, 224 x 224) on data of its own each, to compare what machines make of them.
 //!
 //! ```text
-//! mobilenet f32|int8 [RUNS] [ISA]
+//! mobilenet f32|int8 [ISA]
 //! ```
 //!
 //! Prints the instruction set and a digest of the bytes, or numbers, that came out: the digest of `int8` is the same on
-//! every machine. Subtract the instructions of no run from those of one to be rid of what prepares it. `shapes` times.
+//! every machine. `shapes` times.
 
 use std::process::ExitCode;
 
@@ -15,22 +15,20 @@ use graft_kernels::{Activation, Buffer, Isa, Threads, Window, conv, depthwise, p
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (mut kind, mut runs, mut isa) = (None, 1, Isa::best());
+    let (mut kind, mut isa) = (None, Isa::best());
     for argument in &arguments {
         if let Some(found) = Isa::available().into_iter().find(|i| i.name() == argument) {
             isa = found;
-        } else if let Ok(found) = argument.parse::<usize>() {
-            runs = found;
         } else {
             kind = Some(argument.as_str());
         }
     }
     let digest = match kind {
-        Some("f32") => floats(isa, runs),
-        Some("int8") => bytes(isa, runs),
+        Some("f32") => floats(isa),
+        Some("int8") => bytes(isa),
         _ => {
             let isas: Vec<_> = Isa::available().into_iter().map(Isa::name).collect();
-            eprintln!("expected f32 or int8, a number of runs, one of {}; found {arguments:?}", isas.join(", "));
+            eprintln!("expected f32 or int8, and one of {}; found {arguments:?}", isas.join(", "));
             return ExitCode::from(2);
         }
     };
@@ -125,7 +123,7 @@ fn layers() -> Vec<Layer> {
     all
 }
 
-fn floats(isa: Isa, runs: usize) -> u64 {
+fn floats(isa: Isa) -> u64 {
     let (mut threads, mut digest) = (Threads::new(1), Digest::default());
     for layer in layers() {
         let [from, to] = layer.lens();
@@ -141,16 +139,14 @@ fn floats(isa: Isa, runs: usize) -> u64 {
         match layer.kind {
             Kind::Depthwise => {
                 let kernel = depthwise::Depthwise::new(&weights, &bias, window, Activation::RELU6);
-                (0..runs).for_each(|_| kernel.run(isa, &mut threads, source, &mut y));
+                kernel.run(isa, &mut threads, source, &mut y);
             }
-            Kind::Mean => (0..runs).for_each(|_| {
-                pool::run(isa, &mut threads, Pool::Mean, &window, x, layer.size(), layer.step(), &mut y);
-            }),
+            Kind::Mean => pool::run(isa, &mut threads, Pool::Mean, &window, x, layer.size(), layer.step(), &mut y),
             kind => {
                 let wide = matches!(kind, Kind::Picture | Kind::Expand);
                 let closes = if wide { Activation::RELU6 } else { Activation::NONE };
                 let kernel = conv::Conv::new(&weights, &bias, window, closes);
-                (0..runs).for_each(|_| kernel.run(isa, &mut threads, source, added.as_deref(), &mut y));
+                kernel.run(isa, &mut threads, source, added.as_deref(), &mut y);
             }
         }
         y.iter().for_each(|v| digest.add(v.to_bits()));
@@ -158,7 +154,7 @@ fn floats(isa: Isa, runs: usize) -> u64 {
     digest.0
 }
 
-fn bytes(isa: Isa, runs: usize) -> u64 {
+fn bytes(isa: Isa) -> u64 {
     let (mut threads, mut digest) = (Threads::new(1), Digest::default());
     // Clamping to the bytes' range is the networks' ReLU6.
     let steps = Steps { scale: 0.0235, low: 0.0, high: 255.0 };
@@ -178,17 +174,15 @@ fn bytes(isa: Isa, runs: usize) -> u64 {
         match layer.kind {
             Kind::Depthwise => {
                 let kernel = int8::depthwise::Depthwise::new(isa, weights, zero, window, closing(steps, None));
-                (0..runs).for_each(|_| kernel.run(&mut threads, source, &mut y));
+                kernel.run(&mut threads, source, &mut y);
             }
-            Kind::Mean => (0..runs).for_each(|_| {
-                int8::pool::run(isa, &mut threads, Pool::Mean, &window, source, steps, &mut y);
-            }),
+            Kind::Mean => int8::pool::run(isa, &mut threads, Pool::Mean, &window, source, steps, &mut y),
             kind => {
                 let wide = matches!(kind, Kind::Picture | Kind::Expand);
                 let closing = closing(if wide { steps } else { linear }, added.as_ref().map(|_| linear));
                 let kernel = int8::conv::Conv::new(isa, weights, zero, window, closing);
                 let added = added.as_deref().map(|a| (a, Grid { scale: 0.06, zero: 128 }));
-                (0..runs).for_each(|_| kernel.run(&mut threads, source, added, &mut Output::Bytes(&mut y)));
+                kernel.run(&mut threads, source, added, &mut Output::Bytes(&mut y));
             }
         }
         y.iter().for_each(|v| digest.add(u32::from(*v)));

@@ -2,7 +2,7 @@
 //!
 //! No board is here to try AArch64 code on, so QEMU stands in for one: the tests of graft-kernels and a network of its
 //! layers run as on each processor of [`BOARDS`]. Equal results are what this can show; times it cannot, though counts of
-//! instructions tell which of two kernels has less to do.
+//! instructions tell which of two engines has less to do.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,6 +10,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{cargo_command, root};
+
+mod count;
 
 /// A board, its processor by QEMU's name, and the instruction set that graft is expected to choose there.
 const BOARDS: [(&str, &str, &str); 3] = [
@@ -29,7 +31,10 @@ const EXAMPLE: &str = "mobilenet";
 /// it is not there (target/boards, 0.7 GB). Without them it says what is missing and that it is skipped.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Count the instructions of a network as well
+    /// Count the instructions of MobileNetV2 as well, in graft's kernels and in tract
+    ///
+    /// Needs a QEMU that takes plugins, which says so where it does not. The first time builds tract for arm64, which takes a
+    /// quarter of an hour.
     #[arg(long)]
     count: bool,
 }
@@ -42,6 +47,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             return Ok(());
         }
     };
+    if args.count {
+        return count::count(&bench);
+    }
     let plain = run_example(&mut bench.cargo(BOARDS[0].1, &["run", "--quiet"]), &["int8", "scalar"])?;
     let mut digests: Option<[String; 2]> = None;
     for (board, cpu, isa) in BOARDS {
@@ -67,7 +75,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         ensure!(*same == found, "expected the digests {same:?} on a {board} ({cpu}) too, found {found:?}");
         println!("{board} ({cpu}): tests pass, {isa} is chosen, {EXAMPLE} gives f32 {} int8 {}", found[0], found[1]);
     }
-    if args.count { count(&bench) } else { Ok(()) }
+    if args.count { count::count(&bench) } else { Ok(()) }
 }
 
 /// Returns a command of cargo's that builds for a board.
@@ -77,46 +85,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Why this machine cannot.
 pub(crate) fn cargo_for_arm64(verb: &[&str]) -> Result<Command> {
     Ok(Bench::find()?.cross(verb))
-}
-
-/// Prints the instructions of a run of the network in each precision and instruction set.
-fn count(bench: &Bench) -> Result<()> {
-    let plugin = bench.folder.join("count.so");
-    crate::run(Command::new("cc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&plugin).arg("scripts/boards/count.c"))?;
-    if !takes_plugins(&plugin) {
-        println!(
-            "counts skipped: expected a qemu-aarch64 that takes plugins, such as QEMU 7.2 of Debian 12, found none"
-        );
-        return Ok(());
-    }
-    println!("instructions of {EXAMPLE}, in millions: all, fmla of four lanes, sdot");
-    for (cpu, kind, isa) in
-        [("cortex-a72", "f32", "neon"), ("cortex-a72", "int8", "neon"), ("cortex-a76", "int8", "neon-dotprod")]
-    {
-        let mut counts = [[0_u64; 3]; 2];
-        for (runs, counts) in ["0", "1"].iter().zip(&mut counts) {
-            let file = bench.folder.join("counts.txt");
-            let mut command = bench.cargo(cpu, &["run", "--quiet", "--release"]);
-            command.env("QEMU_PLUGIN", format!("{},out={}", plugin.display(), file.display()));
-            run_example(&mut command, &[kind, runs, isa])?;
-            let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
-            for (count, name) in counts.iter_mut().zip(["total ", "fmla ", "sdot "]) {
-                let line = text.lines().find_map(|l| l.strip_prefix(name));
-                *count = line.and_then(|n| n.parse().ok()).with_context(|| format!("expected {name}in {text}"))?;
-            }
-        }
-        let [all, fmla, sdot] = std::array::from_fn(|i| (counts[1][i] - counts[0][i]) as f64 / 1e6);
-        println!("{kind:<5} {isa:<13} {all:>8.1} {fmla:>7.1} {sdot:>7.1}");
-    }
-    Ok(())
-}
-
-/// Whether the emulator of this machine takes plugins: Debian's later ones are built without.
-fn takes_plugins(plugin: &Path) -> bool {
-    let mut command = Command::new("qemu-aarch64");
-    // Its usage is an exit with 0; an option it does not know is one with 1.
-    command.arg("-plugin").arg(plugin).arg("--help").stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|s| s.success())
 }
 
 /// Runs the example under a command of cargo's and returns the instruction set and the digest that it prints.
@@ -163,7 +131,7 @@ impl Bench {
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
         let folder = root().join(target).join("boards");
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-        let compiler = if compiles(Path::new("rustc")) { None } else { Some(fetch_compiler(&folder)?) };
+        let compiler = if false { None } else { Some(fetch_compiler(&folder)?) };
         Ok(Self { folder, compiler, libraries })
     }
 
