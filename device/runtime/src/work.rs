@@ -266,6 +266,15 @@ impl Work {
 }
 
 fn look_up<T: Copy>(layout: Layout, tables: &[[T; 256]], bytes: &[u8], to: &mut [T], stride: usize) {
+    // Colours, without a loop over three: half the instructions.
+    if let (Layout::ChannelsLast, [red, green, blue]) = (layout, tables) {
+        for ([r, g, b], out) in bytes.as_chunks().0.iter().zip(to.chunks_exact_mut(stride)) {
+            if let [to_r, to_g, to_b, ..] = out {
+                (*to_r, *to_g, *to_b) = (red[usize::from(*r)], green[usize::from(*g)], blue[usize::from(*b)]);
+            }
+        }
+        return;
+    }
     match layout {
         Layout::ChannelsLast => {
             for (pixel, out) in bytes.chunks_exact(tables.len()).zip(to.chunks_exact_mut(stride)) {
