@@ -47,9 +47,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             return Ok(());
         }
     };
-    if args.count {
-        return count::count(&bench);
-    }
     let plain = run_example(&mut bench.cargo(BOARDS[0].1, &["run", "--quiet"]), &["int8", "scalar"])?;
     let mut digests: Option<[String; 2]> = None;
     for (board, cpu, isa) in BOARDS {
@@ -131,7 +128,7 @@ impl Bench {
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
         let folder = root().join(target).join("boards");
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-        let compiler = if false { None } else { Some(fetch_compiler(&folder)?) };
+        let compiler = if compiles(Path::new("rustc")) { None } else { Some(fetch_compiler(&folder)?) };
         Ok(Self { folder, compiler, libraries })
     }
 
