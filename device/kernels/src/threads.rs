@@ -31,7 +31,7 @@ struct State {
     job: Mutex<Option<Job>>,
     /// Which call it is, times [`CALL`], and how many of its parts are taken.
     ticket: AtomicU64,
-    /// Parts of the call that are done.
+    /// Parts of the call that are done; before the first, helpers that have started.
     done: AtomicUsize,
     /// Parts of every call.
     parts: usize,
@@ -84,6 +84,11 @@ impl Threads {
                 thread::Builder::new().name(format!("kernel-{index}")).spawn(move || help(&state)).ok()
             })
             .collect();
+        // What a thread allocates as it starts is then allocated, and the first call finds all of them.
+        let mut spins = 0;
+        while shared.done.load(Ordering::Acquire) < helpers.len() {
+            pause(&mut spins);
+        }
         let handles = helpers.iter().map(|h| h.thread().clone()).collect();
         let scratch = vec![Buffer::default(); count];
         Self { shared, helpers, handles, scratch }
@@ -197,7 +202,8 @@ impl Drop for Wait<'_> {
 }
 
 fn help(state: &State) {
-    let mut seen = 0;
+    let mut seen = state.call();
+    state.done.fetch_add(1, Ordering::Release);
     loop {
         let mut spins = 0;
         while state.call() == seen {
