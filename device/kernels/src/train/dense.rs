@@ -138,6 +138,7 @@ impl Backward {
     /// # Panics
     ///
     /// If a length does not fit, or the size is another than that it was made for, other than of a pointwise layer.
+    #[allow(clippy::too_many_arguments)]
     pub fn run(
         &self,
         isa: Isa,
