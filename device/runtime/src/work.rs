@@ -266,7 +266,7 @@ impl Work {
 }
 
 fn look_up<T: Copy>(layout: Layout, tables: &[[T; 256]], bytes: &[u8], to: &mut [T], stride: usize) {
-    // Colours, without a loop over three: half the instructions.
+    // Colours, without a loop over three.
     if let (Layout::ChannelsLast, [red, green, blue]) = (layout, tables) {
         for ([r, g, b], out) in bytes.as_chunks().0.iter().zip(to.chunks_exact_mut(stride)) {
             if let [to_r, to_g, to_b, ..] = out {

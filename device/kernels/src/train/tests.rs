@@ -2,20 +2,8 @@ use proptest::prelude::*;
 
 use super::norm::{self, Affine, Coefficients, Residual, Sums};
 use super::{depthwise, pool};
+use crate::conv::tests::numbers;
 use crate::{BLOCK, Isa, Threads, Window};
-
-/// Uniform numbers in [-1, 1), the same for a seed.
-fn numbers(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    (0..len)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect()
-}
 
 /// Quarters from -4 to 4: their products and sums are exact in single precision, so that results equal their definition in
 /// whatever order they are added up, and often lie just at a bound.
