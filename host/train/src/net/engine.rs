@@ -11,13 +11,14 @@ use anyhow::{Context, Result};
 use graft_kernels::conv::Source;
 use graft_kernels::depthwise::Depthwise;
 use graft_kernels::pool::{self, Pool};
-use graft_kernels::train::norm::{self, Affine, Coefficients, Residual, Sums};
+use graft_kernels::train::norm::{self, Affine, Residual, Sums};
 use graft_kernels::train::{Dense, depthwise, pool as pooled};
 use graft_kernels::{Buffer, Isa, Threads, Window, conv, padded};
 use graft_zoo::Network;
 use graft_zoo::network::{Conv, Op};
 
 use super::folded::{Folded, take};
+use super::normalisation::{Factors, Normalisation, moments};
 use super::shape::{Identity, Shape, shapes, window};
 use super::weights::Weights;
 use super::{HEAD_BIAS, HEAD_WEIGHT, MOMENTUM, Norm};
@@ -51,23 +52,6 @@ struct Scratch {
     dz: Buffer,
     dx: Buffer,
     kernel: Buffer,
-}
-
-/// A batch normalisation as a factor and a summand, and what its gradient needs.
-#[derive(Debug, Clone, Default)]
-struct Normalisation {
-    scale: Vec<f32>,
-    shift: Vec<f32>,
-    bounds: (f32, f32),
-    mean: Vec<f32>,
-    /// One over the standard deviation.
-    rstd: Vec<f32>,
-}
-
-impl Normalisation {
-    fn affine(&self) -> Affine<'_> {
-        Affine { scale: &self.scale, shift: &self.shift, bounds: self.bounds }
-    }
 }
 
 /// A convolution as it is computed.
@@ -574,44 +558,6 @@ impl Engine {
     pub(super) fn team(&mut self) -> (Isa, &mut Threads) {
         (self.isa, &mut self.threads)
     }
-}
-
-/// The gradient of a normalisation as `a g + k z + b`.
-struct Factors {
-    a: Vec<f32>,
-    kb: Option<[Vec<f32>; 2]>,
-}
-
-impl Factors {
-    /// `count` is of the numbers that a channel's statistics were taken of, where they are the batch's.
-    fn of(n: &Normalisation, sums: &Sums, count: Option<usize>) -> Self {
-        let kb = count.map(|count| {
-            let count = count as f64;
-            let (mut k, mut b) = (vec![], vec![]);
-            for c in 0..n.scale.len() {
-                // dz = gamma rstd (g - mean(g) - zhat mean(g zhat)).
-                let (a, rstd) = (f64::from(n.scale[c]), f64::from(n.rstd[c]));
-                let slope = -a * rstd * rstd * sums.second[c] / count;
-                k.push(slope as f32);
-                b.push((-a * sums.first[c] / count - slope * f64::from(n.mean[c])) as f32);
-            }
-            [k, b]
-        });
-        Self { a: n.scale.clone(), kb }
-    }
-
-    fn coefficients(&self) -> Coefficients<'_> {
-        let part = |i: usize| self.kb.as_ref().map(|kb| &kb[i][..]);
-        Coefficients { a: &self.a, k: part(0), b: part(1) }
-    }
-}
-
-/// Returns mean and biased variance of each channel.
-fn moments(sums: &Sums, centre: &[f32], count: usize) -> (Vec<f64>, Vec<f64>) {
-    let n = count.max(1) as f64;
-    let mean = |(s, c): (&f64, &f32)| f64::from(*c) + s / n;
-    let variance = |(s, q): (&f64, &f64)| (q / n - (s / n) * (s / n)).max(0.0);
-    (sums.first.iter().zip(centre).map(mean).collect(), sums.first.iter().zip(&sums.second).map(variance).collect())
 }
 
 fn padded_vector(values: &[f32]) -> Vec<f32> {

@@ -19,6 +19,7 @@ use crate::rng::Rng;
 
 mod engine;
 mod folded;
+mod normalisation;
 mod plain;
 mod shape;
 mod weights;
