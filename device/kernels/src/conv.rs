@@ -112,20 +112,24 @@ impl Conv {
         window: Window,
         inputs: usize,
         outputs: usize,
-        row: impl Fn(usize, usize, usize) -> [f32; BLOCK],
+        threads: &mut Threads,
+        row: impl Fn(usize, usize, usize) -> [f32; BLOCK] + Sync,
     ) -> Self {
         let taps = window.kernel[0] * window.kernel[1];
+        let blocks = padded(outputs) / BLOCK;
         let pack = |rows: &mut [MaybeUninit<[f32; BLOCK]>]| {
-            for (block, rows) in rows.chunks_exact_mut(taps * inputs).enumerate() {
-                for (tap, rows) in rows.chunks_exact_mut(inputs).enumerate() {
-                    for (input, to) in rows.iter_mut().enumerate() {
-                        to.write(row(block, tap, input));
+            let rows = Shared::new(rows);
+            threads.split(blocks, 1, 0, &|blocks, _| {
+                for (block, tap) in blocks.flat_map(|block| (0..taps).map(move |tap| (block, tap))) {
+                    for input in 0..inputs {
+                        // SAFETY: a row of a block, and a block is one thread's alone.
+                        unsafe { (*rows.at((block * taps + tap) * inputs + input)).write(row(block, tap, input)) };
                     }
                 }
-            }
+            });
         };
         // SAFETY: the rows are as many as the blocks' depths together, and each is written.
-        let weights = unsafe { Buffer::written(padded(outputs) / BLOCK * taps * inputs, pack) }.into();
+        let weights = unsafe { Buffer::written(blocks * taps * inputs, pack) }.into();
         let (zeros, bias) = (Buffer::zeros(inputs), Buffer::zeros(padded(outputs)).into());
         let activation = Activation::NONE;
         Self { window, inputs, outputs, method: Method::Direct, weights, bias, zeros, activation }
@@ -158,14 +162,14 @@ impl Conv {
     /// for reading four times as many weights, and where those stay below 10 MB.
     #[must_use]
     pub fn for_input(self, size: [usize; 2]) -> Self {
-        self.for_inputs(size, 1)
+        self.for_inputs(size, 1, &mut Threads::new(1))
     }
 
     /// Settles on the method that is fastest for so many pictures of `size` at once.
     #[must_use]
-    pub fn for_inputs(mut self, size: [usize; 2], pictures: usize) -> Self {
+    pub fn for_inputs(mut self, size: [usize; 2], pictures: usize, threads: &mut Threads) -> Self {
         if self.method == Method::Direct && winograd::pays(&self, size, pictures) {
-            self.weights = winograd::weights(&self).into();
+            self.weights = winograd::weights(&self, threads).into();
             self.method = Method::Winograd;
         }
         self

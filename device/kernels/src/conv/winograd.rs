@@ -15,8 +15,9 @@ use std::ops::Range;
 use super::tile::{Even, Product, multiply, together};
 use super::{Conv, Job};
 use crate::activation::close;
+use crate::exchange::Shared;
 use crate::simd::Simd;
-use crate::{BLOCK, Buffer, Window, padded};
+use crate::{BLOCK, Buffer, Threads, Window, padded};
 
 /// Whether the method is faster than the definition for so many inputs of `size`.
 pub(super) fn pays(conv: &Conv, size: [usize; 2], pictures: usize) -> bool {
@@ -32,12 +33,13 @@ pub(super) fn places(window: Window, inputs: usize) -> Option<usize> {
 }
 
 /// Returns the transformed weights of a convolution that holds direct ones, `[places, outputs / BLOCK, inputs, BLOCK]`.
-pub(super) fn weights(conv: &Conv) -> Buffer {
+pub(super) fn weights(conv: &Conv, threads: &mut Threads) -> Buffer {
     let (inputs, blocks) = (conv.inputs, padded(conv.outputs) / BLOCK);
     let direct = conv.weights.as_chunks::<BLOCK>().0;
     let transform = |rows: &mut [MaybeUninit<[f32; BLOCK]>]| {
-        for block in 0..blocks {
-            for i in 0..inputs {
+        let rows = Shared::new(rows);
+        threads.split(blocks, 1, 0, &|range, _| {
+            for (block, i) in range.flat_map(|block| (0..inputs).map(move |i| (block, i))) {
                 let mut g = [[[0.0; BLOCK]; 3]; 3];
                 for (tap, g) in g.as_flattened_mut().iter_mut().enumerate() {
                     *g = direct[(block * 9 + tap) * inputs + i].map(f64::from);
@@ -46,11 +48,14 @@ pub(super) fn weights(conv: &Conv) -> Buffer {
                 for x in 0..SIDE {
                     for (y, values) in weight_line(column(&lines, x)).into_iter().enumerate() {
                         let place = y * SIDE + x;
-                        rows[(place * blocks + block) * inputs + i].write(values.map(|v| v as f32));
+                        // SAFETY: a row of a block, and a block is one thread's alone.
+                        unsafe {
+                            (*rows.at((place * blocks + block) * inputs + i)).write(values.map(|v| v as f32));
+                        }
                     }
                 }
             }
-        }
+        });
     };
     // SAFETY: every place of every block and input is written.
     unsafe { Buffer::written(PLACES * blocks * inputs, transform) }

@@ -37,13 +37,15 @@ impl Dense {
     /// # Panics
     ///
     /// If there are not as many weights as [`Dense::numbers`] says.
-    pub fn forward(&self, weights: &[f32], size: [usize; 2], pictures: usize) -> Conv {
+    pub fn forward(&self, weights: &[f32], size: [usize; 2], pictures: usize, threads: &mut Threads) -> Conv {
         let Self { window, inputs, outputs } = *self;
         assert_eq!(weights.len(), self.numbers());
         let rows = weights.as_chunks::<BLOCK>().0;
         let blocks = padded(outputs) / BLOCK;
-        Conv::of_rows(window, inputs, outputs, |block, tap, input| rows[(tap * inputs + input) * blocks + block])
-            .for_inputs(size, pictures)
+        Conv::of_rows(window, inputs, outputs, threads, |block, tap, input| {
+            rows[(tap * inputs + input) * blocks + block]
+        })
+        .for_inputs(size, pictures, threads)
     }
 
     /// Returns what makes the gradients of so many inputs of `size` at once out of those of the outputs.
@@ -52,7 +54,7 @@ impl Dense {
     ///
     /// If there are not as many weights as [`Dense::numbers`] says, the window does not fit the input, or an output sees
     /// nothing but padding.
-    pub fn backward(&self, weights: &[f32], size: [usize; 2], pictures: usize) -> Backward {
+    pub fn backward(&self, weights: &[f32], size: [usize; 2], pictures: usize, threads: &mut Threads) -> Backward {
         let Self { window: w, inputs, outputs } = *self;
         assert_eq!(weights.len(), self.numbers());
         let out = w.output(size).expect("the window fits the input");
@@ -64,11 +66,11 @@ impl Dense {
         let after = [0, 1].map(|a| (size[a] + reach[a]).saturating_sub(apart[a] + before[a]));
         let window = Window { stride: [1; 2], before, after, ..w };
         let (taps, width) = (self.taps(), padded(outputs));
-        let conv = Conv::of_rows(window, outputs, inputs, |block, tap, output| {
+        let conv = Conv::of_rows(window, outputs, inputs, threads, |block, tap, output| {
             let first = ((taps - 1 - tap) * inputs + block * BLOCK) * width + output;
             std::array::from_fn(|i| if block * BLOCK + i < inputs { weights[first + i * width] } else { 0.0 })
         });
-        Backward { conv: conv.for_inputs(apart, pictures), window: w }
+        Backward { conv: conv.for_inputs(apart, pictures, threads), window: w }
     }
 
     /// Adds the gradient of the weights to `sums`, laid out as they are, over as many pictures as `gradient`

@@ -179,7 +179,8 @@ impl Engine {
         let dense = Dense { window: Window::POINT, inputs, outputs: classes };
         let mut logits = vec![0.0; pictures * padded(classes)];
         let source = Source { data: features, size: [1, pictures], stride: padded(inputs), edges: None };
-        dense.forward(&weight.values, [1, pictures], 1).run(self.isa, &mut self.threads, source, None, &mut logits);
+        let (isa, threads) = (self.isa, &mut self.threads);
+        dense.forward(&weight.values, [1, pictures], 1, threads).run(isa, threads, source, None, &mut logits);
         for row in logits.chunks_exact_mut(padded(classes)) {
             row.iter_mut().zip(bias.iter()).for_each(|(l, b)| *l += b);
         }
@@ -196,7 +197,7 @@ impl Engine {
             Forward::Depthwise(Depthwise::of_taps(window, c.outputs, weight))
         } else {
             let dense = Dense { window, inputs: c.inputs, outputs: c.outputs };
-            Forward::Dense(dense.forward(weight, input.size, pieces[0].pictures))
+            Forward::Dense(dense.forward(weight, input.size, pieces[0].pictures, &mut self.threads))
         };
         let width = output.stride;
         let centre = padded_vector(&weights.vector(&format!("{}.running_mean", c.norm))?);
@@ -376,15 +377,9 @@ impl Engine {
             return Ok(None);
         }
         let mut gradient = take(&mut self.spare, pictures * padded(inputs));
-        dense.backward(&weight.values, size, 1).run(
-            self.isa,
-            &mut self.threads,
-            logits,
-            size,
-            1,
-            &mut [],
-            &mut gradient,
-        );
+        let (isa, threads) = (self.isa, &mut self.threads);
+        let backward = dense.backward(&weight.values, size, 1, threads);
+        backward.run(isa, threads, logits, size, 1, &mut [], &mut gradient);
         Ok(Some(gradient))
     }
 
@@ -419,7 +414,8 @@ impl Engine {
         let wanted = from >= self.first;
         let pieces = pieces(window, &input, &output, pictures);
         let at_once = pieces[0].pictures;
-        let backward = (wanted && c.groups == 1).then(|| dense.backward(&weight.values, input.size, at_once));
+        let backward =
+            (wanted && c.groups == 1).then(|| dense.backward(&weight.values, input.size, at_once, &mut self.threads));
         let need = backward.as_ref().map_or(0, |b| b.scratch(input.size, at_once));
         grow(&mut self.scratch.kernel, need);
         // Where another node has left a gradient already, this one's is added to it.

@@ -83,8 +83,8 @@ proptest! {
             let mut before = None;
             for threads in [1, 3] {
                 let mut threads = Threads::new(threads);
-                let forward = dense.forward(&weights, size, pictures);
-                let backward = dense.backward(&weights, size, pictures);
+                let forward = dense.forward(&weights, size, pictures, &mut threads);
+                let backward = dense.backward(&weights, size, pictures, &mut threads);
                 let mut scratch = vec![7.0; backward.scratch(size, pictures)];
                 let mut found = (vec![0.0; y.len()], vec![0.0; x.len()], weights.clone());
                 let source = Source { data: &x, size, stride: padded(inputs), edges: None };
