@@ -31,7 +31,7 @@ fn passes(isa: Isa, threads: &mut Threads, pictures: usize, side: usize, width: 
     let len = pictures * pixels * width;
     let (z, gradient, mut out) = (numbers(1, len), numbers(2, len), Buffer::zeros(len));
     let [scale, shift, centre] = [3, 4, 5].map(|seed| numbers(seed, width));
-    let affine = Affine { scale: &scale, shift: &shift, bounds: (0.0, 6.0) };
+    let affine = Affine { scale: &scale, shift: &shift, activation: Activation::RELU6 };
     let by = Coefficients { a: &scale, k: Some(&shift), b: Some(&centre) };
     let mut sums = Sums::zeros(width);
     let mut means = vec![0.0; pictures * width];

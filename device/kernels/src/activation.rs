@@ -153,6 +153,92 @@ pub(crate) unsafe fn apply<S: Simd, const N: usize>(v: &mut [S::V; N], f: Activa
     }
 }
 
+/// A function over vectors and its gradient, for kernels that are compiled for it.
+///
+/// # Safety
+///
+/// The functions need the machine to have the instructions of `S`.
+pub(crate) trait Function<S: Simd>: Copy {
+    /// Returns its value at `x`.
+    unsafe fn at(self, x: S::V) -> S::V;
+    /// Returns the gradient by `x`, given that by its value.
+    unsafe fn back(self, x: S::V, gradient: S::V) -> S::V;
+}
+
+/// Holds numbers between bounds. The gradient passes where a number is between them; what is not a number stays so, and lets
+/// it pass.
+#[derive(Clone, Copy)]
+pub(crate) struct Held<S: Simd> {
+    low: S::V,
+    high: S::V,
+}
+
+impl<S: Simd> Held<S> {
+    #[inline(always)]
+    pub(crate) unsafe fn between(low: f32, high: f32) -> Self {
+        Self { low: S::splat(low), high: S::splat(high) }
+    }
+}
+
+impl<S: Simd> Function<S> for Held<S> {
+    #[inline(always)]
+    unsafe fn at(self, x: S::V) -> S::V {
+        // The number last: x86-64 returns the second operand where one is not a number.
+        S::min(self.high, S::max(self.low, x))
+    }
+    #[inline(always)]
+    unsafe fn back(self, x: S::V, gradient: S::V) -> S::V {
+        S::between(x, self.low, self.high, gradient)
+    }
+}
+
+/// Any function, looked up for each vector.
+#[derive(Clone, Copy)]
+pub(crate) struct Any(pub(crate) Activation);
+
+impl<S: Simd> Function<S> for Any {
+    #[inline(always)]
+    unsafe fn at(self, x: S::V) -> S::V {
+        let mut v = [x];
+        apply::<S, 1>(&mut v, self.0);
+        v[0]
+    }
+
+    #[inline(always)]
+    unsafe fn back(self, x: S::V, gradient: S::V) -> S::V {
+        let (zero, one) = (S::splat(0.0), S::splat(1.0));
+        match self.0 {
+            Activation::Clamp { low, high } => S::between(x, S::splat(low), S::splat(high), gradient),
+            Activation::HardSwish => {
+                let slope = S::fma(x, S::splat(1.0 / 3.0), S::splat(0.5));
+                let within = S::between(x, S::splat(-3.0), S::splat(3.0), S::mul(gradient, slope));
+                // From 3 on it is `x`.
+                S::add(
+                    within,
+                    S::between(x, S::splat(const { 3.0_f32.next_down() }), S::splat(f32::INFINITY), gradient),
+                )
+            }
+            Activation::HardSigmoid { slope, offset } => {
+                let y = S::fma(x, S::splat(slope), S::splat(offset));
+                S::between(y, zero, one, S::mul(gradient, S::splat(slope)))
+            }
+            Activation::Sigmoid => {
+                let y = S::div(one, one_plus_exp_neg::<S>(x));
+                S::mul(gradient, S::mul(y, S::fma(S::splat(-1.0), y, one)))
+            }
+            Activation::Silu => {
+                let y = S::div(one, one_plus_exp_neg::<S>(x));
+                let slope = S::fma(S::mul(x, y), S::fma(S::splat(-1.0), y, one), y);
+                S::mul(gradient, slope)
+            }
+            // As if it did not round: Bengio et al., arXiv:1308.3432.
+            Activation::Quantized { scale, low, high } => {
+                S::between(S::div(x, S::splat(scale)), S::splat(low), S::splat(high), gradient)
+            }
+        }
+    }
+}
+
 #[inline(always)]
 unsafe fn hard_sigmoid<S: Simd>(x: S::V, slope: f32, offset: f32) -> S::V {
     let y = S::fma(x, S::splat(slope), S::splat(offset));

@@ -1,14 +1,15 @@
-//! Batch normalisation and the clamp that closes it, forwards and backwards.
+//! Batch normalisation and the function that closes it, forwards and backwards.
 //!
 //! All pass once over memory. Forwards and backwards compute `z * scale + shift` by the same instruction, so that a
-//! gradient is stopped just where the forward pass held a number at a bound. What is not a number stays so forwards, and
+//! clamp stops a gradient just where the forward pass held a number at a bound. What is not a number stays so forwards, and
 //! lets the gradient pass backwards, which by then is not a number either: nothing hides it. An infinite number stops the
 //! gradient on a side without a bound, too.
 
 use super::sums::{self, Kind, TILE, Terms};
+use crate::activation::{Any, Function, Held};
 use crate::exchange::Shared;
 use crate::simd::{Simd, dispatch};
-use crate::{BLOCK, Isa, Threads};
+use crate::{Activation, BLOCK, Isa, Threads};
 
 /// Two sums for each stored channel.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,15 +27,15 @@ impl Sums {
     }
 }
 
-/// `clamp(z * scale + shift)`, by channel.
+/// `activation(z * scale + shift)`, by channel.
 #[derive(Debug, Clone, Copy)]
 pub struct Affine<'a> {
     /// `[width]`.
     pub scale: &'a [f32],
     /// `[width]`.
     pub shift: &'a [f32],
-    /// The smallest and the largest result, infinite where there is none.
-    pub bounds: (f32, f32),
+    /// Applied last.
+    pub activation: Activation,
 }
 
 impl Affine<'_> {
@@ -51,7 +52,7 @@ impl Affine<'_> {
     }
 }
 
-/// What is added before the clamp.
+/// What is added before the activation.
 #[derive(Debug, Clone, Copy)]
 pub enum Residual<'a> {
     /// Numbers as they are, one for each of `z`.
@@ -90,13 +91,13 @@ pub fn statistics(isa: Isa, threads: &mut Threads, z: &[f32], centre: &[f32], su
     whole_rows(z, width);
     assert!(sums.first.len() == width && sums.second.len() == width, "sums do not fit the centre");
     assert!(isa.is_available());
-    let affine = Affine { scale: &[], shift: &[], bounds: OPEN };
+    let affine = Affine { scale: &[], shift: &[], activation: Activation::NONE };
     let terms = Terms { kind: Kind::Statistics, z, width, affine, gradient: &[], centre };
     // SAFETY: the machine has the instruction set; lengths are checked above.
     unsafe { sums::add(isa, threads, terms, sums) }
 }
 
-/// Computes `y = clamp(z * scale + shift + residual)`.
+/// Computes `y = activation(z * scale + shift + residual)`.
 ///
 /// # Panics
 ///
@@ -129,7 +130,7 @@ pub fn normalise(
 }
 
 /// Adds the sum of the gradient by channel to the first sums, and that of its product with `z - centre` to the second.
-/// The gradient, of `clamp(z * scale + shift)`, counts where that is between the bounds.
+/// The gradient given is that of `activation(z * scale + shift)`; summed is that of `z * scale + shift`.
 ///
 /// # Panics
 ///
@@ -152,8 +153,8 @@ pub fn moments(
     unsafe { sums::add(isa, threads, terms, sums) }
 }
 
-/// Computes `out = a * gradient + k * z + b`, where the gradient, of `clamp(z * scale + shift)`, counts where that is
-/// between the bounds.
+/// Computes `out = a * gradient + k * z + b`. The gradient given is that of `activation(z * scale + shift)`; what counts is
+/// that of `z * scale + shift`.
 ///
 /// # Panics
 ///
@@ -266,19 +267,28 @@ struct Normalise<'a> {
 
 #[inline(always)]
 unsafe fn run_normalise<S: Simd, const V: usize, const R: usize>(job: &Normalise<'_>) {
+    match job.rows.affine.activation {
+        Activation::Clamp { low, high } => normalise_by::<S, V, _>(job, Held::<S>::between(low, high)),
+        other => normalise_by::<S, V, _>(job, Any(other)),
+    }
+}
+
+#[inline(always)]
+unsafe fn normalise_by<S: Simd, const V: usize, F: Function<S>>(job: &Normalise<'_>, f: F) {
     let bare = Residual::Plain(&[]);
     match job.residual {
-        None => normalise_rows::<S, V, false, false>(job, bare),
-        Some(r @ Residual::Plain(_)) => normalise_rows::<S, V, true, false>(job, r),
-        Some(r @ Residual::Scaled { .. }) => normalise_rows::<S, V, true, true>(job, r),
+        None => normalise_rows::<S, V, F, false, false>(job, bare, f),
+        Some(r @ Residual::Plain(_)) => normalise_rows::<S, V, F, true, false>(job, r, f),
+        Some(r @ Residual::Scaled { .. }) => normalise_rows::<S, V, F, true, true>(job, r, f),
     }
 }
 
 /// A few rows at a time, as the sums do.
 #[inline(always)]
-unsafe fn normalise_rows<S: Simd, const V: usize, const ADDED: bool, const SCALED: bool>(
+unsafe fn normalise_rows<S: Simd, const V: usize, F: Function<S>, const ADDED: bool, const SCALED: bool>(
     job: &Normalise<'_>,
     residual: Residual<'_>,
+    f: F,
 ) {
     let Rows { z, affine, ref rows } = job.rows;
     let (added, by, onto) = match residual {
@@ -286,7 +296,6 @@ unsafe fn normalise_rows<S: Simd, const V: usize, const ADDED: bool, const SCALE
         Residual::Scaled { z, scale, shift } => (z, scale, shift),
     };
     let (width, to) = (affine.scale.len(), job.y.at(0));
-    let (low, high) = (S::splat(affine.bounds.0), S::splat(affine.bounds.1));
     for top in rows.clone().step_by(TILE) {
         for channel in (0..width).step_by(BLOCK) {
             let zero = [S::splat(0.0); V];
@@ -311,8 +320,7 @@ unsafe fn normalise_rows<S: Simd, const V: usize, const ADDED: bool, const SCALE
                         }
                         y = S::add(y, r);
                     }
-                    // The number last: x86-64 returns the second operand where one is not a number.
-                    S::store(to.add(at), S::min(high, S::max(low, y)));
+                    S::store(to.add(at), f.at(y));
                 }
             }
         }
@@ -331,17 +339,28 @@ struct Combine<'a> {
 
 #[inline(always)]
 unsafe fn run_combine<S: Simd, const V: usize, const R: usize>(job: &Combine<'_>) {
-    match job.more {
-        None => combine_rows::<S, V, false>(job, (&[], &[])),
-        Some(more) => combine_rows::<S, V, true>(job, more),
+    match job.rows.affine.activation {
+        Activation::Clamp { low, high } => combine_by::<S, V, _>(job, Held::<S>::between(low, high)),
+        other => combine_by::<S, V, _>(job, Any(other)),
     }
 }
 
 #[inline(always)]
-unsafe fn combine_rows<S: Simd, const V: usize, const MORE: bool>(job: &Combine<'_>, (by, onto): (&[f32], &[f32])) {
+unsafe fn combine_by<S: Simd, const V: usize, F: Function<S>>(job: &Combine<'_>, f: F) {
+    match job.more {
+        None => combine_rows::<S, V, F, false>(job, (&[], &[]), f),
+        Some(more) => combine_rows::<S, V, F, true>(job, more, f),
+    }
+}
+
+#[inline(always)]
+unsafe fn combine_rows<S: Simd, const V: usize, F: Function<S>, const MORE: bool>(
+    job: &Combine<'_>,
+    (by, onto): (&[f32], &[f32]),
+    f: F,
+) {
     let Rows { z, affine, ref rows } = job.rows;
     let (width, to) = (affine.scale.len(), job.out.at(0));
-    let (low, high) = (S::splat(affine.bounds.0), S::splat(affine.bounds.1));
     for top in rows.clone().step_by(TILE) {
         for channel in (0..width).step_by(BLOCK) {
             let zero = [S::splat(0.0); V];
@@ -361,7 +380,7 @@ unsafe fn combine_rows<S: Simd, const V: usize, const MORE: bool>(job: &Combine<
                     let at = row * width + channel + v * S::LANES;
                     let z = S::load(z.as_ptr().add(at));
                     let y = S::fma(z, scale[v], shift[v]);
-                    let g = S::between(y, low, high, S::load(job.gradient.add(at)));
+                    let g = f.back(y, S::load(job.gradient.add(at)));
                     let out = if MORE { S::fma(a[v], g, S::fma(k[v], z, b[v])) } else { S::mul(a[v], g) };
                     S::store(to.add(at), out);
                 }
@@ -394,7 +413,5 @@ unsafe fn run_each<S: Simd, const V: usize, const R: usize>(job: &Each<'_>) {
     }
 }
 
-/// No bounds.
-const OPEN: (f32, f32) = (f32::NEG_INFINITY, f32::INFINITY);
 /// Numbers of which a thread gets whole ones.
 const PIECE: usize = 1024;

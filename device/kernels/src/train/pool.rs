@@ -88,7 +88,7 @@ unsafe fn run_part<S: Simd, const V: usize, const R: usize>(job: &Job<'_>) {
     }
 }
 
-/// Computes the mean over the pixels of each picture of `clamp(z * scale + shift)`, `[pictures, width]`.
+/// Computes the mean over the pixels of each picture of `activation(z * scale + shift)`, `[pictures, width]`.
 ///
 /// # Panics
 ///
@@ -105,7 +105,7 @@ pub fn mean(
     assert!(affine.width(z) == width, "scale does not fit a width of {width}");
     assert!(pixels > 0 && out.len() * pixels == z.len(), "means do not fit pictures of {pixels} pixels");
     assert!(isa.is_available());
-    let terms = Terms { kind: Kind::Clamped, z, width, affine, gradient: &[], centre: &[] };
+    let terms = Terms { kind: Kind::Activated, z, width, affine, gradient: &[], centre: &[] };
     let mut totals = vec![0.0_f64; out.len() * 2];
     let shared = Shared::new(&mut totals);
     let blocks = width / BLOCK;

@@ -5,19 +5,20 @@
 use std::ops::Range;
 
 use super::norm::{Affine, Sums};
+use crate::activation::{Any, Function, Held};
 use crate::exchange::Shared;
 use crate::simd::{Simd, dispatch};
-use crate::{BLOCK, Isa, Threads};
+use crate::{Activation, BLOCK, Isa, Threads};
 
-/// What is summed by channel, of `z`, `y = z * scale + shift` and a gradient that counts where `y` is between the bounds.
+/// What is summed by channel, of `z`, `y = z * scale + shift` and the gradient by `y`, given that by its activation.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
     /// `z - centre`, and its square.
     Statistics,
     /// The gradient, and its product with `z - centre`.
     Moments,
-    /// `y`, held between the bounds; there is no second sum.
-    Clamped,
+    /// The activation of `y`; there is no second sum.
+    Activated,
 }
 
 /// What is summed over. Slices that the kind does not speak of may be empty.
@@ -80,6 +81,14 @@ pub(super) struct Job<'a> {
 /// Adds the sums of a job.
 #[inline(always)]
 pub(super) unsafe fn run_part<S: Simd, const V: usize, const R: usize>(job: &Job<'_>) {
+    match job.terms.affine.activation {
+        Activation::Clamp { low, high } => run_by::<S, V, _>(job, Held::<S>::between(low, high)),
+        other => run_by::<S, V, _>(job, Any(other)),
+    }
+}
+
+#[inline(always)]
+unsafe fn run_by<S: Simd, const V: usize, F: Function<S>>(job: &Job<'_>, f: F) {
     let Job { terms, channels, .. } = job;
     for start in job.rows.clone().step_by(ROWS) {
         let rows = start..job.rows.end.min(start + ROWS);
@@ -88,9 +97,9 @@ pub(super) unsafe fn run_part<S: Simd, const V: usize, const R: usize>(job: &Job
             std::slice::from_raw_parts_mut(job.sums.add(at), channels.len()).fill(0.0);
         }
         match terms.kind {
-            Kind::Statistics => block::<S, V, { Kind::Statistics as u8 }>(job, rows),
-            Kind::Moments => block::<S, V, { Kind::Moments as u8 }>(job, rows),
-            Kind::Clamped => block::<S, V, { Kind::Clamped as u8 }>(job, rows),
+            Kind::Statistics => block::<S, V, F, { Kind::Statistics as u8 }>(job, rows, f),
+            Kind::Moments => block::<S, V, F, { Kind::Moments as u8 }>(job, rows, f),
+            Kind::Activated => block::<S, V, F, { Kind::Activated as u8 }>(job, rows, f),
         }
         for row in 0..2 {
             let at = row * terms.width + channels.start;
@@ -106,10 +115,9 @@ pub(super) unsafe fn run_part<S: Simd, const V: usize, const R: usize>(job: &Job
 /// Adds to the sums in single precision. A few rows at a time, channel by channel: memory is read in order, and what belongs
 /// to a channel is loaded once for all of the rows.
 #[inline(always)]
-unsafe fn block<S: Simd, const V: usize, const KIND: u8>(job: &Job<'_>, rows: Range<usize>) {
+unsafe fn block<S: Simd, const V: usize, F: Function<S>, const KIND: u8>(job: &Job<'_>, rows: Range<usize>, f: F) {
     let Terms { width, affine, .. } = job.terms;
-    let (statistics, clamped) = (KIND == Kind::Statistics as u8, KIND == Kind::Clamped as u8);
-    let (low, high) = (S::splat(affine.bounds.0), S::splat(affine.bounds.1));
+    let (statistics, activated) = (KIND == Kind::Statistics as u8, KIND == Kind::Activated as u8);
     for top in rows.clone().step_by(TILE) {
         for channel in job.channels.clone().step_by(BLOCK) {
             let zero = [S::splat(0.0); V];
@@ -118,7 +126,7 @@ unsafe fn block<S: Simd, const V: usize, const KIND: u8>(job: &Job<'_>, rows: Ra
             for v in 0..V {
                 let at = v * S::LANES;
                 first[v] = S::load(to.add(at));
-                if !clamped {
+                if !activated {
                     second[v] = S::load(to.add(width + at));
                     centre[v] = S::load(job.terms.centre.as_ptr().add(channel + at));
                 }
@@ -139,10 +147,10 @@ unsafe fn block<S: Simd, const V: usize, const KIND: u8>(job: &Job<'_>, rows: Ra
                         continue;
                     }
                     let y = S::fma(z, scale[v], shift[v]);
-                    if clamped {
-                        first[v] = S::add(first[v], S::min(high, S::max(low, y)));
+                    if activated {
+                        first[v] = S::add(first[v], f.at(y));
                     } else {
-                        let g = S::between(y, low, high, S::load(job.terms.gradient.as_ptr().add(at)));
+                        let g = f.back(y, S::load(job.terms.gradient.as_ptr().add(at)));
                         first[v] = S::add(first[v], g);
                         second[v] = S::fma(g, S::fma(minus, centre[v], z), second[v]);
                     }
@@ -151,7 +159,7 @@ unsafe fn block<S: Simd, const V: usize, const KIND: u8>(job: &Job<'_>, rows: Ra
             for v in 0..V {
                 let at = v * S::LANES;
                 S::store(to.add(at), first[v]);
-                if !clamped {
+                if !activated {
                     S::store(to.add(width + at), second[v]);
                 }
             }

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::norm::{self, Affine, Coefficients, Residual, Sums};
 use super::{depthwise, pool};
 use crate::conv::tests::numbers;
-use crate::{BLOCK, Isa, Threads, Window};
+use crate::{Activation, BLOCK, Isa, Threads, Window};
 
 /// Quarters from -4 to 4: their products and sums are exact in single precision, so that results equal their definition in
 /// whatever order they are added up, and often lie just at a bound.
@@ -61,7 +61,12 @@ impl Layer {
     }
 
     fn affine(&self) -> Affine<'_> {
-        Affine { scale: &self.by[0], shift: &self.by[1], bounds: self.bounds }
+        let (low, high) = self.bounds;
+        self.closed(Activation::Clamp { low, high })
+    }
+
+    fn closed(&self, activation: Activation) -> Affine<'_> {
+        Affine { scale: &self.by[0], shift: &self.by[1], activation }
     }
 
     /// `f(index, channel)` for every number.
@@ -210,6 +215,61 @@ proptest! {
             prop_assert_eq!(&masked, &open, "{:?}", isa);
             let count = singles(&l.sum(|i, _| f64::from(open[i])));
             prop_assert_eq!(&sums, &count, "{:?}", isa);
+        }
+    }
+}
+
+/// Functions other than clamps in double precision, with their slopes where they have one: but for two points.
+fn smooth(f: Activation, x: f64) -> (f64, f64) {
+    let sigmoid = 1.0 / (1.0 + (-x).exp());
+    let hard = |slope: f64, offset: f64| {
+        let y = slope * x + offset;
+        (y.clamp(0.0, 1.0), if 0.0 < y && y < 1.0 { slope } else { 0.0 })
+    };
+    match f {
+        Activation::HardSwish => {
+            let (gate, slope) = hard(1.0 / 6.0, 0.5);
+            (x * gate, gate + x * slope)
+        }
+        Activation::HardSigmoid { slope, offset } => hard(slope.into(), offset.into()),
+        Activation::Sigmoid => (sigmoid, sigmoid * (1.0 - sigmoid)),
+        Activation::Silu => (x * sigmoid, sigmoid + x * sigmoid * (1.0 - sigmoid)),
+        other => panic!("expected a function that is no clamp, found {other:?}"),
+    }
+}
+
+#[test]
+fn other_functions_and_their_slopes_equal_their_definition() {
+    let hard = Activation::HardSigmoid { slope: 0.2, offset: 0.5 };
+    for f in [Activation::HardSwish, hard, Activation::Sigmoid, Activation::Silu] {
+        let mut l = Layer::new(3, 200, 2 * BLOCK, (0.0, 0.0), numbers);
+        // Far beyond every bend of a function, on both sides.
+        l.by[0].iter_mut().for_each(|scale| *scale *= 10.0);
+        let scaled = |i, c| l.scaled(i, c);
+        let g = |i: usize, c: usize| f64::from(l.gradient[i]) * smooth(f, scaled(i, c)).1;
+        let centred = |i, c| l.z(i) - l.by(2, c);
+        let value = l.map(|i, c| smooth(f, scaled(i, c)).0);
+        let combined = l.map(|i, c| l.by(3, c) * g(i, c) + l.by(4, c) * l.z(i) + l.by(5, c));
+        let [_, _, _, a, k, b] = &l.by;
+        let by = Coefficients { a, k: Some(k), b: Some(b) };
+        let mean = l.sum(|i, c| smooth(f, scaled(i, c)).0 / 200.0);
+        let expected = [value, combined, l.sum(g), l.sum(|i, c| g(i, c) * centred(i, c)), mean];
+        for (isa, found) in everywhere(|isa, threads| {
+            let (mut y, mut out, mut mean) = (vec![0.0; l.z.len()], vec![0.0; l.z.len()], vec![0.0; l.width]);
+            let mut sums = Sums::zeros(l.width);
+            norm::normalise(isa, threads, &l.z, l.closed(f), None, &mut y);
+            norm::combine(isa, threads, &l.z, l.closed(f), &l.gradient, by, &mut out);
+            norm::moments(isa, threads, &l.z, l.closed(f), &l.gradient, &l.by[2], &mut sums);
+            pool::mean(isa, threads, &l.z, l.closed(f), 200, l.width, &mut mean);
+            [y, out, singles(&sums.first), singles(&sums.second), mean]
+        }) {
+            for (what, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                let largest = expected.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
+                for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+                    let off = (f64::from(*found) - expected).abs();
+                    assert!(off <= 5e-6 * largest, "{f:?} {isa:?} {what} {i}: {found} for {expected}");
+                }
+            }
         }
     }
 }
