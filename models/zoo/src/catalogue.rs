@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use crate::network::{Architecture, Padding};
+use crate::architecture::{Architecture, Size};
+use crate::network::Padding;
 use crate::preprocessing::Preprocessing;
 
 /// Where the bytes of an entry are.
@@ -83,12 +84,21 @@ impl Catalogue {
 }
 
 const fn resnet(id: &'static str, depth: u32, repo: &'static str) -> Entry {
+    let about = "ImageNet-1k, 224 px, as trained by timm (A1 recipe)";
+    Entry {
+        origin: "timm (Wightman et al., arXiv:2110.00476)",
+        ..timm(id, about, Architecture::ResNet { depth }, repo)
+    }
+}
+
+/// Weights of timm's that go by PyTorch's conventions.
+const fn timm(id: &'static str, about: &'static str, architecture: Architecture, repo: &'static str) -> Entry {
     Entry {
         id,
-        about: "ImageNet-1k, 224 px, as trained by timm (A1 recipe)",
-        architecture: Architecture::ResNet { depth },
+        about,
+        architecture,
         licence: "Apache-2.0",
-        origin: "timm (Wightman et al., arXiv:2110.00476)",
+        origin: "timm (Wightman)",
         source: Source::Hub { repo, file: "model.safetensors", revision: "main" },
         sha256: None,
         input: 224,
@@ -98,7 +108,7 @@ const fn resnet(id: &'static str, depth: u32, repo: &'static str) -> Entry {
     }
 }
 
-static ENTRIES: [Entry; 7] = [
+static ENTRIES: [Entry; 10] = [
     Entry {
         id: "graft-tiny",
         about: "MobileNetV2 0.35 pre-trained by graft on generated textures and shapes; small enough to be inside the binary",
@@ -112,19 +122,30 @@ static ENTRIES: [Entry; 7] = [
         bn_eps: 1e-3,
         normalisation: Preprocessing::UNIT,
     },
-    Entry {
-        id: "mobilenet_v2",
-        about: "ImageNet-1k, 224 px, as trained by timm (RandAugment)",
-        architecture: Architecture::MobileNetV2 { width: 1.0 },
-        licence: "Apache-2.0",
-        origin: "timm (Wightman)",
-        source: Source::Hub { repo: "timm/mobilenetv2_100.ra_in1k", file: "model.safetensors", revision: "main" },
-        sha256: None,
-        input: 224,
-        padding: Padding::Symmetric,
-        bn_eps: 1e-5,
-        normalisation: Preprocessing::IMAGENET,
-    },
+    timm(
+        "mobilenet_v2",
+        "ImageNet-1k, 224 px, as trained by timm (RandAugment)",
+        Architecture::MobileNetV2 { width: 1.0 },
+        "timm/mobilenetv2_100.ra_in1k",
+    ),
+    timm(
+        "mobilenet_v3_small",
+        "ImageNet-1k, 224 px, as trained by timm (LAMB)",
+        Architecture::MobileNetV3 { size: Size::Small },
+        "timm/mobilenetv3_small_100.lamb_in1k",
+    ),
+    timm(
+        "mobilenet_v3_large",
+        "ImageNet-1k, 224 px, as trained by timm (RandAugment)",
+        Architecture::MobileNetV3 { size: Size::Large },
+        "timm/mobilenetv3_large_100.ra_in1k",
+    ),
+    timm(
+        "efficientnet_b0",
+        "ImageNet-1k, 224 px, as trained by timm (RandAugment)",
+        Architecture::EfficientNetB0,
+        "timm/efficientnet_b0.ra_in1k",
+    ),
     resnet("resnet18", 18, "timm/resnet18.a1_in1k"),
     resnet("resnet34", 34, "timm/resnet34.a1_in1k"),
     resnet("resnet50", 50, "timm/resnet50.a1_in1k"),

@@ -1,5 +1,6 @@
 //! MobileNetV2 under torchvision names. Source: arXiv:1801.04381, table 2.
 
+use crate::inverted_residual::divisible;
 use crate::network::{Activation, Builder, Conv, Network, Op};
 
 /// Expansion, channels, repeats, stride of the first repeat.
@@ -39,14 +40,13 @@ pub(crate) fn backbone(width: f32) -> Network {
     b.stage += 1;
     let features = scaled(1280, width.max(1.0));
     x = b.conv(x, conv("features.18.0", "features.18.1", channels, features, 1, 1, 1, Activation::Relu6));
-    b.finish(x, features)
+    b.push(Op::GlobalAveragePool, vec![x]);
+    b.finish(features)
 }
 
-/// Channels times width, rounded to a multiple of 8 without losing more than a tenth (torchvision's `_make_divisible`).
+/// Channels times width, rounded.
 fn scaled(channels: usize, width: f32) -> usize {
-    let wanted = f64::from(width) * channels as f64;
-    let rounded = (((wanted + 4.0) as usize) / 8 * 8).max(8);
-    if (rounded as f64) < 0.9 * wanted { rounded + 8 } else { rounded }
+    divisible(f64::from(width) * channels as f64)
 }
 
 #[allow(clippy::too_many_arguments)] // the columns of a table

@@ -42,7 +42,8 @@ pub(crate) fn backbone(depth: u32) -> Network {
             channels = outputs;
         }
     }
-    b.finish(x, channels)
+    b.push(Op::GlobalAveragePool, vec![x]);
+    b.finish(channels)
 }
 
 fn conv(

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
+use crate::architecture::Architecture;
 use crate::names;
-use crate::network::{Architecture, Network};
+use crate::network::{Network, Parameter};
 
 /// A dense f32 tensor, row-major.
 #[derive(Debug, Clone, PartialEq)]
@@ -153,9 +154,13 @@ impl Weights {
         let bias = tensors.remove(&format!("{head_name}.bias"));
         let (mut missing, mut misshapen) = (vec![], vec![]);
         let mut backbone = Tensors::new();
-        for (name, shape) in net.parameters() {
+        for Parameter { name, shape, .. } in net.parameters() {
             match tensors.remove(&name) {
                 None => missing.push(name),
+                // timm has a product as a 1×1 convolution.
+                Some(t) if t.shape.strip_suffix(&[1, 1]) == Some(&shape) => {
+                    drop(backbone.insert(name, Tensor { shape, ..t }));
+                }
                 Some(t) if t.shape != shape => misshapen.push((name, shape, t.shape)),
                 Some(t) => drop(backbone.insert(name, t)),
             }
@@ -190,7 +195,7 @@ mod tests {
         let tensors = net
             .parameters()
             .into_iter()
-            .map(|(n, shape)| (n, Tensor { data: vec![0.5; shape.iter().product()], shape }))
+            .map(|p| (p.name, Tensor { data: vec![0.5; p.shape.iter().product()], shape: p.shape }))
             .collect();
         (arch, net, tensors)
     }
