@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use graft_onnx::{Affine, Calibration, Export, Head, Metadata, OnnxError, Outputs};
+use graft_zoo::network::{Parameter, Role};
 use graft_zoo::weights::Tensors;
 use graft_zoo::{Activation, Architecture, Network, Op, Padding, Preprocessing, Tensor};
 
@@ -56,14 +57,13 @@ const CLASSES: usize = 1000;
 
 /// Returns weights, and normalisation that only adds a little.
 fn weights(network: &Network, random: &mut Random) -> Tensors {
-    let tensor = |(name, shape): (String, Vec<usize>)| {
-        let tensor = match name.rsplit('.').next() {
-            Some("running_mean") => Tensor { data: vec![0.0; shape[0]], shape },
-            Some("running_var") => Tensor { data: vec![1.0; shape[0]], shape },
-            Some("bias") => random.tensor(&shape, 0.01),
-            // Of a convolution. Half of what it reads is cut off by the function before: He et al., arXiv:1502.01852.
-            _ if shape.len() == 4 => random.tensor(&shape, 2.0),
-            _ => Tensor { data: vec![1.0; shape[0]], shape },
+    let tensor = |Parameter { name, shape, role }| {
+        let tensor = match role {
+            Role::Mean => Tensor { data: vec![0.0; shape[0]], shape },
+            Role::Scale | Role::Variance => Tensor { data: vec![1.0; shape[0]], shape },
+            Role::Bias => random.tensor(&shape, 0.01),
+            // Half of what it reads is cut off by the function before: He et al., arXiv:1502.01852.
+            Role::Weight { .. } => random.tensor(&shape, 2.0),
         };
         (name, tensor)
     };

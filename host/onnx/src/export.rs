@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use graft_zoo::weights::Tensors;
 use graft_zoo::{Activation, Network, Op, Preprocessing, Tensor};
 use prost::Message;
-use tract_onnx::pb::{ModelProto, OperatorSetIdProto, StringStringEntryProto, tensor_proto::DataType};
+use tract_onnx::pb::{AttributeProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, tensor_proto::DataType};
 
 use crate::OnnxError;
-use crate::fold::fold;
-use crate::graph::{Dim, Graph, int, ints};
+use crate::fold::{Folded, fold, layer};
+use crate::graph::{Dim, Graph, float, int, ints};
 use crate::quantize::{Affine, Calibration, fit_bias, quantize_bias, quantize_weights, weight_scales};
 
 /// Operator set of every graph written.
@@ -57,9 +57,26 @@ pub struct Export<'a> {
 impl Export<'_> {
     /// Returns the names of the activations that are quantized, in graph order.
     pub fn activations(&self) -> Vec<String> {
-        let mut names = vec![NORMALISED.to_owned()];
-        names.extend((1..self.network.nodes.len()).map(|i| self.name(i)));
-        names
+        self.values().into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// Returns them with their channels.
+    fn values(&self) -> Vec<(String, usize)> {
+        let (mut values, mut channels) = (Vec::new(), Vec::new());
+        for (index, node) in self.network.nodes.iter().enumerate() {
+            let (name, mut width) = (self.name(index), node.inputs.first().map_or(3, |&j| channels[j]));
+            match &node.op {
+                Op::Conv(c) => width = c.outputs,
+                Op::Linear(l) => width = l.outputs,
+                Op::SqueezeExcite(s) => {
+                    values.extend(within(&name).into_iter().zip([s.channels, s.squeezed, s.channels]));
+                }
+                Op::Input | Op::Add(_) | Op::MaxPool | Op::GlobalAveragePool => {}
+            }
+            values.push((name, width));
+            channels.push(width);
+        }
+        values
     }
 
     /// Writes the f32 graph.
@@ -81,7 +98,10 @@ impl Export<'_> {
     }
 
     fn name(&self, node: usize) -> String {
-        format!("node{node}")
+        match self.network.nodes[node].op {
+            Op::Input => NORMALISED.to_owned(),
+            _ => format!("node{node}"),
+        }
     }
 
     fn write(
@@ -101,14 +121,14 @@ impl Export<'_> {
         graph.input("image", DataType::Uint8, &[Dim::Named("n"), Dim::Fixed(side), Dim::Fixed(side), Dim::Fixed(3)]);
         graph.output(&last, DataType::Float, &[Dim::Named("n"), Dim::Fixed(width)]);
         if outputs == Outputs::Activations {
-            for name in self.activations() {
-                let channels = self.channels(&name);
-                let (h, w) = (Dim::Named("h"), Dim::Named("w"));
-                let dims = match channels {
-                    Some(c) => vec![Dim::Named("n"), Dim::Fixed(c), h, w],
-                    None => vec![Dim::Named("n"), Dim::Fixed(3), Dim::Fixed(side), Dim::Fixed(side)],
+            for (name, channels) in self.values() {
+                let size = if name == NORMALISED {
+                    [(); 2].map(|()| Dim::Fixed(side))
+                } else {
+                    [Dim::Named("h"), Dim::Named("w")]
                 };
-                graph.output(&name, DataType::Float, &dims);
+                let [h, w] = size;
+                graph.output(&name, DataType::Float, &[Dim::Named("n"), Dim::Fixed(channels), h, w]);
             }
         }
         let metadata_props =
@@ -124,22 +144,19 @@ impl Export<'_> {
         };
         Ok(model.encode_to_vec())
     }
+}
 
-    /// Returns the channels of an activation, or none for the picture.
-    fn channels(&self, name: &str) -> Option<usize> {
-        let node: usize = name.strip_prefix("node")?.parse().ok()?;
-        let mut at = node;
-        loop {
-            match &self.network.nodes[at].op {
-                Op::Conv(c) => return Some(c.outputs),
-                Op::Input => return Some(3),
-                _ => at = *self.network.nodes[at].inputs.last()?,
-            }
-        }
-    }
+/// Returns the names of the activations within a squeeze-and-excitation: means, what they are reduced to, factors.
+fn within(node: &str) -> [String; 3] {
+    ["means", "reduced", "factors"].map(|part| format!("{node}/{part}"))
 }
 
 const NORMALISED: &str = "normalised";
+
+/// Returns the name of what an activation is applied to: the node's own where there is none.
+fn bare(name: &str, part: &str, activation: Activation) -> String {
+    if activation == Activation::None { name.to_owned() } else { format!("{name}/{part}") }
+}
 
 /// The state of one walk over the network.
 struct Walk<'a> {
@@ -160,7 +177,7 @@ impl Walk<'_> {
             let value = match &node.op {
                 Op::Input => {
                     self.normalise();
-                    NORMALISED.to_owned()
+                    name
                 }
                 Op::Conv(conv) => {
                     let size = sides[node.inputs[0]];
@@ -168,22 +185,18 @@ impl Walk<'_> {
                     let (before, after) = network.padding.amounts(size, conv.kernel, conv.stride);
                     let folded = fold(conv, network.bn_eps, self.export.weights)?;
                     let input = self.ready[&node.inputs[0]].clone();
-                    let (weight, bias) = self.parameters(&name, &input, &folded.weight, &folded.bias)?;
-                    let raw = if conv.activation == Activation::None { name.clone() } else { format!("{name}/conv") };
                     let attributes = vec![
                         ints("kernel_shape", [conv.kernel; 2]),
                         ints("strides", [conv.stride; 2]),
                         ints("pads", [before, before, after, after]),
                         int("group", conv.groups as i64),
                     ];
-                    self.graph.node("Conv", &[&input.0, &weight, &bias], &raw, attributes);
-                    self.activate(conv.activation, &raw, &name)
+                    self.conv(&name, &input, &folded, attributes, conv.activation)?
                 }
                 Op::Add(activation) => {
                     side = sides[node.inputs[0]];
                     let (a, b) = (self.ready[&node.inputs[0]].0.clone(), self.ready[&node.inputs[1]].0.clone());
-                    let raw = if *activation == Activation::None { name.clone() } else { format!("{name}/add") };
-                    self.graph.node("Add", &[&a, &b], &raw, vec![]);
+                    let raw = self.graph.node("Add", &[&a, &b], &bare(&name, "add", *activation), vec![]);
                     self.activate(*activation, &raw, &name)
                 }
                 Op::MaxPool => {
@@ -201,6 +214,22 @@ impl Walk<'_> {
                 Op::GlobalAveragePool => {
                     let input = self.ready[&node.inputs[0]].0.clone();
                     self.graph.node("GlobalAveragePool", &[&input], &name, vec![])
+                }
+                Op::SqueezeExcite(s) => {
+                    side = sides[node.inputs[0]];
+                    let input = self.ready[&node.inputs[0]].0.clone();
+                    let [means, reduced, factors] = within(&name);
+                    self.graph.node("GlobalAveragePool", &[&input], &means, vec![]);
+                    let means = self.quantize(&means)?;
+                    let reduced = self.layer(&reduced, &means, &s.reduce, s.activation)?;
+                    let reduced = self.quantize(&reduced)?;
+                    let factors = self.layer(&factors, &reduced, &s.expand, s.gate)?;
+                    let factors = self.quantize(&factors)?;
+                    self.graph.node("Mul", &[&input, &factors.0], &name, vec![])
+                }
+                Op::Linear(l) => {
+                    let input = self.ready[&node.inputs[0]].clone();
+                    self.layer(&name, &input, &l.name, l.activation)?
                 }
             };
             sides[index] = side;
@@ -223,6 +252,32 @@ impl Walk<'_> {
         g.node("Div", &["image/centred", "std"], NORMALISED, vec![]);
     }
 
+    /// Writes a convolution and its activation.
+    fn conv(
+        &mut self,
+        name: &str,
+        input: &(String, Option<Affine>),
+        folded: &Folded,
+        attributes: Vec<AttributeProto>,
+        activation: Activation,
+    ) -> Result<String, OnnxError> {
+        let (weight, bias) = self.parameters(name, input, &folded.weight, &folded.bias)?;
+        let raw = self.graph.node("Conv", &[&input.0, &weight, &bias], &bare(name, "conv", activation), attributes);
+        Ok(self.activate(activation, &raw, name))
+    }
+
+    /// Writes a fully connected layer on `[n, c, 1, 1]` and its activation.
+    fn layer(
+        &mut self,
+        name: &str,
+        input: &(String, Option<Affine>),
+        of: &str,
+        activation: Activation,
+    ) -> Result<String, OnnxError> {
+        let folded = layer(of, self.export.weights)?;
+        self.conv(name, input, &folded, vec![ints("kernel_shape", [1; 2])], activation)
+    }
+
     fn activate(&mut self, activation: Activation, raw: &str, name: &str) -> String {
         match activation {
             Activation::None => name.to_owned(),
@@ -234,6 +289,16 @@ impl Walk<'_> {
                     self.ready.insert(usize::MAX, ("clip bounds".into(), None));
                 }
                 self.graph.node("Clip", &[raw, "zero", "six"], name, vec![])
+            }
+            Activation::HardSwish => self.graph.node("HardSwish", &[raw], name, vec![]),
+            Activation::HardSigmoid => {
+                let attributes = vec![float("alpha", 1.0 / 6.0), float("beta", 0.5)];
+                self.graph.node("HardSigmoid", &[raw], name, attributes)
+            }
+            Activation::Sigmoid => self.graph.node("Sigmoid", &[raw], name, vec![]),
+            Activation::Silu => {
+                let gate = self.graph.node("Sigmoid", &[raw], &format!("{name}/sigmoid"), vec![]);
+                self.graph.node("Mul", &[raw, &gate], name, vec![])
             }
         }
     }

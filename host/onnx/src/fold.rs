@@ -1,4 +1,4 @@
-//! Folds batch normalisation into the convolution before it.
+//! Folds batch normalisation into the convolution before it, and takes a fully connected layer as one of one pixel.
 
 use graft_zoo::weights::Tensors;
 use graft_zoo::{Conv, Tensor};
@@ -26,5 +26,13 @@ pub(crate) fn fold(conv: &Conv, eps: f32, weights: &Tensors) -> Result<Folded, O
         }
         bias.push((f64::from(beta.data[c]) - f64::from(mean.data[c]) * factor) as f32);
     }
+    Ok(Folded { weight, bias })
+}
+
+/// Returns a layer's weights as those of a 1×1 convolution, and its bias.
+pub(crate) fn layer(name: &str, weights: &Tensors) -> Result<Folded, OnnxError> {
+    let tensor = |name: String| weights.get(&name).cloned().ok_or(OnnxError::MissingTensor(name));
+    let (mut weight, bias) = (tensor(format!("{name}.weight"))?, tensor(format!("{name}.bias"))?.data);
+    weight.shape.resize(4, 1);
     Ok(Folded { weight, bias })
 }
