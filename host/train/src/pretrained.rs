@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use graft_onnx::{Export, Head, Metadata, Outputs};
 use graft_runtime::{LABELS, PREPROCESSING, PREPROCESSING_DIGEST};
 use graft_zoo::weights::{Tensors, read_safetensors};
-use graft_zoo::{Architecture, Catalogue, Network, Padding, Preprocessing, Tensor, Weights};
+use graft_zoo::{Architecture, Catalogue, Names, Network, Padding, Preprocessing, Tensor, Weights};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -52,7 +52,8 @@ impl Pretrained {
     /// Reads `.safetensors`, or a PyTorch `.pth`/`.pt`/`.bin` of the zip format, as the weights of `architecture`.
     ///
     /// Padding, epsilon, normalisation and input side come from the catalogue where it knows the file's digest, else
-    /// from the file's metadata ([`Conventions`]), else they are torchvision's. `input` overrides the side in pixels.
+    /// from the file's metadata ([`Conventions`]), else they are those of torchvision or timm, whose names the tensors go by.
+    /// `input` overrides the side in pixels.
     ///
     /// # Errors
     ///
@@ -136,7 +137,7 @@ impl Pretrained {
                 std: e.normalisation.1,
                 input: e.input,
             },
-            None => Conventions::of(metadata)?,
+            None => Conventions::of(metadata, Conventions::usual(architecture, Names::of(&tensors)))?,
         };
         let crop = input.unwrap_or(told.input);
         ensure!((32..=1024).contains(&crop), "expected an input side of 32 to 1024 pixels, found {crop}");
@@ -164,7 +165,7 @@ pub(crate) fn network(facts: &Facts) -> Network {
 
 /// What weights take for granted and tensors do not tell; JSON under the key `graft` of a safetensors file's metadata.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub struct Conventions {
     /// Padding of strided convolutions.
     pub padding: Padding,
@@ -178,17 +179,15 @@ pub struct Conventions {
     pub input: u32,
 }
 
-impl Default for Conventions {
-    /// torchvision's.
-    fn default() -> Self {
-        let (mean, std) = Preprocessing::IMAGENET;
-        Self { padding: Padding::Symmetric, bn_eps: 1e-5, mean, std, input: 224 }
-    }
-}
-
 impl Conventions {
     /// The key in a file's metadata.
     pub const KEY: &str = "graft";
+
+    /// Returns those of torchvision or timm.
+    fn usual(architecture: Architecture, names: Names) -> Self {
+        let (mean, std) = Preprocessing::IMAGENET;
+        Self { padding: Padding::Symmetric, bn_eps: architecture.bn_eps(names), mean, std, input: 224 }
+    }
 
     pub(crate) fn of_run(facts: &Facts, preprocessing: &Preprocessing) -> Self {
         let network = network(facts);
@@ -201,10 +200,16 @@ impl Conventions {
         }
     }
 
-    fn of(metadata: &BTreeMap<String, String>) -> Result<Self> {
-        let Some(text) = metadata.get(Self::KEY) else { return Ok(Self::default()) };
-        let found: Self =
-            serde_json::from_str(text).with_context(|| format!("reading the weights' metadata {text:?}"))?;
+    /// Reads them; what the metadata do not tell is as in `usual`.
+    fn of(metadata: &BTreeMap<String, String>, usual: Self) -> Result<Self> {
+        let Some(text) = metadata.get(Self::KEY) else { return Ok(usual) };
+        let doing = || format!("reading the weights' metadata {text:?}");
+        let told: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).with_context(doing)?;
+        let mut all = serde_json::to_value(usual)?;
+        if let Some(all) = all.as_object_mut() {
+            all.extend(told);
+        }
+        let found: Self = serde_json::from_value(all).with_context(doing)?;
         let positive =
             [found.bn_eps, found.std[0], found.std[1], found.std[2]].iter().all(|v| v.is_finite() && *v > 0.0);
         ensure!(positive, "expected positive std and bn_eps in the weights' metadata, found {text}");
@@ -232,12 +237,14 @@ fn read_pickle(path: &Path) -> Result<Tensors> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use graft_zoo::network::Parameter;
     use graft_zoo::weights::{Precision, write_safetensors};
 
     fn write(dir: &Path, name: &str, metadata: &[(&str, &str)]) -> std::path::PathBuf {
         let architecture = Architecture::MobileNetV2 { width: 0.35 };
         let network = architecture.backbone(Padding::Symmetric, 1e-5);
-        let tensor = |(n, shape): (String, Vec<usize>)| (n, Tensor { data: vec![0.5; shape.iter().product()], shape });
+        let data = |shape: &[usize]| vec![0.5; shape.iter().product()];
+        let tensor = |p: Parameter| (p.name, Tensor { data: data(&p.shape), shape: p.shape });
         let tensors = network.parameters().into_iter().map(tensor).collect();
         let metadata = metadata.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let path = dir.join(name);
@@ -262,6 +269,19 @@ mod tests {
             let error = format!("{:#}", Pretrained::read(&path, architecture, None).unwrap_err());
             assert!(error.contains(word), "{error}");
         }
+    }
+
+    #[test]
+    fn silent_weights_go_by_the_conventions_of_those_whose_names_they_have() {
+        let small: Architecture = "mobilenet_v3_small".parse().unwrap();
+        let of = |text: &str, names| {
+            let metadata = BTreeMap::from([(Conventions::KEY.to_owned(), text.to_owned())]);
+            Conventions::of(&metadata, Conventions::usual(small, names)).unwrap()
+        };
+        let told = r#"{"input":160}"#;
+        assert_eq!((of(told, Names::Torchvision).bn_eps, of(told, Names::Torchvision).input), (1e-3, 160));
+        assert_eq!(of(told, Names::Timm).bn_eps, 1e-5);
+        assert_eq!(of(r#"{"bn_eps":0.01}"#, Names::Torchvision).bn_eps, 1e-2);
     }
 
     #[test]

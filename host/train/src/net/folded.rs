@@ -3,13 +3,14 @@
 use anyhow::{Context, Result};
 use graft_kernels::conv::{self, Source};
 use graft_kernels::depthwise::Depthwise;
+use graft_kernels::pointwise::{self, Pointwise};
 use graft_kernels::pool::{self, Pool};
 use graft_kernels::train::norm::{Residual, normalise};
-use graft_kernels::{Activation, Buffer, Isa, Threads};
+use graft_kernels::{Activation, Buffer, Isa, Threads, Window, padded};
 use graft_zoo::Network;
 use graft_zoo::network::{Conv, Op};
 
-use super::shape::{Identity, Shape, window};
+use super::shape::{Identity, Shape, function, window};
 use super::weights::Weights;
 
 /// Nodes ready to run, one picture after the other.
@@ -26,9 +27,11 @@ enum Kernel {
     Input,
     Conv(conv::Conv),
     Depthwise(Depthwise),
-    Add((f32, f32)),
+    Add(Activation),
     MaxPool,
     Mean,
+    /// What makes factors of means, in two steps.
+    Squeeze(Box<[conv::Conv; 2]>),
 }
 
 impl Folded {
@@ -45,9 +48,14 @@ impl Folded {
             kernels.push(match &node.op {
                 Op::Input => Kernel::Input,
                 Op::Conv(c) => fold(network, c, shapes[node.inputs[0]].size, weights)?,
-                Op::Add(a) => Kernel::Add(a.bounds()),
+                Op::Add(a) => Kernel::Add(function(*a)),
                 Op::MaxPool => Kernel::MaxPool,
                 Op::GlobalAveragePool => Kernel::Mean,
+                Op::SqueezeExcite(s) => Kernel::Squeeze(Box::new([
+                    layer(&s.reduce, function(s.activation), weights)?,
+                    layer(&s.expand, function(s.gate), weights)?,
+                ])),
+                Op::Linear(l) => Kernel::Conv(layer(&l.name, function(l.activation), weights)?),
             });
         }
         // What a later node reads stays.
@@ -81,20 +89,27 @@ impl Folded {
                 Kernel::Input => {}
                 Kernel::Conv(conv) => conv.run(isa, threads, source, None, out),
                 Kernel::Depthwise(conv) => conv.run(isa, threads, source, out),
-                Kernel::Add(bounds) => {
+                Kernel::Add(activation) => {
                     let other = &values[inputs[1]][..shapes[i].numbers()];
-                    let affine = self.identity.affine(shapes[i].stride, *bounds);
+                    let affine = self.identity.affine(shapes[i].stride, *activation);
                     normalise(isa, threads, &data[..out.len()], affine, Some(Residual::Plain(other)), out);
                 }
                 Kernel::MaxPool => {
                     let window = window(network.padding, shape.size, 3, 2);
                     pool::run(isa, threads, Pool::Max, &window, data, shape.size, shape.stride, out);
                 }
-                Kernel::Mean => {
-                    let affine = self.identity.affine(shape.stride, Identity::OPEN);
-                    let pixels = shape.size[0] * shape.size[1];
-                    let data = &data[..shape.numbers()];
-                    graft_kernels::train::pool::mean(isa, threads, data, affine, pixels, shape.stride, out);
+                Kernel::Mean => self.mean(isa, threads, data, shape, out),
+                Kernel::Squeeze(layers) => {
+                    let [reduce, expand] = &**layers;
+                    let (stride, width) = (shape.stride, padded(reduce.outputs()));
+                    let [mut means, mut factors] = [(); 2].map(|()| vec![0.0; stride]);
+                    let mut reduced = vec![0.0; width];
+                    self.mean(isa, threads, data, shape, &mut means);
+                    let row = |data, stride| Source { data, size: [1; 2], stride, edges: None };
+                    reduce.run(isa, threads, row(&means, stride), None, &mut reduced);
+                    expand.run(isa, threads, row(&reduced, width), None, &mut factors);
+                    let scale = Pointwise::Scale(&factors);
+                    pointwise::run(isa, threads, &data[..out.len()], scale, Activation::NONE, out);
                 }
             }
             values[i] = y;
@@ -105,6 +120,12 @@ impl Folded {
             }
         }
         Ok(())
+    }
+
+    fn mean(&self, isa: Isa, threads: &mut Threads, data: &[f32], shape: &Shape, out: &mut [f32]) {
+        let affine = self.identity.affine(shape.stride, Activation::NONE);
+        let data = &data[..shape.numbers()];
+        graft_kernels::train::pool::mean(isa, threads, data, affine, shape.pixels(), shape.stride, out);
     }
 }
 
@@ -128,11 +149,16 @@ fn fold(network: &Network, c: &Conv, size: [usize; 2], weights: &Weights) -> Res
         row.iter_mut().for_each(|w| *w *= s);
     }
     let window = window(network.padding, size, c.kernel, c.stride);
-    let (low, high) = c.activation.bounds();
-    let activation = Activation::Clamp { low, high };
+    let activation = function(c.activation);
     Ok(if c.groups > 1 {
         Kernel::Depthwise(Depthwise::new(&weight, &bias, window, activation))
     } else {
         Kernel::Conv(conv::Conv::new(&weight, &bias, window, activation).for_input(size))
     })
+}
+
+/// Returns a fully connected layer as a convolution of one pixel.
+fn layer(name: &str, activation: Activation, weights: &Weights) -> Result<conv::Conv> {
+    let [weight, bias] = ["weight", "bias"].map(|part| weights.vector(&format!("{name}.{part}")));
+    Ok(conv::Conv::new(&weight?, &bias?, Window::POINT, activation).for_input([1; 2]))
 }

@@ -9,7 +9,7 @@ use candle_core::{DType, Device};
 use graft_kernels::train::{Step, adamw};
 use graft_kernels::{Buffer, Isa, Threads, padded};
 use graft_onnx::Head;
-use graft_zoo::network::Op;
+use graft_zoo::network::{Parameter, Role};
 use graft_zoo::weights::Tensors;
 use graft_zoo::{Network, Preprocessing, Tensor};
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use crate::rng::Rng;
 
 mod engine;
 mod folded;
+mod linear;
 mod normalisation;
 mod plain;
 mod shape;
@@ -53,6 +54,7 @@ enum Walk {
     Candle(Plain),
 }
 
+const HEAD: &str = "head";
 const HEAD_WEIGHT: &str = "head.weight";
 const HEAD_BIAS: &str = "head.bias";
 /// Weight of a batch in the running statistics, as in PyTorch.
@@ -86,13 +88,9 @@ impl Net {
             Ok(())
         };
         for node in &network.nodes {
-            let Op::Conv(c) = &node.op else { continue };
-            let trained = node.stage >= first;
-            put(format!("{}.weight", c.name), backbone, c.groups, trained)?;
-            for (part, trained) in
-                [("weight", trained), ("bias", trained), ("running_mean", false), ("running_var", false)]
-            {
-                put(format!("{}.{part}", c.norm), backbone, 1, trained)?;
+            for Parameter { name, role, .. } in node.op.parameters() {
+                let groups = if let Role::Weight { groups } = role { groups } else { 1 };
+                put(name, backbone, groups, role.is_trained() && node.stage >= first)?;
             }
         }
         let bias = Tensor { shape: vec![head.bias.len()], data: head.bias.clone() };
@@ -239,7 +237,7 @@ fn widen(rows: &[f32], len: usize) -> Vec<f32> {
     wide
 }
 
-/// Returns random parameters for every convolution, and a head of zeros.
+/// Returns random weights, normalisations that change nothing and biases of zero, and a head of zeros.
 ///
 /// # Source
 ///
@@ -247,19 +245,24 @@ fn widen(rows: &[f32], len: usize) -> Vec<f32> {
 pub fn random(network: &Network, classes: usize, seed: u64) -> (Tensors, Head) {
     let mut rng = Rng::new(seed ^ 0x1217);
     let mut tensors = Tensors::new();
-    for (_, c) in network.convs() {
-        let shape = vec![c.outputs, c.inputs / c.groups, c.kernel, c.kernel];
-        let deviation = (2.0 / (c.kernel * c.kernel * c.outputs / c.groups) as f32).sqrt();
-        let data = (0..shape.iter().product()).map(|_| rng.normal() * deviation).collect();
-        tensors.insert(format!("{}.weight", c.name), Tensor { shape, data });
-        for (part, value) in [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)] {
-            tensors
-                .insert(format!("{}.{part}", c.norm), Tensor { shape: vec![c.outputs], data: vec![value; c.outputs] });
-        }
+    for Parameter { name, shape, role } in network.parameters() {
+        let len = shape.iter().product();
+        let data = match role {
+            Role::Weight { groups } => {
+                let taps: usize = shape[2..].iter().product();
+                let deviation = (2.0 / (taps * shape[0] / groups) as f32).sqrt();
+                (0..len).map(|_| rng.normal() * deviation).collect()
+            }
+            Role::Scale | Role::Variance => vec![1.0; len],
+            Role::Bias | Role::Mean => vec![0.0; len],
+        };
+        tensors.insert(name, Tensor { shape, data });
     }
     let weight = Tensor { shape: vec![classes, network.features], data: vec![0.0; classes * network.features] };
     (tensors, Head { weight, bias: vec![0.0; classes] })
 }
 
+#[cfg(test)]
+mod golden;
 #[cfg(test)]
 mod tests;

@@ -1,21 +1,27 @@
 //! A batch normalisation between its passes: what the forward pass makes of sums, and the backward pass of others.
 
+use graft_kernels::Activation;
 use graft_kernels::train::norm::{Affine, Coefficients, Sums};
 
 /// A batch normalisation as a factor and a summand, and what its gradient needs.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Normalisation {
     pub(super) scale: Vec<f32>,
     pub(super) shift: Vec<f32>,
-    pub(super) bounds: (f32, f32),
+    pub(super) activation: Activation,
     pub(super) mean: Vec<f32>,
     /// One over the standard deviation.
     pub(super) rstd: Vec<f32>,
 }
 
 impl Normalisation {
+    /// Returns one of no channels.
+    pub(super) fn closed_by(activation: Activation) -> Self {
+        Self { scale: vec![], shift: vec![], activation, mean: vec![], rstd: vec![] }
+    }
+
     pub(super) fn affine(&self) -> Affine<'_> {
-        Affine { scale: &self.scale, shift: &self.shift, bounds: self.bounds }
+        Affine { scale: &self.scale, shift: &self.shift, activation: self.activation }
     }
 }
 

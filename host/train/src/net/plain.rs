@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor as Array, Var};
-use graft_zoo::network::{Activation, Conv, Op};
+use graft_zoo::network::{Activation, Conv, Op, SqueezeExcite};
 use graft_zoo::{Network, Padding, Tensor};
 
 use super::weights::Weights;
-use super::{HEAD_BIAS, HEAD_WEIGHT, MOMENTUM, Norm};
+use super::{MOMENTUM, Norm};
 use crate::objective::Objective;
 
 /// A network on a device of candle's.
@@ -44,6 +44,12 @@ impl Plain {
     pub(super) fn logits(&self, weights: &Weights, input: &[f32], pictures: usize) -> Result<Vec<f32>> {
         let (arrays, _) = self.arrays(weights)?;
         numbers(&self.run(&arrays, input, pictures, None)?)
+    }
+
+    /// Returns the value of every node with fixed statistics, in the order of the nodes.
+    #[cfg(test)]
+    pub(super) fn nodes(&self, weights: &Weights, input: &[f32], pictures: usize) -> Result<Vec<Vec<f32>>> {
+        self.walk(&self.arrays(weights)?.0, input, pictures, None)?.iter().map(numbers).collect()
     }
 
     /// As [`super::Net::learn`].
@@ -95,7 +101,14 @@ impl Plain {
         Ok((Arrays(arrays), vars))
     }
 
-    fn run(&self, arrays: &Arrays, input: &[f32], pictures: usize, mut seen: Option<&mut Seen>) -> Result<Array> {
+    fn run(&self, arrays: &Arrays, input: &[f32], pictures: usize, seen: Option<&mut Seen>) -> Result<Array> {
+        let values = self.walk(arrays, input, pictures, seen)?;
+        let features = values.last().context("expected a network with nodes, found none")?;
+        product(arrays, features, super::HEAD)
+    }
+
+    /// Returns the value of every node.
+    fn walk(&self, arrays: &Arrays, input: &[f32], pictures: usize, mut seen: Option<&mut Seen>) -> Result<Vec<Array>> {
         let side = (input.len() / (3 * pictures.max(1))).isqrt();
         let input = Array::from_slice(&input[..pictures * side * side * 3], (pictures, side, side, 3), &self.device)?;
         let input = input.permute((0, 3, 1, 2))?.contiguous()?.to_dtype(self.precision)?;
@@ -109,14 +122,15 @@ impl Plain {
             let value = match &node.op {
                 Op::Input => input.clone(),
                 Op::Conv(c) => self.conv(arrays, from(0)?, c, seen)?,
-                Op::Add(activation) => clamp(&(from(0)? + from(1)?)?, *activation)?,
+                Op::Add(activation) => apply(&(from(0)? + from(1)?)?, *activation)?,
                 Op::MaxPool => max_pool(from(0)?, self.network.padding)?,
                 Op::GlobalAveragePool => from(0)?.mean((2, 3))?,
+                Op::SqueezeExcite(s) => squeeze(arrays, from(0)?, s)?,
+                Op::Linear(l) => apply(&product(arrays, from(0)?, &l.name)?, l.activation)?,
             };
             values.push(value);
         }
-        let features = values.last().context("expected a network with nodes, found none")?;
-        Ok(features.matmul(&arrays.get(HEAD_WEIGHT)?.t()?)?.broadcast_add(arrays.get(HEAD_BIAS)?)?)
+        Ok(values)
     }
 
     /// Convolution, normalisation and activation: `x [n, c, h, w]`.
@@ -139,19 +153,39 @@ impl Plain {
         let shift = (part("bias")? - (mean * &scale)?)?;
         let by_channel = |a: &Array| a.reshape((1, c.outputs, 1, 1));
         let y = y.broadcast_mul(&by_channel(&scale)?)?.broadcast_add(&by_channel(&shift)?)?;
-        clamp(&y, c.activation)
+        apply(&y, c.activation)
     }
+}
+
+/// Takes means through two layers to factors of the channels: `x [n, c, h, w]`.
+fn squeeze(arrays: &Arrays, x: &Array, s: &SqueezeExcite) -> Result<Array> {
+    let reduced = apply(&product(arrays, &x.mean((2, 3))?, &s.reduce)?, s.activation)?;
+    let factors = apply(&product(arrays, &reduced, &s.expand)?, s.gate)?;
+    Ok(x.broadcast_mul(&factors.unsqueeze(2)?.unsqueeze(3)?)?)
+}
+
+/// The product of rows `[n, inputs]` with a layer's weights, and its bias.
+fn product(arrays: &Arrays, x: &Array, name: &str) -> Result<Array> {
+    // `[outputs, inputs]`, or a 1×1 convolution's.
+    let weight = arrays.get(&format!("{name}.weight"))?.flatten_from(1)?;
+    Ok(x.matmul(&weight.t()?)?.broadcast_add(arrays.get(&format!("{name}.bias"))?)?)
 }
 
 fn numbers(array: &Array) -> Result<Vec<f32>> {
     Ok(array.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
-fn clamp(x: &Array, activation: Activation) -> Result<Array> {
+fn apply(x: &Array, activation: Activation) -> Result<Array> {
+    let hard_sigmoid = || ((x / 6.0)? + 0.5)?.clamp(0.0, 1.0);
     Ok(match activation {
         Activation::None => x.clone(),
         Activation::Relu => x.relu()?,
         Activation::Relu6 => x.clamp(0.0, 6.0)?,
+        Activation::HardSwish => (x * hard_sigmoid()?)?,
+        Activation::HardSigmoid => hard_sigmoid()?,
+        Activation::Silu => x.silu()?,
+        // As `1 / (1 + exp(-x))` its gradient would be of an infinite number where `x` is small.
+        Activation::Sigmoid => (((x * 0.5)?.tanh()? * 0.5)? + 0.5)?,
     })
 }
 

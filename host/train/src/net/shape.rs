@@ -2,8 +2,8 @@
 
 use anyhow::{Result, bail, ensure};
 use graft_kernels::train::norm::Affine;
-use graft_kernels::{Window, padded};
-use graft_zoo::network::Op;
+use graft_kernels::{Activation, Window, padded};
+use graft_zoo::network::{self, Op};
 use graft_zoo::{Network, Padding};
 
 /// What a node gives, for one picture: `[h, w, stride]`.
@@ -29,21 +29,15 @@ impl Shape {
 ///
 /// # Errors
 ///
-/// If the network shrinks such pictures to nothing, or a sum is of nodes with an activation, which no gradient is known
-/// for here.
+/// If the network shrinks such pictures to nothing, channels do not fit, or no gradient is known here for a sum: of two
+/// convolutions with an activation, or closed by another function than a clamp.
 pub(super) fn shapes(network: &Network, side: usize) -> Result<Vec<Shape>> {
     let mut shapes: Vec<Shape> = Vec::with_capacity(network.nodes.len());
     for node in &network.nodes {
         let from = |at: usize| node.inputs.get(at).map(|&j| shapes[j]);
         let shape = match (&node.op, from(0)) {
             (Op::Conv(c), Some(x)) => {
-                ensure!(
-                    x.channels == c.inputs,
-                    "expected {} channels before {}, found {}",
-                    c.inputs,
-                    c.name,
-                    x.channels
-                );
+                fits(&c.name, c.inputs, x)?;
                 ensure!(
                     c.groups == 1 || (c.groups == c.inputs && c.inputs == c.outputs),
                     "expected {} dense or depthwise, found {} groups",
@@ -53,13 +47,25 @@ pub(super) fn shapes(network: &Network, side: usize) -> Result<Vec<Shape>> {
                 let size = output(window(network.padding, x.size, c.kernel, c.stride), x.size)?;
                 Shape { size, channels: c.outputs, stride: padded(c.outputs) }
             }
-            (Op::Add(_), Some(x)) => {
+            (Op::Add(activation), Some(x)) => {
                 ensure!(from(1) == Some(x), "expected a sum of two shapes that are one, found {x:?} and {:?}", from(1));
-                for &j in &node.inputs {
-                    let open = !matches!(&network.nodes[j].op, Op::Conv(c) if c.activation.bounds() != Identity::OPEN);
-                    ensure!(open, "expected a sum of convolutions without activation, found one with");
-                }
+                let is_closed = |&&j: &&usize| match &network.nodes[j].op {
+                    Op::Conv(c) => function(c.activation) != Activation::NONE,
+                    _ => false,
+                };
+                let closed = node.inputs.iter().filter(is_closed).count();
+                ensure!(closed < 2, "expected a sum of at most one convolution with an activation, found {closed}");
+                ensure!(bounds(*activation).is_some(), "expected a sum closed by a clamp, found {activation:?}");
                 x
+            }
+            (Op::SqueezeExcite(s), Some(x)) => {
+                fits(&s.reduce, s.channels, x)?;
+                x
+            }
+            (Op::Linear(l), Some(x)) => {
+                fits(&l.name, l.inputs, x)?;
+                ensure!(x.size == [1; 2], "expected a pooled picture before {}, found {:?} pixels", l.name, x.size);
+                Shape { channels: l.outputs, stride: padded(l.outputs), ..x }
             }
             (Op::MaxPool, Some(x)) => Shape { size: output(window(network.padding, x.size, 3, 2), x.size)?, ..x },
             (Op::GlobalAveragePool, Some(x)) => Shape { size: [1; 2], ..x },
@@ -69,6 +75,11 @@ pub(super) fn shapes(network: &Network, side: usize) -> Result<Vec<Shape>> {
         shapes.push(shape);
     }
     Ok(shapes)
+}
+
+fn fits(name: &str, channels: usize, x: Shape) -> Result<()> {
+    ensure!(x.channels == channels, "expected {channels} channels before {name}, found {}", x.channels);
+    Ok(())
 }
 
 fn output(window: Window, size: [usize; 2]) -> Result<[usize; 2]> {
@@ -89,6 +100,27 @@ pub(super) fn window(padding: Padding, size: [usize; 2], kernel: usize, stride: 
     }
 }
 
+/// Returns the kernels' function.
+pub(super) fn function(activation: network::Activation) -> Activation {
+    match activation {
+        network::Activation::None => Activation::NONE,
+        network::Activation::Relu => Activation::RELU,
+        network::Activation::Relu6 => Activation::RELU6,
+        network::Activation::HardSwish => Activation::HardSwish,
+        network::Activation::Silu => Activation::Silu,
+        network::Activation::HardSigmoid => Activation::HardSigmoid { slope: 1.0 / 6.0, offset: 0.5 },
+        network::Activation::Sigmoid => Activation::Sigmoid,
+    }
+}
+
+/// Returns the bounds of a clamp; none of another function.
+pub(super) fn bounds(activation: network::Activation) -> Option<(f32, f32)> {
+    match function(activation) {
+        Activation::Clamp { low, high } => Some((low, high)),
+        _ => None,
+    }
+}
+
 /// Scales of one and shifts of zero, for as many channels as any node has.
 #[derive(Debug, Clone)]
 pub(super) struct Identity {
@@ -97,15 +129,12 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// The bounds of no activation.
-    pub(super) const OPEN: (f32, f32) = (f32::NEG_INFINITY, f32::INFINITY);
-
     pub(super) fn new(shapes: &[Shape]) -> Self {
         let width = shapes.iter().map(|s| s.stride).max().unwrap_or(0);
         Self { scale: vec![1.0; width], shift: vec![0.0; width] }
     }
 
-    pub(super) fn affine(&self, width: usize, bounds: (f32, f32)) -> Affine<'_> {
-        Affine { scale: &self.scale[..width], shift: &self.shift[..width], bounds }
+    pub(super) fn affine(&self, width: usize, activation: Activation) -> Affine<'_> {
+        Affine { scale: &self.scale[..width], shift: &self.shift[..width], activation }
     }
 }

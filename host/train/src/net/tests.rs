@@ -1,22 +1,33 @@
 //! The walk on the kernels against candle's own operations: the same logits, gradients and statistics.
 
-use graft_zoo::{Architecture, Padding};
+use graft_zoo::{Activation, Architecture, Padding};
 
 use super::*;
 use crate::objective::cross_entropy;
 
-/// A net whose activations are all well within the bounds of their activation or well beyond them, as their channel has
-/// it: rounding must not decide which gradients pass.
+/// A net whose activations are all well within the bends of their activation or well beyond them, as their channel has it:
+/// rounding must not decide which gradients pass.
 fn net(id: &str, side: u32, padding: Padding, unfrozen: usize, norm: Norm) -> (Net, Network, Vec<Vec<u8>>) {
     let network = id.parse::<Architecture>().unwrap().backbone(padding, 1e-3);
     let (mut backbone, mut head) = random(&network, 3, 5);
     let mut rng = Rng::new(9);
     for (_, c) in network.convs() {
         let gamma = (0..c.outputs).map(|_| rng.range(0.2, 0.3)).collect();
-        let beta =
-            (0..c.outputs).map(|channel| [3.0, -3.0, 9.0, 3.0, 3.0][channel % 5] + rng.range(-0.2, 0.2)).collect();
+        let about = match c.activation {
+            Activation::HardSwish => [1.5, -5.0, 6.0, 0.0, -1.5],
+            Activation::Silu => [1.0, -3.0, 4.0, 0.0, -1.0],
+            _ => [3.0, -3.0, 9.0, 3.0, 3.0],
+        };
+        let beta = (0..c.outputs).map(|channel| about[channel % 5] + rng.range(-0.2, 0.2)).collect();
         for (part, data) in [("weight", gamma), ("bias", beta)] {
             backbone.insert(format!("{}.{part}", c.norm), Tensor { shape: vec![c.outputs], data });
+        }
+    }
+    for Parameter { name, shape, .. } in network.nodes.iter().flat_map(|n| n.op.parameters()) {
+        let tensor = backbone.get_mut(&name).unwrap();
+        if tensor.data.iter().all(|v| *v == 0.0) && !name.ends_with("running_mean") {
+            // A bias without a normalisation.
+            *tensor = Tensor { data: (0..shape[0]).map(|_| rng.range(-0.5, 0.5)).collect(), shape };
         }
     }
     head.weight.data.iter_mut().for_each(|v| *v = rng.range(-0.2, 0.2));
@@ -68,6 +79,12 @@ fn logits_gradients_and_statistics_equal_those_of_candles_own_operations() {
         ("resnet18", 65, Padding::Symmetric, 5, Norm::Batch),
         ("resnet18", 65, Padding::Symmetric, 4, Norm::Frozen),
         ("resnet50", 65, Padding::Symmetric, 2, Norm::Frozen),
+        ("mobilenet_v3_small", 64, Padding::Symmetric, 7, Norm::Batch),
+        ("mobilenet_v3_small", 79, Padding::TfSame, 7, Norm::Frozen),
+        ("mobilenet_v3_small", 64, Padding::Symmetric, 3, Norm::Batch),
+        ("mobilenet_v3_large", 64, Padding::Symmetric, 8, Norm::Batch),
+        ("efficientnet_b0", 64, Padding::Symmetric, 9, Norm::Batch),
+        ("efficientnet_b0", 64, Padding::Symmetric, 2, Norm::Frozen),
     ];
     for (id, side, padding, unfrozen, norm) in cases {
         let what = format!("{id} {side} {padding:?} {unfrozen} {norm:?}");
