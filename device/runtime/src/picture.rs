@@ -16,7 +16,7 @@ use image::{ColorType, DynamicImage, ImageDecoder, Limits, RgbImage};
 mod resize;
 mod scan;
 
-pub use resize::preprocess;
+pub use resize::{Region, preprocess, resize_region};
 
 /// Most pixels a picture may have; above it, it is refused before decoding.
 pub const MAX_PIXELS: u64 = 100_000_000;

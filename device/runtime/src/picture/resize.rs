@@ -30,6 +30,38 @@ pub fn preprocess(picture: &RgbImage, p: &Preprocessing) -> Vec<u8> {
     };
     let columns = taps(width, out(width), crop);
     let rows = taps(height, out(height), crop);
+    resample(picture, (0, 0), &columns, &rows)
+}
+
+/// A rectangle of a picture, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Region {
+    /// Pixels to the left of it.
+    pub x: u32,
+    /// Pixels above it.
+    pub y: u32,
+    /// Pixels across.
+    pub width: u32,
+    /// Pixels down.
+    pub height: u32,
+}
+
+/// Resizes a region to a square (triangle filter, antialiased) and returns RGB, `u8 [side, side, 3]`.
+///
+/// Equal to `Image.crop(region).resize((side, side), BILINEAR)` of Pillow: what lies outside the region has no part
+/// in it. What of the region lies outside the picture is left off; where nothing is left, nothing is returned.
+pub fn resize_region(picture: &RgbImage, region: Region, side: u32) -> Vec<u8> {
+    let width = region.width.min(picture.width().saturating_sub(region.x));
+    let height = region.height.min(picture.height().saturating_sub(region.y));
+    if side == 0 || width == 0 || height == 0 {
+        return Vec::new();
+    }
+    let taps = |input: u32| taps(input.into(), side.into(), side.into());
+    resample(picture, (region.x as usize, region.y as usize), &taps(width), &taps(height))
+}
+
+/// Returns one pixel for each column and row; their taps count from `x`, `y`.
+fn resample(picture: &RgbImage, (x, y): (usize, usize), columns: &[Taps], rows: &[Taps]) -> Vec<u8> {
     // Only the input rows that the window reads pass the horizontal step.
     let first = rows.iter().map(|t| t.first).min().unwrap_or(0);
     let last = rows.iter().map(|t| t.first + t.weights.len()).max().unwrap_or(0);
@@ -37,10 +69,10 @@ pub fn preprocess(picture: &RgbImage, p: &Preprocessing) -> Vec<u8> {
     let raw = picture.as_raw();
     let line_len = columns.len() * 3;
     let mut middle = Vec::with_capacity((last - first) * line_len);
-    for line in raw.chunks_exact(stride).skip(first).take(last - first) {
-        for tap in &columns {
+    for line in raw.chunks_exact(stride).skip(y + first).take(last - first) {
+        for tap in columns {
             let mut sum = [HALF; 3];
-            let pixels = line[tap.first * 3..].chunks_exact(3);
+            let pixels = line[(x + tap.first) * 3..].chunks_exact(3);
             for (pixel, &weight) in pixels.zip(&tap.weights) {
                 for (s, &v) in sum.iter_mut().zip(pixel) {
                     *s += i32::from(v) * weight;
@@ -51,7 +83,7 @@ pub fn preprocess(picture: &RgbImage, p: &Preprocessing) -> Vec<u8> {
     }
     let mut done = Vec::with_capacity(rows.len() * line_len);
     let mut sums = vec![HALF; line_len];
-    for tap in &rows {
+    for tap in rows {
         sums.fill(HALF);
         let lines = middle.chunks_exact(line_len).skip(tap.first - first);
         for (line, &weight) in lines.zip(&tap.weights) {
