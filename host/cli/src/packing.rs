@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use graft_bundle::{Bundle, BundleWriter, MODEL_FILE, SecretKey, Summary};
 use graft_runtime::{Model, picture};
 use graft_train::dataset::Dataset;
+use graft_train::pictures;
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{FilterType, resize};
@@ -81,8 +82,7 @@ fn golden(packing: &Packing<'_>, model: &Model) -> Result<(Vec<Golden>, f32)> {
     let (mut found, mut clear) = (Vec::new(), 0);
     for index in order {
         let sample = &data.samples[index];
-        let read = std::fs::read(&sample.path).map_err(anyhow::Error::from);
-        let Ok(rgb) = read.and_then(|bytes| Ok(picture::decode(&bytes)?)) else { continue };
+        let Ok(rgb) = pictures::open(sample) else { continue };
         let jpeg = small_jpeg(&rgb, model.preprocessing().resize_shorter)?;
         // The expected answer is that to the picture as it travels.
         let logits = model.logits(&picture::preprocess(&picture::decode(&jpeg)?, model.preprocessing()))?;

@@ -1,10 +1,9 @@
 //! Reads a data set's pictures through the device's own decoder and preprocessing, counting those it cannot use.
 
-use std::fs;
-
 use anyhow::{Context, Result, bail};
 use graft_runtime::picture::{self, decode, preprocess};
 use graft_zoo::Preprocessing;
+use image::RgbImage;
 
 use crate::dataset::{Ignored, Sample};
 
@@ -32,19 +31,27 @@ pub(crate) fn read(sample: &Sample, preprocessing: &Preprocessing, on_bad: OnBad
         Ok((bytes, rgb)) => {
             Ok(Ok(Pixels { data: preprocess(&rgb, preprocessing), digest: *blake3::hash(&bytes).as_bytes() }))
         }
-        Err(reason) if on_bad == OnBad::Fail => bail!("{}: {reason}", sample.path.display()),
-        Err(reason) => Ok(Err(Ignored { path: sample.path.clone(), reason })),
+        Err(reason) if on_bad == OnBad::Fail => bail!("{}: {reason}", sample.location),
+        Err(reason) => Ok(Err(Ignored { path: sample.location.path(), reason })),
     }
 }
 
 /// Reads one picture's bytes, bounded.
-pub(crate) fn bytes(sample: &Sample) -> Result<Vec<u8>> {
-    let doing = || format!("reading {}", sample.path.display());
-    let len = fs::metadata(&sample.path).with_context(doing)?.len();
-    if len > picture::MAX_FILE_LEN as u64 {
-        bail!("expected a picture of at most {} bytes, found {len}", picture::MAX_FILE_LEN);
-    }
-    fs::read(&sample.path).with_context(doing)
+///
+/// # Errors
+///
+/// If they cannot be read or are more than [`picture::MAX_FILE_LEN`].
+pub fn bytes(sample: &Sample) -> Result<Vec<u8>> {
+    sample.location.read(picture::MAX_FILE_LEN as u64)
+}
+
+/// Reads and decodes one picture.
+///
+/// # Errors
+///
+/// If it cannot be read or is no picture.
+pub fn open(sample: &Sample) -> Result<RgbImage> {
+    decode(&bytes(sample)?).with_context(|| format!("reading {}", sample.location))
 }
 
 /// Says what is wrong with a picture, if anything.
@@ -56,7 +63,7 @@ pub fn check(sample: &Sample) -> Result<(u32, u32), String> {
     load(sample).map(|(_, rgb)| rgb.dimensions())
 }
 
-fn load(sample: &Sample) -> Result<(Vec<u8>, image::RgbImage), String> {
+fn load(sample: &Sample) -> Result<(Vec<u8>, RgbImage), String> {
     let bytes = bytes(sample).map_err(|e| format!("{e:#}"))?;
     let rgb = decode(&bytes).map_err(|e| e.to_string())?;
     Ok((bytes, rgb))

@@ -7,17 +7,17 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 pub use candle_core::Device;
 use graft_onnx::Head;
-use graft_runtime::picture::{decode, preprocess};
+use graft_runtime::picture::preprocess;
 use graft_zoo::Preprocessing;
 use graft_zoo::weights::Tensors;
 
-use crate::augment;
+use crate::augment::{Augmentation, Preset};
 use crate::dataset::{Dataset, Ignored, Sample};
 use crate::features::features;
 use crate::fit::{Checkpoint, Schedule, Source, fit};
 use crate::head::{Samples, fit as fit_head};
 use crate::net::{Net, Norm};
-use crate::pictures::{OnBad, bytes};
+use crate::pictures::{self, OnBad};
 use crate::pretrained::Pretrained;
 use crate::rng::Rng;
 use crate::run::{FORMAT, FineTuned, Record, Run};
@@ -198,11 +198,10 @@ impl Source for Photos<'_> {
     }
 
     fn pixels(&self, index: usize, rng: Option<&mut Rng>) -> Result<Vec<u8>> {
-        let sample = self.samples[index];
-        let picture = decode(&bytes(sample)?).with_context(|| format!("reading {}", sample.path.display()))?;
+        let picture = pictures::open(self.samples[index])?;
         Ok(match rng {
             None => preprocess(&picture, self.preprocessing),
-            Some(rng) => augment::view(&picture, self.preprocessing, rng),
+            Some(rng) => Augmentation::from(Preset::Light).view(&picture, self.preprocessing, rng),
         })
     }
 }

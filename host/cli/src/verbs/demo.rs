@@ -18,7 +18,7 @@ use graft_train::dataset::{Dataset, Sample};
 use graft_train::evaluate::evaluate;
 use graft_train::fit::{Schedule, fit};
 use graft_train::net::{Net, Norm, random};
-use graft_train::pictures::OnBad;
+use graft_train::pictures::{self, OnBad};
 use graft_train::pretrained::Pretrained;
 use graft_train::run::{Run, write_atomic};
 use graft_train::transfer::{Device, FineTune, Photos, Plan, Stage, transfer};
@@ -353,7 +353,7 @@ fn story(device: &Daemon, out: &Path, bundle: &Bundle, second: &Bundle, test: &D
     let (mut right, mut answers, mut device_ms) = (0, vec![], 0.0);
     for i in 0..asked {
         let sample = &test.samples[(i % classes) * each + i / classes];
-        let found = session.classify(&sample.key, &fs::read(&sample.path)?)?;
+        let found = session.classify(&sample.key, &pictures::bytes(sample)?)?;
         let truth = &test.labels[sample.class];
         right += usize::from(found.label == *truth);
         device_ms += found.latency_ms / asked as f32;

@@ -1,0 +1,178 @@
+//! Labelled pictures: image folders, archives, CSV manifests and COCO files, checked and split.
+//!
+//! Knows where pictures lie and their labels; pictures are decoded elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+
+mod coco;
+mod folder;
+mod location;
+mod manifest;
+mod split;
+mod tar;
+mod tree;
+mod zip;
+
+pub use location::Location;
+use tree::Tree;
+
+/// One labelled picture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// Where its bytes are.
+    pub location: Location,
+    /// The path below the set's root with `/` between parts: the same on every machine, in a folder as in an archive.
+    pub key: String,
+    /// Index into the labels.
+    pub class: usize,
+    /// Pictures of one group (a field, a plant) never fall on both sides of a split.
+    pub group: Option<String>,
+}
+
+/// A set of labelled pictures, in the order of their keys.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// Class names, ascending.
+    pub labels: Vec<String>,
+    /// The pictures.
+    pub samples: Vec<Sample>,
+    /// Files that were passed over, with the reason.
+    pub ignored: Vec<Ignored>,
+}
+
+/// A file that is no part of the set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Ignored {
+    /// The file; that of an archive's member begins with the archive's.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: String,
+}
+
+impl Dataset {
+    /// Opens a data set, of the layout that the path says:
+    ///
+    /// - **A folder** holds a folder for each class, `DIR/<class>/…/picture.jpg`, or one for each of `train`, `test` and
+    ///   so on with the classes in it, of which `split` names one.
+    /// - **`.zip`, `.tar`** hold what such a folder would, in a folder of their own or not, or a CSV manifest at their
+    ///   top. They are read in place, nothing is unpacked.
+    /// - **`.json`** is a COCO file: a picture's class is the category of its annotations, which must be one. Files are
+    ///   looked for beside it, or in a folder `images` there.
+    /// - **Any other file** is a CSV manifest: a header with a column `file` (or `path`, `image`), relative to the
+    ///   manifest, and a column `label` (or `class`); optional are `group`, and `split`, of which only rows equal to
+    ///   `split` stay where that is given.
+    ///
+    /// # Errors
+    ///
+    /// If nothing usable is found: the message says what was expected and what lies there.
+    pub fn open(path: &Path, split: Option<&str>) -> Result<Self> {
+        let meta = fs::metadata(path).with_context(|| format!("opening data set {}", path.display()))?;
+        if meta.is_dir() {
+            return Self::new(path, folder::read(Tree::of_folder(path)?, split)?);
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let found = match name.rsplit('.').next().unwrap_or_default() {
+            "zip" => archive(zip::tree(path)?, split)?,
+            "tar" => archive(tar::tree(path)?, split)?,
+            "json" => coco::read(path, split)?,
+            // A picture in the midst of these could only be reached by unpacking all before it, in every epoch.
+            "gz" | "tgz" | "bz2" | "xz" | "zst" | "7z" | "rar" => bail!(
+                "expected a folder, .zip, .tar, .json or .csv, found {}, in which single pictures cannot be reached; unpack it, or pack it as .zip or .tar",
+                path.display()
+            ),
+            _ => manifest::read(path, split)?,
+        };
+        Self::new(path, found)
+    }
+
+    fn new(path: &Path, Found { rows, ignored }: Found) -> Result<Self> {
+        let labels: Vec<String> = rows.iter().map(|r| r.label.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+        let index: BTreeMap<&str, usize> = labels.iter().enumerate().map(|(i, l)| (l.as_str(), i)).collect();
+        let mut samples: Vec<Sample> = rows
+            .into_iter()
+            .map(|r| Sample { location: r.location, key: r.key, class: index[r.label.as_str()], group: r.group })
+            .collect();
+        samples.sort_by(|a, b| a.key.cmp(&b.key));
+        ensure!(
+            !samples.is_empty(),
+            "expected pictures (jpg, jpeg, png) in one folder for each class below {}, found none{}",
+            path.display(),
+            ignored.first().map_or(String::new(), |i: &Ignored| format!("; {}: {}", i.path.display(), i.reason))
+        );
+        Ok(Self { labels, samples, ignored })
+    }
+
+    /// Numbers the classes as `labels` does, so that a set can be compared with a model.
+    ///
+    /// # Errors
+    ///
+    /// If the set has a class that is not among `labels`.
+    pub fn relabel(mut self, labels: &[String]) -> Result<Self> {
+        for sample in &mut self.samples {
+            let name = &self.labels[sample.class];
+            let Some(class) = labels.iter().position(|l| l == name) else {
+                bail!("expected the model's classes ({}), found class {name:?} in the data set", labels.join(", "));
+            };
+            sample.class = class;
+        }
+        self.labels = labels.to_vec();
+        Ok(self)
+    }
+
+    /// Returns the number of pictures of each class.
+    pub fn counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.labels.len()];
+        for s in &self.samples {
+            counts[s.class] += 1;
+        }
+        counts
+    }
+}
+
+/// What a layout gave.
+#[derive(Debug, Default)]
+struct Found {
+    rows: Vec<Row>,
+    ignored: Vec<Ignored>,
+}
+
+/// A picture before its class has a number.
+#[derive(Debug)]
+struct Row {
+    location: Location,
+    key: String,
+    label: String,
+    group: Option<String>,
+}
+
+impl Found {
+    fn push(&mut self, row: Row) -> Result<()> {
+        ensure!(
+            self.rows.len() < MAX_SAMPLES,
+            "expected at most {MAX_SAMPLES} pictures, found more; is the path right?"
+        );
+        self.rows.push(row);
+        Ok(())
+    }
+}
+
+fn archive(tree: Tree, split: Option<&str>) -> Result<Found> {
+    let tree = tree.unwrapped();
+    match tree.manifest()? {
+        Some(name) => manifest::read_inside(&tree, &name, split),
+        None => folder::read(tree, split),
+    }
+}
+
+/// More pictures than this are refused, so that a mistyped root does not read a whole disk.
+const MAX_SAMPLES: usize = 5_000_000;
+/// Longest manifest that is read into memory, in bytes.
+const MAX_MANIFEST_LEN: u64 = 1 << 30;
+
+#[cfg(test)]
+mod tests;
