@@ -8,6 +8,7 @@ use graft_deploy::DeployError;
 
 mod model_file;
 mod packing;
+mod sheet;
 mod ui;
 mod verbs;
 
