@@ -51,6 +51,12 @@ fn from_pictures_to_a_device_by_hand() {
     let leaves = "demo/leaves/train";
     let checked = graft(at, &["data", "check", leaves]);
     assert!(checked.status.success());
+    let mut preview = vec!["data", "preview", leaves, "--augment", "field", "--rows", "3", "--columns", "4"];
+    preview.extend(["--input", "64", "--json", "--out", "sheet.png"]);
+    assert_eq!(graft_json(at, &preview)["rows"].as_array().unwrap().len(), 3);
+    let sheet = fs::read(at.join("sheet.png")).unwrap();
+    graft_json(at, &preview);
+    assert!(sheet.starts_with(b"\x89PNG") && sheet == fs::read(at.join("sheet.png")).unwrap());
     let run = ["train", leaves, "--model", "graft-tiny", "--out", "run", "--json"];
     assert_eq!(graft_json(at, &run)["n"], 36);
     assert_eq!(graft_json(at, &run)["features_cached"], 36, "a second run finds its features");

@@ -20,10 +20,10 @@ use crate::ui::Ui;
 pub(crate) struct Args {
     /// A run folder or an .onnx file
     model: PathBuf,
-    /// A folder with one folder for each class, or a CSV manifest
+    /// A folder with one folder for each class, a .zip or .tar of one, a CSV manifest or a COCO .json
     #[arg(long)]
     data: PathBuf,
-    /// Of a manifest with a column `split`, only these rows
+    /// Of a set in parts (folders train and test, or a manifest's column `split`), only this part
     #[arg(long)]
     split: Option<String>,
     /// Stop at the first picture that cannot be read, instead of leaving it out

@@ -138,8 +138,6 @@ fn an_altered_archive_gives_an_error_or_the_bytes_that_were_packed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("altered.zip");
     let whole = fs::read(archives().join("leaves.zip")).unwrap();
-    let set = Dataset::open(&archives().join("leaves.zip"), None).unwrap();
-    let packed: Vec<Vec<u8>> = set.samples.iter().map(|s| s.location.read(1000).unwrap()).collect();
     let mut refused = 0;
     for at in 0..whole.len() {
         let mut bytes = whole.clone();
@@ -151,8 +149,8 @@ fn an_altered_archive_gives_an_error_or_the_bytes_that_were_packed() {
         };
         for sample in &set.samples {
             match sample.location.read(1000) {
-                // A name that was altered may make a picture of what was passed over.
-                Ok(found) => assert!(packed.contains(&found) || sample.key.contains("thumbs") || found.len() < 100),
+                // Under a name that was altered, what was hidden may be seen.
+                Ok(found) => assert!((1..=6).any(|n| is_picture_of(&found, n)), "byte {at}, {}", sample.key),
                 Err(_) => refused += 1,
             }
         }

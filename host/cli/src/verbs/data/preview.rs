@@ -5,13 +5,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use graft_runtime::picture::preprocess;
 use graft_train::augment::{Augmentation, Preset};
-use graft_train::dataset::{Dataset, Ignored, Sample};
+use graft_train::dataset::{Dataset, Ignored};
 use graft_train::pictures;
 use graft_train::rng::Rng;
 use graft_train::run::write_atomic;
 use graft_zoo::Preprocessing;
-use image::RgbImage;
-use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::sheet::{Strip, draw, to_png};
@@ -80,36 +78,34 @@ struct Row<'a> {
 pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     ensure!(args.rows > 0 && args.columns > 0, "expected at least one row and one column, found none");
     ensure!((8..=MAX_INPUT).contains(&args.input), "expected --input of 8 to {MAX_INPUT}, found {}", args.input);
-    let cells = args.rows.checked_mul(args.columns).unwrap_or(usize::MAX);
+    let cells = args.rows.saturating_mul(args.columns);
     let most = MAX_SHEET / (args.input as usize).pow(2);
     ensure!(cells <= most, "expected at most {most} pictures of this size on a sheet, found {cells}; ask for fewer");
     let data = Dataset::open(&args.data, args.split.as_deref())?;
     let augmentation = Augmentation::from(args.augment);
+    let preprocessing = Preprocessing::centre_crop(args.input, Preprocessing::UNIT);
     let mut skipped = Vec::new();
-    let chosen = choose(&data, args.rows, args.seed, |sample| match pictures::open(sample) {
-        Ok(picture) => Some(picture),
-        Err(error) => {
-            skipped.push(Ignored { path: sample.location.path(), reason: format!("{error:#}") });
-            None
-        }
+    let chosen = choose(&data, args.rows, args.seed, |index| {
+        let sample = &data.samples[index];
+        let picture = match pictures::open(sample) {
+            Ok(picture) => picture,
+            Err(error) => {
+                skipped.push(Ignored { path: sample.location.path(), reason: format!("{error:#}") });
+                return None;
+            }
+        };
+        let view = |column| match column {
+            0 => preprocess(&picture, &preprocessing),
+            _ => augmentation.view(&picture, &preprocessing, &mut cell(args.seed, index, column)),
+        };
+        let caption = caption(&data.labels[sample.class], &sample.key);
+        Some(Strip { caption, pictures: (0..args.columns).map(view).collect() })
     });
     ensure!(!chosen.is_empty(), "expected a picture that can be read in {}, found none", args.data.display());
-    let preprocessing = Preprocessing::centre_crop(args.input, Preprocessing::UNIT);
-    let strips: Vec<Strip> = chosen
-        .par_iter()
-        .map(|(index, picture)| {
-            let sample = &data.samples[*index];
-            let view = |column: usize| match column {
-                0 => preprocess(picture, &preprocessing),
-                _ => augmentation.view(picture, &preprocessing, &mut cell(args.seed, *index, column)),
-            };
-            let caption = caption(&data.labels[sample.class], &sample.key);
-            Strip { caption, pictures: (0..args.columns).map(view).collect() }
-        })
-        .collect();
+    let (indices, strips): (Vec<usize>, Vec<Strip>) = chosen.into_iter().unzip();
     let sheet = draw(&strips, args.input);
     write_atomic(&args.out, &to_png(&sheet).with_context(|| format!("drawing {}", args.out.display()))?)?;
-    let samples = chosen.iter().map(|(index, _)| &data.samples[*index]);
+    let samples = indices.iter().map(|&i| &data.samples[i]);
     let rows = samples.map(|s| Row { label: &data.labels[s.class], file: &s.key }).collect();
     let report =
         Report { out: &args.out, augmentation: &augmentation, seed: args.seed, input: args.input, rows, skipped };
@@ -132,30 +128,24 @@ fn caption(label: &str, key: &str) -> String {
     }
 }
 
-/// Chooses up to `rows` readable pictures, as evenly over the classes as they allow, by seed and set alone; returns
-/// them in the order of their classes.
-fn choose(
-    data: &Dataset,
-    rows: usize,
-    seed: u64,
-    mut read: impl FnMut(&Sample) -> Option<RgbImage>,
-) -> Vec<(usize, RgbImage)> {
+/// Chooses up to `rows` pictures, as evenly over the classes as they allow, by seed and set alone; returns those of
+/// which `take` makes something, in the order of their classes.
+fn choose<T>(data: &Dataset, rows: usize, seed: u64, mut take: impl FnMut(usize) -> Option<T>) -> Vec<(usize, T)> {
     let mut classes: Vec<Vec<usize>> = vec![vec![]; data.labels.len()];
     for (index, sample) in data.samples.iter().enumerate() {
         classes[sample.class].push(index);
     }
     let mut rng = Rng::new(seed);
     classes.iter_mut().for_each(|c| rng.shuffle(c));
-    let wanted = rows.min(data.samples.len());
+    classes.retain(|c| !c.is_empty());
     let mut chosen = Vec::new();
-    while chosen.len() < wanted && classes.iter().any(|c| !c.is_empty()) {
+    while chosen.len() < rows && !classes.is_empty() {
         // With fewer rows left than classes, every so-manieth class is asked.
         let count = classes.len();
-        let turn = count.min(wanted - chosen.len());
+        let turn = count.min(rows - chosen.len());
         for place in 0..turn {
-            let class = &mut classes[place * count / turn];
-            if let Some((index, picture)) = class.pop().and_then(|i| Some((i, read(&data.samples[i])?))) {
-                chosen.push((index, picture));
+            if let Some((index, made)) = classes[place * count / turn].pop().and_then(|i| Some((i, take(i)?))) {
+                chosen.push((index, made));
             }
         }
         classes.retain(|c| !c.is_empty());
@@ -171,11 +161,11 @@ fn cell(seed: u64, index: usize, column: usize) -> Rng {
 
 const MAX_INPUT: u32 = 1024;
 /// Most pixels of a sheet.
-const MAX_SHEET: usize = 100_000_000;
+const MAX_SHEET: usize = 40_000_000;
 
 #[cfg(test)]
 mod tests {
-    use graft_train::dataset::Location;
+    use graft_train::dataset::{Location, Sample};
 
     use super::*;
 
@@ -191,8 +181,7 @@ mod tests {
     }
 
     fn classes(data: &Dataset, rows: usize, seed: u64) -> Vec<usize> {
-        let chosen = choose(data, rows, seed, |_| Some(RgbImage::new(8, 8)));
-        chosen.iter().map(|(i, _)| data.samples[*i].class).collect()
+        choose(data, rows, seed, Some).iter().map(|(i, _)| data.samples[*i].class).collect()
     }
 
     #[test]
@@ -207,8 +196,8 @@ mod tests {
     #[test]
     fn the_choice_follows_from_the_seed_and_passes_over_what_cannot_be_read() {
         let data = set(&[20; 4]);
-        let pick = |seed| choose(&data, 8, seed, |s| (s.key != "00/003.png").then(|| RgbImage::new(8, 8)));
-        let names = |seed| pick(seed).into_iter().map(|c| c.0).collect::<Vec<_>>();
+        let names =
+            |seed| choose(&data, 8, seed, |i| (i != 3).then_some(i)).into_iter().map(|c| c.0).collect::<Vec<_>>();
         assert_eq!(names(1), names(1));
         assert_ne!(names(1), names(2));
         assert!((0..50).all(|seed| names(seed).len() == 8 && !names(seed).contains(&3)));
