@@ -53,7 +53,7 @@ fn part(tree: Tree, split: Option<&str>) -> Result<Tree> {
             Ok(tree.below(split))
         }
         None if has_parts => bail!(
-            "expected one folder for each class in {root}, found the splits {list}; name one of them, such as --split {}",
+            "expected one folder for each class in {root}, found the splits {list}; name one by its path or by --split {}",
             names[0]
         ),
         None => Ok(tree),
