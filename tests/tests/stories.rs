@@ -57,12 +57,16 @@ fn from_pictures_to_a_device_by_hand() {
     let sheet = fs::read(at.join("sheet.png")).unwrap();
     graft_json(at, &preview);
     assert!(sheet.starts_with(b"\x89PNG") && sheet == fs::read(at.join("sheet.png")).unwrap());
-    let run = ["train", leaves, "--model", "graft-tiny", "--out", "run", "--json"];
+    let run = ["train", leaves, "--model", "graft-tiny", "--recipe", "head", "--out", "run", "--json"];
     assert_eq!(graft_json(at, &run)["n"], 36);
     assert_eq!(graft_json(at, &run)["features_cached"], 36, "a second run finds its features");
     let tuned =
         ["train", leaves, "--model", "graft-tiny", "--unfreeze", "1", "--epochs", "2", "--out", "tuned", "--json"];
-    assert_eq!(graft_json(at, &tuned)["fine_tuned"]["unfrozen"], 1);
+    assert_eq!(graft_json(at, &tuned)["fine_tuned"]["tuning"]["unfrozen"], 1);
+    let chosen = ["train", leaves, "--model", "graft-tiny", "--time", "20s", "--out", "chosen", "--json"];
+    let chosen = graft_json(at, &chosen);
+    assert_eq!(chosen["recipe"], "head", "6 pictures of a class are few: {chosen}");
+    assert!(chosen["why"].as_str().is_some_and(|w| w.contains("6 pictures")), "{chosen}");
     assert!(graft(at, &["export", "run", "--out", "a.onnx"]).status.success());
     let int8 = ["export", "run", "--int8", "--calibrate", leaves, "--out", "a8.onnx"];
     assert!(graft(at, &int8).status.success());
@@ -185,7 +189,19 @@ fn real_leaves_are_classified_as_well_as_by_the_reference() {
     let weights = weights.to_str().unwrap();
     graft_json(
         at,
-        &["train", train.to_str().unwrap(), "--model", "mobilenet_v2", "--weights", weights, "--out", "run", "--json"],
+        &[
+            "train",
+            train.to_str().unwrap(),
+            "--recipe",
+            "head",
+            "--model",
+            "mobilenet_v2",
+            "--weights",
+            weights,
+            "--out",
+            "run",
+            "--json",
+        ],
     );
     let found = graft_json(at, &["evaluate", "run", "--data", test.to_str().unwrap(), "--json"]);
     assert_eq!(found["n"], 300);

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use graft_bundle::{Bundle, BundleWriter, MODEL_FILE, SecretKey, Summary};
 use graft_runtime::{Model, picture};
-use graft_train::dataset::Dataset;
+use graft_train::dataset::{Dataset, Task};
 use graft_train::pictures;
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
@@ -37,6 +37,12 @@ pub(crate) fn pack(packing: &Packing<'_>, key: &SecretKey, out: &Path) -> Result
     ensure!(
         !model.labels().is_empty(),
         "expected a model with labels (graft.labels), found none; export it with `graft export`"
+    );
+    let task = Task::of(model.metadata())?;
+    ensure!(
+        task == Task::Classes,
+        "expected a model that tells classes, which is all that a device shows so far, found one of {}; run it with `graft predict`",
+        task.name()
     );
     let (samples, tolerance) = golden(packing, &model)?;
     let mut writer = BundleWriter::new(packing.name, concat!("graft ", env!("CARGO_PKG_VERSION")));

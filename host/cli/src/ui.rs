@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
+use graft_train::transfer::Event;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// The terminal, and the flag that Ctrl-C raises.
@@ -35,6 +36,19 @@ impl Ui {
         }
         bar.set_message(what.to_owned());
         bar
+    }
+
+    /// Starts a bar for each stage of training, and tells what moves them.
+    pub(crate) fn stages(&self) -> (Vec<ProgressBar>, impl Fn(&Event<'_>) + use<>) {
+        let bars: Vec<ProgressBar> = ["features", "head", "frozen stages", "fine-tuning"].map(|s| self.bar(s)).into();
+        let shown = bars.clone();
+        let show = move |event: &Event<'_>| {
+            let &Event::Progress { stage, done, of } = event else { return };
+            let bar = &shown[stage as usize];
+            bar.set_length(of as u64);
+            bar.set_position(done as u64);
+        };
+        (bars, show)
     }
 
     /// Prints a line of the result; a closed pipe (`| head`) is no error.

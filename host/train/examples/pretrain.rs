@@ -12,8 +12,9 @@ use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use clap::Parser;
 use graft_leaves::{PRETRAIN_CLASSES, pretrain_picture};
-use graft_train::fit::{Checkpoint, Resume, Schedule, Source, fit, measure};
+use graft_train::fit::{Checkpoint, Data, Measured, Resume, Schedule, Source, fit, measure};
 use graft_train::net::{Net, Norm, random};
+use graft_train::objective::Targets;
 use graft_train::pretrained::Conventions;
 use graft_train::rng::Rng;
 use graft_train::run::write_atomic;
@@ -47,7 +48,7 @@ struct Args {
 
 /// Generated pictures: new ones in every epoch, and a fixed set to validate on.
 struct Generated {
-    classes: Vec<usize>,
+    targets: Targets,
     fixed_seed: u64,
 }
 
@@ -59,20 +60,23 @@ const MAX_LEN: usize = 1_500_000;
 impl Generated {
     fn new(per_class: usize, fixed_seed: u64) -> Self {
         Self {
-            classes: (0..per_class * PRETRAIN_CLASSES.len()).map(|i| i % PRETRAIN_CLASSES.len()).collect(),
+            targets: Targets::Classes {
+                of: (0..per_class * PRETRAIN_CLASSES.len()).map(|i| i % PRETRAIN_CLASSES.len()).collect(),
+                count: PRETRAIN_CLASSES.len(),
+            },
             fixed_seed,
         }
     }
 }
 
 impl Source for Generated {
-    fn classes(&self) -> &[usize] {
-        &self.classes
+    fn targets(&self) -> &Targets {
+        &self.targets
     }
 
     fn pixels(&self, index: usize, rng: Option<&mut Rng>) -> Result<Vec<u8>> {
         let seed = rng.map_or(self.fixed_seed ^ (index as u64).rotate_left(20), Rng::next_u64);
-        Ok(pretrain_picture(self.classes[index], seed, SIDE).into_raw())
+        Ok(pretrain_picture(index % PRETRAIN_CLASSES.len(), seed, SIDE).into_raw())
     }
 }
 
@@ -88,32 +92,31 @@ fn main() -> Result<()> {
         batch: args.batch,
         rate: args.rate,
         decay: 0.02,
-        smoothing: 0.1,
-        patience: 0,
         seed: args.seed,
+        ..Schedule::default()
     };
     let train = Generated::new(args.per_class, 0);
     let test = Generated::new(20, 0x7e57 ^ args.seed);
     let start = Instant::now();
     let mut last = 0;
     let progress = |done: usize, of: usize| {
-        let epoch = done / train.classes.len();
+        let epoch = done / train.targets.len();
         if epoch != last {
             last = epoch;
             eprintln!("{done} of {of} pictures, {:.0} s", start.elapsed().as_secs_f64());
         }
     };
     let checkpoint = Checkpoint { path: &args.checkpoint, resume: Resume::Yes };
-    let found = fit(&mut net, &train, None, &schedule, Some(checkpoint), &AtomicBool::new(false), progress)?;
+    let found = fit(&mut net, Data::new(&train, None), &schedule, Some(checkpoint), &AtomicBool::new(false), progress)?;
     for e in &found.epochs {
-        eprintln!("epoch {:3}  loss {:.4}", e.epoch, e.loss);
+        eprintln!("epoch {:3}  loss {:.4}", e.epoch, e.loss.unwrap_or(f64::NAN));
     }
-    let (top1, loss) = measure(&mut net, &test, args.batch)?;
+    let Measured { score, loss } = measure(&mut net, &test, args.batch)?;
     println!(
         "top-1 {:.1} % of {} classes on {} new pictures, loss {loss:.3}",
-        100.0 * top1,
+        100.0 * score,
         PRETRAIN_CLASSES.len(),
-        test.classes.len()
+        test.targets.len()
     );
     let (backbone, _) = net.finish()?;
     let (mean, std) = Preprocessing::UNIT;

@@ -10,20 +10,21 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use candle_core::Device;
-use graft_train::fit::{Schedule, Source, fit};
+use graft_train::fit::{Data, Schedule, Source, fit};
 use graft_train::net::{Net, Norm, random};
+use graft_train::objective::{Loss, Targets};
 use graft_train::rng::Rng;
 use graft_zoo::{Architecture, Padding, Preprocessing};
 
 /// Random pictures that stay in memory.
 struct Noise {
-    classes: Vec<usize>,
+    targets: Targets,
     pictures: Vec<Vec<u8>>,
 }
 
 impl Source for Noise {
-    fn classes(&self) -> &[usize] {
-        &self.classes
+    fn targets(&self) -> &Targets {
+        &self.targets
     }
 
     fn pixels(&self, index: usize, _: Option<&mut Rng>) -> Result<Vec<u8>> {
@@ -49,12 +50,14 @@ fn main() -> Result<()> {
     let mut net = Net::new(&network, &backbone, &head, &p, network.stages, Norm::Batch, &Device::Cpu)?;
     let mut rng = Rng::new(1);
     let pictures = (0..batch).map(|_| (0..side * side * 3).map(|_| rng.next_u64() as u8).collect()).collect();
-    let noise = Noise { classes: (0..batch).map(|i| i % CLASSES).collect(), pictures };
+    let noise =
+        Noise { targets: Targets::Classes { of: (0..batch).map(|i| i % CLASSES).collect(), count: CLASSES }, pictures };
     // As many epochs as ever fit, each one step; the clock stops them.
-    let schedule = Schedule { epochs: 100_000, batch, rate: 1e-3, decay: 0.01, smoothing: 0.0, patience: 0, seed: 0 };
+    let loss = Loss::CrossEntropy { smoothing: 0.0, weights: vec![] };
+    let schedule = Schedule { epochs: 100_000, batch, loss, ..Schedule::default() };
     let stop = std::sync::atomic::AtomicBool::new(false);
     let (mut times, mut last, mut end) = (vec![], None, None);
-    let outcome = fit(&mut net, &noise, None, &schedule, None, &stop, |_, _| {
+    let outcome = fit(&mut net, Data::new(&noise, None), &schedule, None, &stop, |_, _| {
         let now = Instant::now();
         if let Some(before) = last.replace(now) {
             times.push((now - before).as_secs_f64() * 1e3);

@@ -7,22 +7,56 @@ use graft_runtime::Model;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::dataset::{Dataset, Ignored, Sample};
-use crate::metrics::{Metrics, argmax};
+use crate::dataset::{Dataset, Ignored, Sample, Task};
+use crate::metrics::{self, Metrics, TagMetrics, ValueMetrics, argmax};
 use crate::pictures::{self, OnBad};
 
 /// What an evaluation reports.
 #[derive(Debug, Clone, Serialize)]
 pub struct Evaluation {
-    /// Accuracy.
+    /// How good the answers are.
     #[serde(flatten)]
-    pub metrics: Metrics,
+    pub found: Found,
     /// What ran the model.
     pub engine: String,
     /// Median milliseconds of one run of the network, one thread a picture, decoding not counted.
     pub median_ms: f64,
     /// Pictures left out.
     pub skipped: Vec<Ignored>,
+}
+
+/// How good answers are, by the model's task.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum Found {
+    /// Classes.
+    Classes(Metrics),
+    /// Tags.
+    Tags {
+        /// Pictures.
+        n: usize,
+        /// One entry a tag.
+        tags: Vec<TagMetrics>,
+        /// Mean of the tags' F1.
+        macro_f1: f64,
+    },
+    /// Values.
+    Values {
+        /// Pictures.
+        n: usize,
+        /// One entry a value.
+        values: Vec<ValueMetrics>,
+    },
+}
+
+impl Found {
+    /// Returns the figures of classes, where the task was to tell them.
+    pub fn classes(&self) -> Option<&Metrics> {
+        match self {
+            Self::Classes(metrics) => Some(metrics),
+            _ => None,
+        }
+    }
 }
 
 /// One picture's answer.
@@ -36,20 +70,49 @@ pub struct Answer {
     pub milliseconds: f64,
 }
 
-/// Evaluates `model` on `data`, whose classes must be among the model's.
+/// Evaluates `model` on `data`, whose classes must be among the model's, or whose columns must be its own.
 ///
 /// # Errors
 ///
-/// If a class is unknown to the model, no picture can be read, or the model fails.
+/// If task or classes differ from the model's, no picture can be read, or the model fails.
 pub fn evaluate(model: &Model, data: Dataset, on_bad: OnBad, progress: impl FnMut(usize, usize)) -> Result<Evaluation> {
+    let task = Task::of(model.metadata())?;
+    ensure!(
+        task == data.task,
+        "expected data for a model that tells {}, found {}; {}",
+        task.name(),
+        data.task.name(),
+        match task {
+            Task::Classes => "leave out --tags and --target".to_owned(),
+            Task::Tags => format!("give --tags {}", model.labels().join(",")),
+            Task::Values => format!("give --target {}", model.labels().join(",")),
+        }
+    );
     let data = data.relabel(model.labels())?;
     let (answers, skipped) = answers(model, &data.samples, on_bad, progress)?;
     ensure!(!answers.is_empty(), "expected pictures that can be read, found none among {}", data.samples.len());
-    let pairs = answers.iter().map(|a| (data.samples[a.sample].class, argmax(&a.logits)));
-    let metrics = Metrics::of(&data.labels, pairs);
+    let found = found(&data, &answers);
     let mut times: Vec<f64> = answers.iter().map(|a| a.milliseconds).collect();
     times.sort_by(f64::total_cmp);
-    Ok(Evaluation { metrics, engine: model.engine(), median_ms: times[times.len() / 2], skipped })
+    Ok(Evaluation { found, engine: model.engine(), median_ms: times[times.len() / 2], skipped })
+}
+
+fn found(data: &Dataset, answers: &[Answer]) -> Found {
+    let n = answers.len();
+    let outputs: Vec<f32> = answers.iter().flat_map(|a| &a.logits).copied().collect();
+    let truths: Vec<f32> = answers.iter().flat_map(|a| &data.samples[a.sample].values).copied().collect();
+    match data.task {
+        Task::Classes => {
+            let pairs = answers.iter().map(|a| (data.samples[a.sample].class, argmax(&a.logits)));
+            Found::Classes(Metrics::of(&data.labels, pairs))
+        }
+        Task::Tags => {
+            let tags = metrics::tags(&data.labels, &outputs, &truths);
+            let macro_f1 = tags.iter().map(|t| t.f1).sum::<f64>() / tags.len().max(1) as f64;
+            Found::Tags { n, tags, macro_f1 }
+        }
+        Task::Values => Found::Values { n, values: metrics::values(&data.labels, &outputs, &truths) },
+    }
 }
 
 /// Runs a model on samples, in their order.

@@ -11,16 +11,18 @@ use graft_onnx::{Export, Metadata, Outputs};
 use graft_runtime::{Model, PREPROCESSING, PREPROCESSING_DIGEST};
 use rayon::prelude::*;
 
+use crate::augment::Augmentation;
 use crate::dataset::{Ignored, Sample};
 use crate::pictures::{self, OnBad};
 use crate::pretrained::Pretrained;
+use crate::rng::Rng;
 
 /// The features of a set's pictures.
 #[derive(Debug, Clone)]
 pub struct Features {
     /// Indices into the samples, ascending: those whose picture could be read.
     pub rows: Vec<usize>,
-    /// `[rows, width]`, row-major.
+    /// `[rows, views, width]`, row-major; the first view is the picture as the device sees it.
     pub data: Vec<f32>,
     /// Length of a vector.
     pub width: usize,
@@ -32,10 +34,38 @@ pub struct Features {
     pub data_digest: String,
 }
 
+/// How many views of each picture, and how they are varied.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Varied {
+    /// At least 1: the picture as the device sees it is the first.
+    pub views: usize,
+    /// How the others are varied.
+    pub augmentation: Augmentation,
+    /// Seed of the variation.
+    pub seed: u64,
+}
+
+impl Varied {
+    /// The picture as the device sees it, and no other view.
+    pub fn plain() -> Self {
+        Self { views: 1, augmentation: Augmentation::default(), seed: 0 }
+    }
+
+    /// Returns what a view of a picture is kept under, which also is the seed of what varies it.
+    fn key(&self, picture: &[u8; 32], view: usize) -> Result<[u8; 32]> {
+        if view == 0 {
+            return Ok(*picture);
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(picture).update(&self.seed.to_le_bytes()).update(&(view as u64).to_le_bytes());
+        Ok(*hasher.update(serde_json::to_string(&self.augmentation)?.as_bytes()).finalize().as_bytes())
+    }
+}
+
 /// Pictures between two writes to the cache.
 const CHUNK: usize = 32;
 
-/// Computes the features of `samples`; vectors already in `cache` are not computed again.
+/// Computes the features of `samples`, of as many views of each as `varied` says; vectors already in `cache` are not computed again.
 ///
 /// `stop` ends the work at the next chunk; what was computed stays in the cache.
 ///
@@ -45,6 +75,7 @@ const CHUNK: usize = 32;
 pub fn features(
     pretrained: &Pretrained,
     samples: &[Sample],
+    varied: &Varied,
     cache: &Path,
     on_bad: OnBad,
     stop: &AtomicBool,
@@ -76,24 +107,26 @@ pub fn features(
             );
         }
         let known = &store.known;
-        let done: Vec<Result<Outcome>> = chunk.par_iter().map(|s| one(&model, s, known, on_bad, width)).collect();
+        let done: Vec<Result<Outcome>> =
+            chunk.par_iter().map(|s| one(&model, s, varied, known, on_bad, width)).collect();
         let mut fresh = Vec::new();
         for (i, outcome) in done.into_iter().enumerate() {
             let sample = &chunk[i];
             match outcome? {
                 Outcome::Skipped(ignored) => out.skipped.push(ignored),
-                Outcome::Vector { picture, vector, cached } => {
+                Outcome::Vectors { picture, vectors, fresh: computed } => {
                     digest
                         .update(sample.key.as_bytes())
                         .update(&[0])
                         .update(&(sample.class as u64).to_le_bytes())
                         .update(&picture);
+                    sample.values.iter().for_each(|v| {
+                        digest.update(&v.to_le_bytes());
+                    });
                     out.rows.push(chunk_index * CHUNK + i);
-                    out.data.extend_from_slice(&vector);
-                    out.cached += usize::from(cached);
-                    if !cached {
-                        fresh.push((picture, vector));
-                    }
+                    out.data.extend(vectors.concat());
+                    out.cached += vectors.len() - computed.len();
+                    fresh.extend(computed);
                 }
             }
         }
@@ -104,33 +137,58 @@ pub fn features(
     Ok(out)
 }
 
+/// What a view is kept under, and its features.
+type Kept = ([u8; 32], Vec<f32>);
+
 enum Outcome {
-    Vector { picture: [u8; 32], vector: Vec<f32>, cached: bool },
+    /// Of every view; `fresh` are those that were not known.
+    Vectors {
+        picture: [u8; 32],
+        vectors: Vec<Vec<f32>>,
+        fresh: Vec<Kept>,
+    },
     Skipped(Ignored),
 }
 
 fn one(
     model: &Model,
     sample: &Sample,
+    varied: &Varied,
     known: &HashMap<[u8; 32], Vec<f32>>,
     on_bad: OnBad,
     width: usize,
 ) -> Result<Outcome> {
+    let keys = |picture: &[u8; 32]| (0..varied.views).map(|v| varied.key(picture, v)).collect::<Result<Vec<_>>>();
     // The digest alone is enough for a picture that is known: no need to decode it.
     if let Ok(bytes) = pictures::bytes(sample) {
         let picture = *blake3::hash(&bytes).as_bytes();
-        if let Some(vector) = known.get(&picture) {
-            return Ok(Outcome::Vector { picture, vector: vector.clone(), cached: true });
+        if let Some(vectors) = keys(&picture)?.iter().map(|k| known.get(k).cloned()).collect() {
+            return Ok(Outcome::Vectors { picture, vectors, fresh: vec![] });
         }
     }
     let pixels = match pictures::read(sample, model.preprocessing(), on_bad)? {
         Ok(pixels) => pixels,
         Err(ignored) => return Ok(Outcome::Skipped(ignored)),
     };
-    let mut outputs = model.run(&pixels.data)?;
-    let vector = if outputs.is_empty() { vec![] } else { outputs.swap_remove(0) };
-    ensure!(vector.len() == width, "expected {width} features, found {}", vector.len());
-    Ok(Outcome::Vector { picture: pixels.digest, vector, cached: false })
+    let whole = if varied.views > 1 { Some(pictures::open(sample)?) } else { None };
+    let (mut vectors, mut fresh) = (vec![], vec![]);
+    for key in keys(&pixels.digest)? {
+        if let Some(vector) = known.get(&key) {
+            vectors.push(vector.clone());
+            continue;
+        }
+        let mut rng = Rng::new(u64::from_le_bytes(key[..8].try_into().unwrap_or_default()));
+        let view = match &whole {
+            Some(whole) if key != pixels.digest => &varied.augmentation.view(whole, model.preprocessing(), &mut rng),
+            _ => &pixels.data,
+        };
+        let mut outputs = model.run(view)?;
+        let vector = if outputs.is_empty() { vec![] } else { outputs.swap_remove(0) };
+        ensure!(vector.len() == width, "expected {width} features, found {}", vector.len());
+        fresh.push((key, vector.clone()));
+        vectors.push(vector);
+    }
+    Ok(Outcome::Vectors { picture: pixels.digest, vectors, fresh })
 }
 
 /// A file of fixed-length records: digest of the picture (32), vector (4 * width), check (8, BLAKE3 of the rest).
@@ -172,7 +230,7 @@ impl Store {
         Ok(Self { file, path, known })
     }
 
-    fn append(&mut self, fresh: Vec<([u8; 32], Vec<f32>)>) -> Result<()> {
+    fn append(&mut self, fresh: Vec<Kept>) -> Result<()> {
         let mut bytes = Vec::new();
         for (key, vector) in fresh {
             let start = bytes.len();

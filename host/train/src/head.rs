@@ -1,18 +1,20 @@
-//! Fits a linear classifier on feature vectors: multinomial logistic regression by L-BFGS, L2 chosen by
-//! cross-validation.
+//! Fits a linear head on feature vectors by L-BFGS, with L2 chosen by cross-validation: multinomial logistic regression for
+//! classes, one logistic regression each for tags, ridge regression for values.
 //!
 //! # Source
 //!
 //! Nocedal and Wright, *Numerical Optimization*, 2nd ed., algorithms 7.4 and 7.5 (L-BFGS); the objective is that of
-//! scikit-learn's `LogisticRegression`: mean cross-entropy plus `|w|^2 / (2 C n)`, the bias not penalised.
+//! scikit-learn's `LogisticRegression`: mean loss plus `|w|^2 / (2 C n)`, the bias not penalised. With half the mean square
+//! as the loss that is its `Ridge` with `alpha = 1 / C`.
 
 use std::collections::VecDeque;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use graft_onnx::Head;
 
-use crate::metrics::argmax;
+use crate::metrics::score;
+use crate::objective::{Loss, Targets};
 use crate::rng::Rng;
 
 /// The strengths `C` that cross-validation chooses from.
@@ -26,28 +28,29 @@ const FLOOR: f64 = 0.05;
 /// Stops where the largest gradient entry falls below this.
 const GRADIENT_TOLERANCE: f64 = 1e-4;
 
-/// Feature vectors with their classes.
+/// Feature vectors with what is wanted of them.
 #[derive(Debug, Clone)]
 pub struct Samples {
     /// `[n, width]`, row-major.
     pub features: Vec<f32>,
     /// Length of a vector.
     pub width: usize,
-    /// `[n]`, each below `classes`.
-    pub classes: Vec<usize>,
-    /// Number of classes.
-    pub count: usize,
+    /// One row for each of `n` vectors.
+    pub targets: Targets,
+    /// So many vectors after each other are views of one picture, of which the first is the picture itself.
+    pub views: usize,
 }
 
 impl Samples {
-    /// Returns the samples at `rows`.
+    /// Returns the vectors at `rows`, each as of a picture of its own.
     pub fn pick(&self, rows: &[usize]) -> Self {
-        let mut features = Vec::with_capacity(rows.len() * self.width);
-        for &r in rows {
-            features.extend_from_slice(self.row(r));
-        }
-        let classes = rows.iter().map(|&r| self.classes[r]).collect();
-        Self { features, classes, width: self.width, count: self.count }
+        let features = rows.iter().flat_map(|&r| self.row(r)).copied().collect();
+        Self { features, targets: self.targets.pick(rows), width: self.width, views: 1 }
+    }
+
+    /// Returns the rows of some pictures' vectors.
+    pub fn rows_of(&self, pictures: &[usize]) -> Vec<usize> {
+        pictures.iter().flat_map(|p| p * self.views..(p + 1) * self.views).collect()
     }
 
     fn row(&self, r: usize) -> &[f32] {
@@ -58,51 +61,57 @@ impl Samples {
 /// A fitted head and how it came about.
 #[derive(Debug, Clone)]
 pub struct Fitted {
-    /// The classifier, on features as the backbone gives them.
+    /// On features as the backbone gives them.
     pub head: Head,
     /// The chosen strength.
     pub strength: f64,
-    /// `(C, share of held-out samples that are right)` for each strength tried.
+    /// `(C, score of held-out samples)` for each strength tried: the share that is right, or R².
     pub tried: Vec<(f64, f64)>,
     /// L-BFGS iterations of the last fit.
     pub iterations: usize,
-    /// Mean cross-entropy on the samples, without the penalty.
+    /// Mean loss on the samples, without the penalty.
     pub loss: f64,
 }
 
-/// Fits a head, choosing `C` by stratified cross-validation.
+/// Fits a head, choosing `C` by cross-validation, stratified where there are classes.
 ///
 /// # Errors
 ///
-/// If there are fewer than two classes, a class has no sample, or a feature is not finite.
+/// If there are fewer than two classes, a class has no sample, or a feature or target is not finite.
 pub fn fit(samples: &Samples, seed: u64, mut progress: impl FnMut(usize, usize)) -> Result<Fitted> {
     check(samples)?;
     let steps = STRENGTHS.len() * FOLDS + 1;
     let mut done = 0;
-    let mut hits = [0usize; STRENGTHS.len()];
-    let folds = folds(samples, seed);
+    let count = samples.targets.width();
+    // What each strength says of held-out samples, in the folds' order, and what is true.
+    let mut outputs = vec![vec![]; STRENGTHS.len()];
+    let mut wanted = vec![];
+    // Views of one picture fall into one fold, and what is held out is measured as the device sees it.
+    let firsts: Vec<usize> = (0..samples.targets.len()).step_by(samples.views.max(1)).collect();
+    let folds = folds(&samples.targets.pick(&firsts), seed);
     for fold in 0..FOLDS {
-        let rows = |held_out: bool| -> Vec<usize> {
-            (0..samples.classes.len()).filter(|&i| (folds[i] == fold) == held_out).collect()
-        };
-        let (train, test) = (samples.pick(&rows(false)), samples.pick(&rows(true)));
-        if train.classes.is_empty() || test.classes.is_empty() {
+        let pictures =
+            |held_out: bool| -> Vec<usize> { (0..folds.len()).filter(|&i| (folds[i] == fold) == held_out).collect() };
+        let train = samples.pick(&samples.rows_of(&pictures(false)));
+        let test = samples.pick(&pictures(true).iter().map(|p| firsts[*p]).collect::<Vec<_>>());
+        if train.targets.len() == 0 || test.targets.len() == 0 {
             continue;
         }
+        wanted.extend((0..test.targets.len()).flat_map(|i| test.targets.row(i)));
         let scaler = Scaler::of(&train);
         let problem = Problem::new(&train, &scaler)?;
         let mut at = vec![0.0; problem.len()];
-        for (hit, &strength) in hits.iter_mut().zip(&STRENGTHS) {
+        for (outputs, &strength) in outputs.iter_mut().zip(&STRENGTHS) {
             // Each strength starts where the one before it ended: they are sorted, so the way is short.
             at = problem.minimise(strength, at, MAX_ITERATIONS / 2)?.at;
-            let head = scaler.head(&at, train.width, train.count);
-            *hit += test.classes.iter().enumerate().filter(|&(i, &c)| argmax(&logits(&head, test.row(i))) == c).count();
+            let head = scaler.head(&at, train.width, count);
+            outputs.extend((0..test.targets.len()).flat_map(|i| logits(&head, test.row(i))));
             done += 1;
             progress(done, steps);
         }
     }
-    let n = samples.classes.len() as f64;
-    let tried: Vec<(f64, f64)> = STRENGTHS.iter().zip(hits).map(|(&c, h)| (c, h as f64 / n)).collect();
+    let score = |outputs: &Vec<f32>| score(&samples.targets, outputs, &wanted);
+    let tried: Vec<(f64, f64)> = STRENGTHS.iter().zip(&outputs).map(|(&c, o)| (c, score(o))).collect();
     // The weakest of equals: it is the smoother function.
     let strength = tried.iter().fold(tried[0], |best, &t| if t.1 > best.1 { t } else { best }).0;
     let fitted = fit_with(samples, strength)?;
@@ -121,7 +130,7 @@ pub fn fit_with(samples: &Samples, strength: f64) -> Result<Fitted> {
     let problem = Problem::new(samples, &scaler)?;
     let end = problem.minimise(strength, vec![0.0; problem.len()], MAX_ITERATIONS)?;
     Ok(Fitted {
-        head: scaler.head(&end.at, samples.width, samples.count),
+        head: scaler.head(&end.at, samples.width, samples.targets.width()),
         strength,
         tried: vec![],
         iterations: end.iterations,
@@ -136,25 +145,39 @@ pub fn logits(head: &Head, features: &[f32]) -> Vec<f32> {
 }
 
 fn check(samples: &Samples) -> Result<()> {
-    ensure!(samples.count >= 2, "expected at least two classes, found {}", samples.count);
-    ensure!(samples.features.len() == samples.classes.len() * samples.width, "features and classes differ in number");
-    for class in 0..samples.count {
-        ensure!(samples.classes.contains(&class), "expected a picture of every class, found none of class {class}");
-    }
+    let targets = &samples.targets;
+    ensure!(samples.features.len() == targets.len() * samples.width, "features and targets differ in number");
     ensure!(samples.features.iter().all(|v| v.is_finite()), "expected finite features, found NaN or infinity");
+    match targets {
+        Targets::Classes { count, .. } => {
+            ensure!(*count >= 2, "expected at least two classes, found {count}");
+            if let Some(class) = targets.counts().iter().position(|&c| c == 0) {
+                bail!("expected a picture of every class, found none of class {class}");
+            }
+        }
+        Targets::Tags { of, .. } | Targets::Values { of, .. } => {
+            ensure!(!of.is_empty(), "expected targets to fit, found none");
+            ensure!(of.iter().all(|v| v.is_finite()), "expected finite targets, found NaN or infinity");
+        }
+    }
     Ok(())
 }
 
-/// Deals the samples of each class into folds.
-fn folds(samples: &Samples, seed: u64) -> Vec<usize> {
-    let mut fold = vec![0; samples.classes.len()];
+/// Deals the samples, of each class where there are classes, into folds.
+fn folds(targets: &Targets, seed: u64) -> Vec<usize> {
+    let mut fold = vec![0; targets.len()];
     let mut rng = Rng::new(seed ^ 0xf01d);
-    for class in 0..samples.count {
-        let mut rows: Vec<usize> = (0..fold.len()).filter(|&i| samples.classes[i] == class).collect();
+    let mut deal = |mut rows: Vec<usize>, first: usize| {
         rng.shuffle(&mut rows);
-        for (place, row) in rows.into_iter().enumerate() {
-            fold[row] = (place + class) % FOLDS;
+        rows.into_iter().enumerate().for_each(|(place, row)| fold[row] = (place + first) % FOLDS);
+    };
+    match targets {
+        Targets::Classes { of, count } => {
+            for class in 0..*count {
+                deal((0..of.len()).filter(|&i| of[i] == class).collect(), class);
+            }
         }
+        _ => deal((0..targets.len()).collect(), 0),
     }
     fold
 }
@@ -167,7 +190,7 @@ struct Scaler {
 
 impl Scaler {
     fn of(samples: &Samples) -> Self {
-        let n = samples.classes.len().max(1) as f64;
+        let n = samples.targets.len().max(1) as f64;
         let width = samples.width;
         let (mut mean, mut square) = (vec![0.0f64; width], vec![0.0f64; width]);
         for row in samples.features.chunks_exact(width) {
@@ -222,20 +245,24 @@ struct End {
 }
 
 /// The objective on scaled features; candle's matrix product does the heavy part.
-struct Problem<'a> {
+struct Problem {
     features: Tensor,
     transposed: Tensor,
-    classes: &'a [usize],
+    /// `[n, count]`.
+    targets: Vec<f32>,
+    loss: Loss,
+    n: usize,
     width: usize,
     count: usize,
 }
 
-impl<'a> Problem<'a> {
-    fn new(samples: &'a Samples, scaler: &Scaler) -> Result<Self> {
-        let shape = (samples.classes.len(), samples.width);
-        let features = Tensor::from_vec(scaler.scaled(samples), shape, &Device::Cpu)?;
+impl Problem {
+    fn new(samples: &Samples, scaler: &Scaler) -> Result<Self> {
+        let (n, width, count) = (samples.targets.len(), samples.width, samples.targets.width());
+        let features = Tensor::from_vec(scaler.scaled(samples), (n, width), &Device::Cpu)?;
         let transposed = features.t()?.contiguous()?;
-        Ok(Self { features, transposed, classes: &samples.classes, width: samples.width, count: samples.count })
+        let targets = (0..n).flat_map(|i| samples.targets.row(i)).collect();
+        Ok(Self { features, transposed, targets, loss: samples.targets.loss(), n, width, count })
     }
 
     /// Number of variables: weights `[width, classes]`, then bias `[classes]`.
@@ -243,29 +270,23 @@ impl<'a> Problem<'a> {
         (self.width + 1) * self.count
     }
 
-    /// Returns the objective, the mean cross-entropy in it, and the gradient.
+    /// Returns the objective, the mean loss in it, and the gradient.
     fn evaluate(&self, at: &[f64], strength: f64) -> Result<(f64, f64, Vec<f64>)> {
         let (weights, bias) = at.split_at(self.width * self.count);
-        let n = self.classes.len() as f64;
         let w: Vec<f32> = weights.iter().map(|&v| v as f32).collect();
         let w = Tensor::from_vec(w, (self.width, self.count), &Device::Cpu)?;
-        let mut residual: Vec<f32> = self.features.matmul(&w)?.flatten_all()?.to_vec1()?;
-        let mut loss = 0.0;
-        let mut bias_gradient = vec![0.0f64; self.count];
-        for (row, &class) in residual.chunks_exact_mut(self.count).zip(self.classes) {
-            let z: Vec<f64> = row.iter().zip(bias).map(|(&r, b)| f64::from(r) + b).collect();
-            let top = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let sum: f64 = z.iter().map(|v| (v - top).exp()).sum();
-            loss += (top + sum.ln() - z[class]) / n;
-            for (c, r) in row.iter_mut().enumerate() {
-                let d = ((z[c] - top).exp() / sum - f64::from(u8::from(c == class))) / n;
-                bias_gradient[c] += d;
-                *r = d as f32;
-            }
+        let mut outputs: Vec<f32> = self.features.matmul(&w)?.flatten_all()?.to_vec1()?;
+        for row in outputs.chunks_exact_mut(self.count) {
+            row.iter_mut().zip(bias).for_each(|(o, b)| *o += *b as f32);
         }
-        let residual = Tensor::from_vec(residual, (self.classes.len(), self.count), &Device::Cpu)?;
+        let (loss, residual) = self.loss.of(&outputs, &self.targets, self.count)?;
+        let mut bias_gradient = vec![0.0f64; self.count];
+        for row in residual.chunks_exact(self.count) {
+            bias_gradient.iter_mut().zip(row).for_each(|(sum, r)| *sum += f64::from(*r));
+        }
+        let residual = Tensor::from_vec(residual, (self.n, self.count), &Device::Cpu)?;
         let product: Vec<f32> = self.transposed.matmul(&residual)?.flatten_all()?.to_vec1()?;
-        let penalty = 1.0 / (strength * n);
+        let penalty = 1.0 / (strength * self.n as f64);
         let mut gradient: Vec<f64> = product.iter().zip(weights).map(|(&g, w)| f64::from(g) + penalty * w).collect();
         gradient.extend(bias_gradient);
         let objective = loss + 0.5 * penalty * weights.iter().map(|w| w * w).sum::<f64>();
@@ -335,6 +356,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::argmax;
 
     /// Three overlapping clouds in the plane.
     fn clouds(n: usize) -> Samples {
@@ -346,7 +368,7 @@ mod tests {
             features.extend([x + rng.normal(), 100.0 + 10.0 * (y + rng.normal())]);
             classes.push(i % 3);
         }
-        Samples { features, width: 2, classes, count: 3 }
+        Samples { features, width: 2, targets: Targets::Classes { of: classes, count: 3 }, views: 1 }
     }
 
     #[test]
@@ -370,15 +392,26 @@ mod tests {
     fn the_head_works_on_unscaled_features_and_the_seed_fixes_it() {
         let samples = clouds(300);
         let fitted = fit(&samples, 1, |_, _| ()).unwrap();
-        let right = (0..300).filter(|&i| argmax(&logits(&fitted.head, samples.row(i))) == samples.classes[i]).count();
+        let right = (0..300).filter(|&i| argmax(&logits(&fitted.head, samples.row(i))) == i % 3).count();
         assert!(right > 220, "{right}");
         assert_eq!(fit(&samples, 1, |_, _| ()).unwrap().head, fitted.head);
+    }
+
+    /// Views that are copies say nothing new, and none helps to foretell its own picture.
+    #[test]
+    fn copies_as_views_are_no_better_than_one() {
+        let samples = clouds(60);
+        let rows: Vec<usize> = (0..60).flat_map(|r| [r, r]).collect();
+        let doubled = Samples { views: 2, ..samples.pick(&rows) };
+        let best = |s: &Samples| fit(s, 3, |_, _| ()).unwrap().tried.iter().map(|t| t.1).fold(0.0, f64::max);
+        // Twice the vectors are half the penalty, so the two need not be equal.
+        assert!((best(&samples) - best(&doubled)).abs() < 0.03, "{} {}", best(&samples), best(&doubled));
     }
 
     #[test]
     fn a_class_without_samples_is_refused() {
         let mut samples = clouds(30);
-        samples.count = 4;
+        samples.targets = Targets::Classes { of: (0..30).map(|i| i % 3).collect(), count: 4 };
         assert!(fit(&samples, 1, |_, _| ()).unwrap_err().to_string().contains("class 3"));
     }
 

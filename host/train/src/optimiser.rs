@@ -1,15 +1,61 @@
-//! The rate of each step, and what else AdamW is told.
+//! How a step moves parameters: the rule, the rate of each step and of each stage, clipping and averaging.
 //!
 //! # Source
 //!
 //! Loshchilov and Hutter, the cosine of *SGDR*, arXiv:1608.03983, without restarts.
 
-use graft_kernels::train::Step;
+use serde::{Deserialize, Serialize};
 
-/// Returns the step of AdamW that follows `done` others, with the usual weights of the past.
-pub(crate) fn adamw(rate: f64, decay: f64, done: u64) -> Step {
-    Step { rate: rate as f32, decay: decay as f32, betas: [0.9, 0.999], eps: 1e-8, count: done + 1, scale: 1.0 }
+/// The rule by which a gradient becomes a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Optimiser {
+    /// AdamW (Loshchilov and Hutter, arXiv:1711.05101) with betas of 0.9 and 0.999.
+    Adamw,
+    /// Stochastic gradient descent with Nesterov's momentum of 0.9, its decay coupled, as PyTorch's `SGD`.
+    Sgd,
 }
+
+/// One step of an optimiser.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Step {
+    pub(crate) optimiser: Optimiser,
+    /// Rate of the head.
+    pub(crate) rate: f64,
+    /// What the rate of a stage is multiplied with for each stage between it and the head, itself included.
+    pub(crate) stage_decay: f64,
+    /// Weight decay. Weights decay; shifts and scales do not.
+    pub(crate) decay: f64,
+    /// Steps done before.
+    pub(crate) done: u64,
+    /// What gradients are multiplied with, such as one over the batches summed up.
+    pub(crate) scale: f64,
+    /// Longest gradient over all parameters, beyond which it is scaled down.
+    pub(crate) clip: Option<f64>,
+    /// Weight of the past in the average of the parameters, where one is kept.
+    pub(crate) average: Option<f64>,
+}
+
+impl Step {
+    /// Returns the weight of the past in the average at this step: less while the past is short, as in TensorFlow's
+    /// `ExponentialMovingAverage`.
+    pub(crate) fn past(&self) -> Option<f64> {
+        let done = self.done as f64;
+        self.average.map(|a| a.min((1.0 + done) / (10.0 + done)))
+    }
+}
+
+/// Moves parameters by their gradient with momentum.
+pub(crate) fn sgd(rate: f64, decay: f64, scale: f64, values: &mut [f32], gradient: &[f32], momentum: &mut [f32]) {
+    let (rate, decay, scale) = (rate as f32, decay as f32, scale as f32);
+    for ((v, g), m) in values.iter_mut().zip(gradient).zip(momentum) {
+        let g = g * scale + decay * *v;
+        *m = MOMENTUM * *m + g;
+        *v -= rate * (g + MOMENTUM * *m);
+    }
+}
+
+const MOMENTUM: f32 = 0.9;
 
 /// Returns the rate of a step: a line up over `warmup` steps, then half a cosine down to zero at `total`.
 pub(crate) fn cosine(peak: f64, step: u64, warmup: u64, total: u64) -> f64 {
@@ -31,5 +77,17 @@ mod tests {
         for (found, expected) in rates.iter().zip(expected) {
             assert!((found - expected).abs() < 1e-6, "{rates:?}");
         }
+    }
+
+    /// PyTorch 2.14: `SGD([p], lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)`, three steps with gradients
+    /// [1, -2], [0.5, 0], [-1, 3] from p = [1, -1].
+    #[test]
+    fn momentum_is_that_of_pytorch() {
+        let (mut values, mut momentum) = ([1.0f32, -1.0], [0.0f32; 2]);
+        for gradient in [[1.0, -2.0], [0.5, 0.0], [-1.0, 3.0]] {
+            sgd(0.1, 0.01, 1.0, &mut values, &gradient, &mut momentum);
+        }
+        let expected = [0.703_774_5, -0.876_223_1];
+        assert!(values.iter().zip(expected).all(|(f, e)| (f - e).abs() < 1e-6), "{values:?}");
     }
 }

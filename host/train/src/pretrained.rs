@@ -12,6 +12,8 @@ use graft_zoo::{Architecture, Catalogue, Names, Network, Padding, Preprocessing,
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::net::random;
+
 /// A backbone ready for use.
 #[derive(Debug, Clone)]
 pub struct Pretrained {
@@ -40,6 +42,9 @@ pub struct Facts {
     pub padding: String,
     /// Batch-normalisation epsilon.
     pub bn_eps: f32,
+    /// The seed of weights that are random, not pretrained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub random_seed: Option<u64>,
 }
 
 /// Made by `cargo xtask pretrain`.
@@ -89,6 +94,19 @@ impl Pretrained {
     pub fn embedded(input: Option<u32>) -> Result<Self> {
         let (tensors, metadata) = read_safetensors(EMBEDDED)?;
         Self::new(EMBEDDED, tensors, &metadata, EMBEDDED_ARCHITECTURE, input)
+    }
+
+    /// Takes random weights, to train from scratch.
+    ///
+    /// # Errors
+    ///
+    /// If `input` is out of range.
+    pub fn random(architecture: Architecture, input: Option<u32>, seed: u64) -> Result<Self> {
+        let told = Conventions::usual(architecture, Names::Torchvision);
+        let (tensors, _) = random(&architecture.backbone(told.padding, told.bn_eps), 1, seed);
+        let mut made = Self::new(&seed.to_le_bytes(), tensors, &BTreeMap::new(), architecture, input)?;
+        made.facts.random_seed = Some(seed);
+        Ok(made)
     }
 
     /// Writes the backbone with a head as an f32 graph, without a run to go with it.
@@ -151,6 +169,7 @@ impl Pretrained {
             licence: entry.map(|e| e.licence.to_owned()),
             padding: if padding == Padding::TfSame { "tf_same" } else { "symmetric" }.into(),
             bn_eps,
+            random_seed: None,
         };
         let preprocessing = Preprocessing::centre_crop(crop, (told.mean, told.std));
         Ok(Self { network, backbone: weights.backbone, preprocessing, facts })

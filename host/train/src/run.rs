@@ -12,9 +12,10 @@ use graft_zoo::weights::{Precision, Tensors, read_safetensors, write_safetensors
 use graft_zoo::{Network, Preprocessing, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::fit::{Epoch, Schedule};
-use crate::net::Norm;
+use crate::dataset::Task;
+use crate::fit::Epoch;
 use crate::pretrained::{Conventions, Facts, network};
+use crate::recipe::Tuning;
 
 /// Everything needed to repeat a run; the text of `run.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,7 +32,10 @@ pub struct Record {
     pub pictures: usize,
     /// Pictures left out.
     pub skipped: usize,
-    /// Class names, in the order of the logits.
+    /// What is told of a picture.
+    #[serde(default)]
+    pub task: Task,
+    /// Names of classes, tags or values, in the order of the outputs.
     pub labels: Vec<String>,
     /// Seed of split and folds.
     pub seed: u64,
@@ -41,7 +45,7 @@ pub struct Record {
     pub preprocessing: Preprocessing,
     /// The chosen strength `C` of the head's penalty.
     pub strength: f64,
-    /// `(C, cross-validated share of right answers)`.
+    /// `(C, cross-validated share of right answers or R²)`.
     pub cross_validation: Vec<(f64, f64)>,
     /// Seconds spent on features.
     pub features_seconds: f64,
@@ -55,24 +59,22 @@ pub struct Record {
 /// How stages were fine-tuned.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FineTuned {
-    /// How many of the last stages.
-    pub unfrozen: usize,
-    /// Which statistics normalised.
-    pub norm: Norm,
-    /// Share of the pictures that chose the best epoch; 0 where the last one was taken.
-    pub validation: f64,
-    /// How.
-    pub schedule: Schedule,
-    /// Every epoch.
+    /// What was done.
+    pub tuning: Tuning,
+    /// Why that.
+    pub why: String,
+    /// Every epoch, and what the net began with where there is a validation.
     pub epochs: Vec<Epoch>,
-    /// The epoch whose weights were kept, from 1.
+    /// The epoch whose weights were kept; 0 where none was better than the head on the frozen backbone.
     pub best: usize,
     /// Seconds.
     pub seconds: f64,
+    /// Seconds of these that steps waited for pictures to be read and varied, without what an earlier process did.
+    pub reading_seconds: f64,
 }
 
 /// Layout version of `run.json`.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 const RECORD: &str = "run.json";
 const WEIGHTS: &str = "weights.safetensors";
 const METRICS: &str = "metrics.jsonl";
@@ -81,11 +83,11 @@ impl Record {
     /// Returns every figure of the way as one JSON object a line.
     fn metrics(&self) -> String {
         let tried = self.cross_validation.iter();
-        let tried = tried.map(|(c, share)| serde_json::json!({ "step": "cross_validation", "c": c, "top1": share }));
+        let tried = tried.map(|(c, share)| serde_json::json!({ "step": "cross_validation", "c": c, "score": share }));
         let epochs = self.fine_tuned.iter().flat_map(|f| &f.epochs);
         let epochs = epochs.map(|e| {
             serde_json::json!({
-                "step": "epoch", "epoch": e.epoch, "loss": e.loss, "validation_top1": e.top1, "validation_loss": e.validation_loss,
+                "step": "epoch", "epoch": e.epoch, "loss": e.loss, "validation_score": e.score, "validation_loss": e.validation_loss,
             })
         });
         tried.chain(epochs).fold(String::new(), |text, line| text + &line.to_string() + "\n")
@@ -187,6 +189,9 @@ impl Run {
             ("graft.architecture".into(), r.weights.architecture.to_string()),
             ("graft.weights_sha256".into(), r.weights.sha256.clone()),
         ]);
+        if r.task != Task::Classes {
+            metadata.insert(Task::KEY.into(), r.task.name().into());
+        }
         if let Some(licence) = &r.weights.licence {
             metadata.insert("graft.weights_licence".into(), licence.clone());
         }

@@ -7,17 +7,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use candle_core::Device;
-use graft_train::fit::{Checkpoint, Resume, Schedule, Source, fit};
+use graft_train::fit::{Checkpoint, Data, Resume, Schedule, Source, fit};
 use graft_train::net::{Net, Norm, random};
+use graft_train::objective::Targets;
 use graft_train::rng::Rng;
 use graft_zoo::weights::{Precision, write_safetensors};
 use graft_zoo::{Architecture, Padding, Preprocessing};
 
 /// Pictures of noise, another view of each in every epoch.
-struct Noise(Vec<usize>);
+struct Noise(Targets);
 
 impl Source for Noise {
-    fn classes(&self) -> &[usize] {
+    fn targets(&self) -> &Targets {
         &self.0
     }
 
@@ -41,11 +42,20 @@ fn fit_in_a_process_of_its_own() {
     let (backbone, head) = random(&network, 3, 3);
     let p = Preprocessing::centre_crop(SIDE, Preprocessing::UNIT);
     let mut net = Net::new(&network, &backbone, &head, &p, network.stages, Norm::Batch, &Device::Cpu).unwrap();
-    let noise = Noise((0..18).map(|i| i % 3).collect());
-    let schedule = Schedule { epochs: 12, batch: 8, rate: 2e-3, decay: 0.01, smoothing: 0.1, patience: 0, seed: 5 };
+    let noise = Noise(Targets::Classes { of: (0..18).map(|i| i % 3).collect(), count: 3 });
+    let schedule = Schedule {
+        epochs: 12,
+        batch: 4,
+        accumulate: 2,
+        rate: 2e-3,
+        average: Some(0.9),
+        seed: 5,
+        ..Schedule::default()
+    };
     let path = folder.join("checkpoint.safetensors");
     let checkpoint = Some(Checkpoint { path: &path, resume: Resume::Yes });
-    fit(&mut net, &noise, Some(&noise), &schedule, checkpoint, &AtomicBool::new(false), |_, _| ()).unwrap();
+    let data = Data::new(&noise, Some(&noise));
+    fit(&mut net, data, &schedule, checkpoint, &AtomicBool::new(false), |_, _| ()).unwrap();
     let (mut tensors, head) = net.finish().unwrap();
     tensors.insert("head.weight".into(), head.weight);
     let bytes = write_safetensors(&tensors, &Default::default(), Precision::F32);

@@ -16,12 +16,14 @@ use graft_runtime::{Model, Picture, bench, unsupported_operators};
 use graft_train::calibrate::calibrate;
 use graft_train::dataset::{Dataset, Sample};
 use graft_train::evaluate::evaluate;
-use graft_train::fit::{Schedule, fit};
+use graft_train::fit::{Data, Resume, Schedule, fit};
 use graft_train::net::{Net, Norm, random};
+use graft_train::photos::Photos;
 use graft_train::pictures::{self, OnBad};
 use graft_train::pretrained::Pretrained;
+use graft_train::recipe::{PRESET, Recipe, Wish};
 use graft_train::run::{Run, write_atomic};
-use graft_train::transfer::{Device, FineTune, Photos, Plan, Stage, transfer};
+use graft_train::transfer::{Device, Plan, transfer};
 
 use super::flash::{describe, flash};
 use crate::packing::{Packing, pack};
@@ -139,55 +141,39 @@ impl Sets {
 }
 
 fn schedule(args: &Args) -> Schedule {
-    Schedule { epochs: args.epochs, batch: 16, rate: RATE, decay: 0.01, smoothing: 0.1, patience: 0, seed: args.seed }
-}
-
-/// Bars of the stages of training.
-fn bars(ui: &Ui) -> (Vec<indicatif::ProgressBar>, impl FnMut(Stage, usize, usize)) {
-    let bars = vec![ui.bar("features"), ui.bar("head"), ui.bar("fine-tuning")];
-    let shown = bars.clone();
-    let show = move |stage: Stage, done: usize, of: usize| {
-        let bar = &shown[stage as usize];
-        bar.set_length(of as u64);
-        bar.set_position(done as u64);
-    };
-    (bars, show)
+    Schedule { epochs: args.epochs, rate: RATE, seed: args.seed, ..Schedule::default() }
 }
 
 fn train(out: &Path, args: &Args, data: &Dataset, pretrained: &Pretrained, ui: &Ui) -> Result<Run> {
-    let tune = FineTune {
-        unfrozen: pretrained.network.stages,
+    let wish = Wish {
+        recipe: Some(Recipe::Full),
         // As from scratch below: the two runs differ in the weights they begin with, and in nothing else.
-        norm: Norm::Batch,
-        schedule: schedule(args),
-        validation: 0.0,
-        device: Device::Cpu,
-        checkpoint: None,
+        norm: Some(Norm::Batch),
+        epochs: Some(args.epochs),
+        rate: Some(RATE),
+        validation: Some(0.0),
+        seed: args.seed,
+        ..Wish::default()
     };
-    let run = graft(out, args, data, pretrained, Some(tune), ui)?;
+    let run = graft(out, data, pretrained, wish, ui)?;
     run.save(&out.join("run"))?;
     Ok(run)
 }
 
-fn graft(
-    out: &Path,
-    args: &Args,
-    data: &Dataset,
-    pretrained: &Pretrained,
-    tune: Option<FineTune<'_>>,
-    ui: &Ui,
-) -> Result<Run> {
+fn graft(out: &Path, data: &Dataset, pretrained: &Pretrained, wish: Wish, ui: &Ui) -> Result<Run> {
     let plan = Plan {
         data: out.join("leaves/train"),
         dataset: data,
         pretrained,
         cache: &out.join("cache"),
-        seed: args.seed,
         on_bad: OnBad::Fail,
-        fine_tune: tune,
+        wish,
+        device: Device::Cpu,
+        folder: None,
+        resume: Resume::No,
     };
-    let (bars, show) = bars(ui);
-    let trained = transfer(&plan, &ui.stop, show)?;
+    let (bars, show) = ui.stages();
+    let trained = transfer(&plan, &ui.stop, |event| show(&event))?;
     bars.iter().for_each(indicatif::ProgressBar::finish_and_clear);
     Ok(trained.run)
 }
@@ -199,9 +185,10 @@ fn scratch(args: &Args, sets: &Sets, pretrained: &Pretrained, ui: &Ui) -> Result
     let mut net =
         Net::new(network, &backbone, &head, &pretrained.preprocessing, network.stages, Norm::Batch, &Device::Cpu)?;
     let samples: Vec<&Sample> = sets.train.samples.iter().collect();
-    let photos = Photos::new(&samples, &pretrained.preprocessing);
+    let targets = sets.train.targets(&(0..samples.len()).collect::<Vec<_>>());
+    let photos = Photos::new(&samples, targets, &pretrained.preprocessing, PRESET);
     let bar = ui.bar("from scratch");
-    fit(&mut net, &photos, None, &schedule(args), None, &ui.stop, |done, of| {
+    fit(&mut net, Data::new(&photos, None), &schedule(args), None, &ui.stop, |done, of| {
         bar.set_length(of as u64);
         bar.set_position(done as u64);
     })?;
@@ -209,7 +196,13 @@ fn scratch(args: &Args, sets: &Sets, pretrained: &Pretrained, ui: &Ui) -> Result
     let (backbone, head) = net.finish()?;
     let like = Pretrained { backbone, ..pretrained.clone() };
     let model = Model::from_onnx(&like.with_head(&sets.train.labels, &head)?)?;
-    Ok(evaluate(&model, sets.test.clone(), OnBad::Fail, |_, _| ())?.metrics.top1)
+    top1(&model, &sets.test, |_, _| ())
+}
+
+/// Returns the share of pictures that a model classifies rightly.
+fn top1(model: &Model, test: &Dataset, progress: impl FnMut(usize, usize)) -> Result<f64> {
+    let found = evaluate(model, test.clone(), OnBad::Fail, progress)?.found;
+    Ok(found.classes().context("expected a model that tells classes, found another")?.top1)
 }
 
 struct Models {
@@ -223,21 +216,19 @@ struct Models {
 fn export(out: &Path, run: &Run, sets: &Sets, ui: &Ui) -> Result<Models> {
     let float = run.float()?;
     let (int8, calibration) = quantize(run, &sets.train, None, ui)?;
-    let mut top1 = [0.0; 2];
+    let mut shares = [0.0; 2];
     let bar = ui.bar("evaluating");
-    for (top1, (name, onnx)) in top1.iter_mut().zip([("leaves.onnx", &float), ("leaves.int8.onnx", &int8)]) {
+    for (share, (name, onnx)) in shares.iter_mut().zip([("leaves.onnx", &float), ("leaves.int8.onnx", &int8)]) {
         let unsupported = unsupported_operators(onnx)?;
         ensure!(unsupported.is_empty(), "expected operators that the device runs, found {}", unsupported.join(", "));
         write_atomic(&out.join(name), onnx)?;
-        *top1 = evaluate(&Model::from_onnx(onnx)?, sets.test.clone(), OnBad::Fail, |done, of| {
+        *share = top1(&Model::from_onnx(onnx)?, &sets.test, |done, of| {
             bar.set_length(of as u64);
             bar.set_position(done as u64);
-        })?
-        .metrics
-        .top1;
+        })?;
     }
     bar.finish_and_clear();
-    Ok(Models { float_top1: top1[0], int8_top1: top1[1], float_bytes: float.len(), int8, calibration })
+    Ok(Models { float_top1: shares[0], int8_top1: shares[1], float_bytes: float.len(), int8, calibration })
 }
 
 /// Pictures that show the ranges.
@@ -264,7 +255,8 @@ fn pack_one(path: &Path, onnx: &[u8], golden: &Dataset, key: &SecretKey) -> Resu
 /// Fits the head again on more pictures, on the backbone that is on the device.
 fn refit(out: &Path, args: &Args, sets: &Sets, run: &Run, method: &str, ui: &Ui) -> Result<Vec<u8>> {
     let backbone = Pretrained::read(&out.join("run/weights.safetensors"), run.record.weights.architecture, None)?;
-    let again = graft(out, args, &sets.more, &backbone, None, ui)?;
+    let head = Wish { recipe: Some(Recipe::Head), seed: args.seed, ..Wish::default() };
+    let again = graft(out, &sets.more, &backbone, head, ui)?;
     again.save(&out.join("run-2"))?;
     // The same pictures and method: the backbone's bytes stay as they are on the device.
     Ok(quantize(&again, &sets.train, Some(method), ui)?.0)

@@ -12,6 +12,7 @@ mod evaluate;
 mod export;
 mod flash;
 mod key;
+mod lr_find;
 mod model;
 mod monitor;
 mod pack;
@@ -32,7 +33,8 @@ pub(crate) enum Verb {
     Data(data::Command),
     #[cfg(target_os = "linux")]
     Demo(demo::Args),
-    Train(train::Args),
+    Train(Box<train::Args>),
+    LrFind(lr_find::Args),
     Evaluate(evaluate::Args),
     Export(export::Args),
     Predict(predict::Args),
@@ -57,6 +59,7 @@ pub(crate) fn run(verb: &Verb, ui: &mut Ui) -> Result<()> {
         #[cfg(target_os = "linux")]
         Verb::Demo(args) => demo::run(args, ui),
         Verb::Train(args) => train::run(args, ui),
+        Verb::LrFind(args) => lr_find::run(args, ui),
         Verb::Evaluate(args) => evaluate::run(args, ui),
         Verb::Export(args) => export::run(args, ui),
         Verb::Predict(args) => predict::run(args, ui),

@@ -65,7 +65,8 @@ fn show(e: &Entry, json: bool, ui: &Ui) -> Result<()> {
         Source::File { name } => format!("your own copy of {name}, given with --weights"),
     };
     ui.line(&format!("{}: {}", e.id, e.about))?;
-    ui.line(&format!("architecture  {}", e.architecture))?;
+    let stages = e.architecture.backbone(e.padding, e.bn_eps).stages;
+    ui.line(&format!("architecture  {}, {stages} stages to fine-tune", e.architecture))?;
     ui.line(&format!("licence       {}", e.licence))?;
     ui.line(&format!("origin        {}", e.origin))?;
     ui.line(&format!("source        {source}"))?;

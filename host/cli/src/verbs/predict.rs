@@ -1,9 +1,10 @@
-//! `graft predict`: classifies pictures.
+//! `graft predict`: tells what is to be told of pictures.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use graft_runtime::picture;
+use graft_runtime::{Prediction, picture};
+use graft_train::dataset::Task;
 use graft_train::run::write_atomic;
 use graft_zoo::Preprocessing;
 use image::RgbImage;
@@ -35,6 +36,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     let model = model_file::open(&args.model)?;
+    let task = Task::of(model.metadata())?;
     let (mut rows, mut bad) = (vec![], 0usize);
     for (index, path) in args.images.iter().enumerate() {
         let answer = std::fs::read(path).context("reading the file").and_then(|bytes| {
@@ -48,9 +50,9 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
             Ok(p) => {
                 let ms = p.latency.as_secs_f64() * 1e3;
                 if args.json {
-                    rows.push(json!({ "image": path, "label": p.label, "probability": p.probability, "latency_ms": ms, "logits": p.logits }));
+                    rows.push(row(task, model.labels(), path, &p, ms));
                 } else {
-                    ui.line(&format!("{}  {}  {:.1} %  {ms:.1} ms", path.display(), p.label, 100.0 * p.probability))?;
+                    ui.line(&format!("{}  {}  {ms:.1} ms", path.display(), told(task, model.labels(), &p)))?;
                 }
             }
             Err(error) => {
@@ -69,6 +71,38 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
         bail!("expected {} pictures that can be read, found {bad} that cannot", args.images.len());
     }
     Ok(())
+}
+
+/// One picture's answer in JSON.
+fn row(task: Task, labels: &[String], path: &Path, p: &Prediction, ms: f64) -> serde_json::Value {
+    let named = |of: &dyn Fn(f32) -> f32| -> serde_json::Map<String, serde_json::Value> {
+        labels.iter().zip(&p.logits).map(|(label, z)| (label.clone(), of(*z).into())).collect()
+    };
+    match task {
+        Task::Classes => {
+            json!({ "image": path, "label": p.label, "probability": p.probability, "latency_ms": ms, "logits": p.logits })
+        }
+        Task::Tags => json!({ "image": path, "tags": named(&sigmoid), "latency_ms": ms, "logits": p.logits }),
+        Task::Values => json!({ "image": path, "values": named(&|z| z), "latency_ms": ms }),
+    }
+}
+
+/// One picture's answer for a person.
+fn told(task: Task, labels: &[String], p: &Prediction) -> String {
+    let outputs = || labels.iter().zip(&p.logits);
+    match task {
+        Task::Classes => format!("{}  {:.1} %", p.label, 100.0 * p.probability),
+        Task::Tags => {
+            let held = outputs().filter(|(_, z)| **z > 0.0);
+            let held: Vec<String> = held.map(|(label, z)| format!("{label} {:.0} %", 100.0 * sigmoid(*z))).collect();
+            if held.is_empty() { "no tag".into() } else { held.join("  ") }
+        }
+        Task::Values => outputs().map(|(label, z)| format!("{label} {z:.3}")).collect::<Vec<_>>().join("  "),
+    }
+}
+
+fn sigmoid(z: f32) -> f32 {
+    1.0 / (1.0 + (-z).exp())
 }
 
 fn save_crop(path: &Path, rgb: &RgbImage, preprocessing: &Preprocessing) -> Result<()> {

@@ -89,7 +89,7 @@ pub(super) fn read(path: &Path, split: Option<&str>) -> Result<Found> {
                 )
             }
         };
-        found.push(Row { location, key: file_name.replace('\\', "/"), label, group: None })?;
+        found.push(Row { location, key: file_name.replace('\\', "/"), label, values: vec![], group: None })?;
     }
     if let Some(id) = classes.keys().next() {
         bail!(

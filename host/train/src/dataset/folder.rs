@@ -21,7 +21,7 @@ pub(super) fn read(tree: Tree, split: Option<&str>) -> Result<Found> {
             None => ignore("lies beside the class folders".into()),
             Some((label, _)) if is_picture(&key) => {
                 let label = label.to_owned();
-                found.push(Row { location, key, label, group: None })?;
+                found.push(Row { location, key, label, values: vec![], group: None })?;
             }
             Some(_) if OTHER_PICTURES.contains(&extension.as_str()) => {
                 ignore(format!("is a .{extension} file, which graft does not read; convert it to JPEG or PNG"));

@@ -7,17 +7,17 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Found, Location, MAX_MANIFEST_LEN, Row, Tree};
+use super::{Columns, Found, Location, MAX_MANIFEST_LEN, Row, Tree};
 
 /// Reads a manifest on disk; its files are relative to it.
 ///
 /// # Errors
 ///
 /// If a column or a field is missing, or a file occurs twice.
-pub(super) fn read(path: &Path, split: Option<&str>) -> Result<Found> {
+pub(super) fn read(path: &Path, split: Option<&str>, columns: &Columns) -> Result<Found> {
     let root = path.parent().unwrap_or(Path::new("."));
     let file = File::open(path).with_context(|| format!("opening manifest {}", path.display()))?;
-    rows(file, path, split, |file| Ok(Location::File(root.join(file))))
+    rows(file, path, split, columns, |file| Ok(Location::File(root.join(file))))
 }
 
 /// Reads the manifest at the top of an archive; its files are members of the archive.
@@ -25,17 +25,23 @@ pub(super) fn read(path: &Path, split: Option<&str>) -> Result<Found> {
 /// # Errors
 ///
 /// As [`read`], and if the archive lacks a file.
-pub(super) fn read_inside(tree: &Tree, name: &str, split: Option<&str>) -> Result<Found> {
+pub(super) fn read_inside(tree: &Tree, name: &str, split: Option<&str>, columns: &Columns) -> Result<Found> {
     let manifest = tree.files.get(name).with_context(|| format!("expected a member {name}, found none"))?;
     let bytes = manifest.read(MAX_MANIFEST_LEN)?;
-    rows(&bytes[..], &manifest.path(), split, |file| {
+    rows(&bytes[..], &manifest.path(), split, columns, |file| {
         let name = file.replace('\\', "/");
         let found = tree.files.get(name.strip_prefix("./").unwrap_or(&name));
         found.cloned().with_context(|| format!("expected {file} in {}, found no such member", tree.root.display()))
     })
 }
 
-fn rows(from: impl Read, path: &Path, split: Option<&str>, locate: impl Fn(&str) -> Result<Location>) -> Result<Found> {
+fn rows(
+    from: impl Read,
+    path: &Path,
+    split: Option<&str>,
+    columns: &Columns,
+    locate: impl Fn(&str) -> Result<Location>,
+) -> Result<Found> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(from);
     let header = reader.headers().with_context(|| format!("reading the header of {}", path.display()))?.clone();
     let column = |names: &[&str]| header.iter().position(|h| names.contains(&h.trim_start_matches('\u{feff}')));
@@ -45,7 +51,11 @@ fn rows(from: impl Read, path: &Path, split: Option<&str>, locate: impl Fn(&str)
             format!("expected a column {} in {}, found {}", names.join(" or "), path.display(), found.join(", "))
         })
     };
-    let (file, label) = (need(&["file", "path", "image"])?, need(&["label", "class"])?);
+    let file = need(&["file", "path", "image"])?;
+    let (label, numbers) = match columns.names() {
+        None => (Some(need(&["label", "class"])?), vec![]),
+        Some(names) => (None, names.iter().map(|n| need(&[n])).collect::<Result<Vec<_>>>()?),
+    };
     let (group, part) = (column(&["group"]), column(&["split"]));
     ensure!(split.is_none() || part.is_some(), "expected a column split in {}, found none", path.display());
     let mut seen = BTreeSet::new();
@@ -58,17 +68,21 @@ fn rows(from: impl Read, path: &Path, split: Option<&str>, locate: impl Fn(&str)
             continue;
         }
         let field = |c: usize| record.get(c).unwrap_or_default().to_owned();
-        let (file, label) = (field(file), field(label));
+        let (file, label) = (field(file), label.map(field));
         ensure!(
-            !file.is_empty() && !label.is_empty(),
-            "expected a file and a label in row {} of {}, found {file:?} and {label:?}",
+            !file.is_empty() && label.as_ref().is_none_or(|l| !l.is_empty()),
+            "expected a file and a label in row {} of {}, found {file:?} and {:?}",
             line + 2,
-            path.display()
+            path.display(),
+            label.unwrap_or_default()
         );
+        let label = label.unwrap_or_default();
+        let values = numbers.iter().map(|&c| columns.number(&field(c))).collect::<Result<_>>();
+        let values = values.with_context(|| format!("reading row {} of {}", line + 2, path.display()))?;
         ensure!(seen.insert(file.clone()), "expected each file once in {}, found {file} again", path.display());
         let location = locate(&file).with_context(|| format!("reading row {} of {}", line + 2, path.display()))?;
         let group = group.map(field).filter(|g| !g.is_empty());
-        found.push(Row { location, key: file.replace('\\', "/"), label, group })?;
+        found.push(Row { location, key: file.replace('\\', "/"), label, values, group })?;
     }
     Ok(found)
 }

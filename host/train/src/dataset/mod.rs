@@ -9,27 +9,33 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
+use crate::objective::Targets;
+
 mod coco;
 mod folder;
 mod location;
 mod manifest;
 mod split;
 mod tar;
+mod task;
 mod tree;
 mod zip;
 
 pub use location::Location;
+pub use task::{Columns, Task};
 use tree::Tree;
 
 /// One labelled picture.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     /// Where its bytes are.
     pub location: Location,
     /// The path below the set's root with `/` between parts: the same on every machine, in a folder as in an archive.
     pub key: String,
-    /// Index into the labels.
+    /// Index into the labels; 0 where the task is not to tell classes.
     pub class: usize,
+    /// A number for each label where the task is tags or values; else none.
+    pub values: Vec<f32>,
     /// Pictures of one group (a field, a plant) never fall on both sides of a split.
     pub group: Option<String>,
 }
@@ -37,7 +43,9 @@ pub struct Sample {
 /// A set of labelled pictures, in the order of their keys.
 #[derive(Debug, Clone)]
 pub struct Dataset {
-    /// Class names, ascending.
+    /// What is to be told of a picture.
+    pub task: Task,
+    /// Class names, ascending; of tags and values the columns' names.
     pub labels: Vec<String>,
     /// The pictures.
     pub samples: Vec<Sample>,
@@ -71,31 +79,52 @@ impl Dataset {
     ///
     /// If nothing usable is found: the message says what was expected and what lies there.
     pub fn open(path: &Path, split: Option<&str>) -> Result<Self> {
+        Self::open_as(path, split, &Columns::Label)
+    }
+
+    /// Opens a data set as [`Dataset::open`], of which a manifest's `columns` tell what is wanted of a picture.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dataset::open`]; if the layout has no columns; if a column is missing, or a field is not such a number.
+    pub fn open_as(path: &Path, split: Option<&str>, columns: &Columns) -> Result<Self> {
         let meta = fs::metadata(path).with_context(|| format!("opening data set {}", path.display()))?;
         if meta.is_dir() {
-            return Self::new(path, folder::read(Tree::of_folder(path)?, split)?);
+            columns.only_label(path)?;
+            return Self::new(path, folder::read(Tree::of_folder(path)?, split)?, columns);
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         let found = match name.rsplit('.').next().unwrap_or_default() {
-            "zip" => archive(zip::tree(path)?, split)?,
-            "tar" => archive(tar::tree(path)?, split)?,
-            "json" => coco::read(path, split)?,
+            "zip" => archive(path, zip::tree(path)?, split, columns)?,
+            "tar" => archive(path, tar::tree(path)?, split, columns)?,
+            "json" => {
+                columns.only_label(path)?;
+                coco::read(path, split)?
+            }
             // A picture in the midst of these could only be reached by unpacking all before it, in every epoch.
             "gz" | "tgz" | "bz2" | "xz" | "zst" | "7z" | "rar" => bail!(
                 "expected a folder, .zip, .tar, .json or .csv, found {}, in which single pictures cannot be reached; unpack it, or pack it as .zip or .tar",
                 path.display()
             ),
-            _ => manifest::read(path, split)?,
+            _ => manifest::read(path, split, columns)?,
         };
-        Self::new(path, found)
+        Self::new(path, found, columns)
     }
 
-    fn new(path: &Path, Found { rows, ignored }: Found) -> Result<Self> {
-        let labels: Vec<String> = rows.iter().map(|r| r.label.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+    fn new(path: &Path, Found { rows, ignored }: Found, columns: &Columns) -> Result<Self> {
+        let classes: BTreeSet<&String> = rows.iter().map(|r| &r.label).collect();
+        let labels = columns.names().map_or_else(|| classes.into_iter().cloned().collect(), <[String]>::to_vec);
         let index: BTreeMap<&str, usize> = labels.iter().enumerate().map(|(i, l)| (l.as_str(), i)).collect();
+        let class = |label: &str| index.get(label).copied().unwrap_or(0);
         let mut samples: Vec<Sample> = rows
             .into_iter()
-            .map(|r| Sample { location: r.location, key: r.key, class: index[r.label.as_str()], group: r.group })
+            .map(|r| Sample {
+                class: class(&r.label),
+                location: r.location,
+                key: r.key,
+                values: r.values,
+                group: r.group,
+            })
             .collect();
         samples.sort_by(|a, b| a.key.cmp(&b.key));
         ensure!(
@@ -104,7 +133,20 @@ impl Dataset {
             path.display(),
             ignored.first().map_or(String::new(), |i: &Ignored| format!("; {}: {}", i.path.display(), i.reason))
         );
-        Ok(Self { labels, samples, ignored })
+        Ok(Self { task: columns.task(), labels, samples, ignored })
+    }
+
+    /// Returns what is wanted of the pictures at `rows`.
+    pub fn targets(&self, rows: &[usize]) -> Targets {
+        let width = self.labels.len();
+        let values = || rows.iter().flat_map(|&r| &self.samples[r].values).copied().collect();
+        match self.task {
+            Task::Classes => {
+                Targets::Classes { of: rows.iter().map(|&r| self.samples[r].class).collect(), count: width }
+            }
+            Task::Tags => Targets::Tags { of: values(), width },
+            Task::Values => Targets::Values { of: values(), width },
+        }
     }
 
     /// Numbers the classes as `labels` does, so that a set can be compared with a model.
@@ -113,6 +155,15 @@ impl Dataset {
     ///
     /// If the set has a class that is not among `labels`.
     pub fn relabel(mut self, labels: &[String]) -> Result<Self> {
+        ensure!(
+            self.task == Task::Classes || self.labels == labels,
+            "expected the model's columns ({}), found {}",
+            labels.join(", "),
+            self.labels.join(", ")
+        );
+        if self.task != Task::Classes {
+            return Ok(self);
+        }
         for sample in &mut self.samples {
             let name = &self.labels[sample.class];
             let Some(class) = labels.iter().position(|l| l == name) else {
@@ -147,6 +198,7 @@ struct Row {
     location: Location,
     key: String,
     label: String,
+    values: Vec<f32>,
     group: Option<String>,
 }
 
@@ -161,11 +213,14 @@ impl Found {
     }
 }
 
-fn archive(tree: Tree, split: Option<&str>) -> Result<Found> {
+fn archive(path: &Path, tree: Tree, split: Option<&str>, columns: &Columns) -> Result<Found> {
     let tree = tree.unwrapped();
     match tree.manifest()? {
-        Some(name) => manifest::read_inside(&tree, &name, split),
-        None => folder::read(tree, split),
+        Some(name) => manifest::read_inside(&tree, &name, split, columns),
+        None => {
+            columns.only_label(path)?;
+            folder::read(tree, split)
+        }
     }
 }
 

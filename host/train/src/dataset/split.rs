@@ -43,7 +43,7 @@ fn rank(seed: u64, key: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::super::tests::tree;
-    use super::super::{Location, Sample};
+    use super::super::{Location, Sample, Task};
     use super::*;
 
     #[test]
@@ -60,13 +60,14 @@ mod tests {
 
     #[test]
     fn a_group_never_falls_on_both_sides() {
-        let mut set = Dataset { labels: vec!["a".into()], samples: vec![], ignored: vec![] };
+        let mut set = Dataset { task: Task::Classes, labels: vec!["a".into()], samples: vec![], ignored: vec![] };
         for i in 0..200 {
             let key = format!("{i}");
             set.samples.push(Sample {
                 location: Location::File(key.clone().into()),
                 key,
                 class: 0,
+                values: vec![],
                 group: Some(format!("g{}", i % 20)),
             });
         }

@@ -234,3 +234,31 @@ fn a_coco_file_classifies_pictures_by_their_annotations() {
     fs::write(&path, "{}").unwrap();
     assert!(error(&path, None).contains("reading the COCO file"));
 }
+
+#[test]
+fn columns_of_tags_and_values_are_read_and_strangers_refused() {
+    let dir = tree(&["1.jpg", "2.jpg"]);
+    let csv = dir.path().join("set.csv");
+    let open = |text: &str, columns: Columns| {
+        fs::write(&csv, text).unwrap();
+        Dataset::open_as(&csv, None, &columns)
+    };
+    let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+    let text = "file,rust,miner,yield\n1.jpg,0,1,2.5\n2.jpg,1,1,-3\n";
+    let set = open(text, Columns::Tags(names(&["miner", "rust"]))).unwrap();
+    assert_eq!((set.task, set.labels.clone()), (Task::Tags, names(&["miner", "rust"])));
+    assert_eq!(set.targets(&[1, 0]), Targets::Tags { of: vec![1.0, 1.0, 1.0, 0.0], width: 2 });
+    let set = open(text, Columns::Values(names(&["yield"]))).unwrap();
+    assert_eq!(set.targets(&[0, 1]), Targets::Values { of: vec![2.5, -3.0], width: 1 });
+    for (text, columns, word) in [
+        (text, Columns::Tags(names(&["yield"])), "0 or 1"),
+        (text, Columns::Values(names(&["height"])), "column height"),
+        ("file,yield\n1.jpg,much\n", Columns::Values(names(&["yield"])), "row 2"),
+        ("file,yield\n1.jpg,inf\n", Columns::Values(names(&["yield"])), "finite"),
+    ] {
+        let error = format!("{:#}", open(text, columns).unwrap_err());
+        assert!(error.contains(word), "{error}");
+    }
+    let folder = Dataset::open_as(dir.path(), None, &Columns::Values(names(&["yield"]))).unwrap_err();
+    assert!(format!("{folder:#}").contains("CSV"), "{folder:#}");
+}

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use graft_kernels::pool::{self, Pool};
 use graft_kernels::train::norm::{self, Affine, Residual};
 use graft_kernels::train::pool as pooled;
@@ -52,6 +52,14 @@ pub(super) struct Engine {
     gates: BTreeMap<usize, Gate>,
     spare: Vec<Buffer>,
     scratch: Scratch,
+}
+
+/// Where a forward pass begins.
+pub(super) enum Start<'a> {
+    /// Normalised pictures, `[n, h, w, stride]`.
+    Pictures(Buffer),
+    /// What [`Engine::frozen`] returned of each.
+    Frozen(&'a [Vec<f32>]),
 }
 
 /// Memory for a piece of an input, of a gradient, of an input's gradient, and of a kernel.
@@ -114,14 +122,14 @@ impl Engine {
         Ok(head().forward(self.isa, &mut self.threads, weights, &features, pictures)?.y.to_vec())
     }
 
-    /// Returns logits `[pictures, padded(classes)]` as training sees them, and moves running statistics.
-    pub(super) fn forward(&mut self, weights: &mut Weights, input: Buffer, pictures: usize) -> Result<Vec<f32>> {
+    /// Returns outputs `[pictures, padded(outputs)]` as training sees them, and moves running statistics.
+    pub(super) fn forward(&mut self, weights: &mut Weights, start: Start<'_>, pictures: usize) -> Result<Vec<f32>> {
         self.whole = None;
-        self.spare.extend(self.values.iter_mut().map(std::mem::take).filter(|b| !b.is_empty()));
-        if self.first > 1 {
-            self.run_frozen(&input, pictures)?;
-        } else {
-            self.values[0] = input;
+        self.reuse_values();
+        match start {
+            Start::Pictures(input) if self.first > 1 => self.run_frozen(&input, pictures)?,
+            Start::Pictures(input) => self.values[0] = input,
+            Start::Frozen(rows) => self.take_frozen(rows)?,
         }
         for i in self.first..self.network.nodes.len() {
             let node = self.network.nodes[i].clone();
@@ -145,6 +153,54 @@ impl Engine {
         let logits = made.y.to_vec();
         self.layers.insert(self.network.nodes.len(), made);
         Ok(logits)
+    }
+
+    /// Whether anything but the picture itself is frozen.
+    pub(super) fn has_frozen(&self) -> bool {
+        self.first > 1
+    }
+
+    /// Returns the length of a picture's row of [`Engine::frozen`].
+    pub(super) fn frozen_len(&self) -> usize {
+        self.border().iter().map(|&i| self.shapes[i].numbers()).sum()
+    }
+
+    /// Returns what trained nodes read of frozen ones, a row for each picture.
+    pub(super) fn frozen(&mut self, input: &[f32], pictures: usize) -> Result<Vec<Vec<f32>>> {
+        self.reuse_values();
+        self.run_frozen(input, pictures)?;
+        let border = self.border();
+        let part = |p: usize, i: usize| {
+            let len = self.shapes[i].numbers();
+            &self.values[i][p * len..][..len]
+        };
+        Ok((0..pictures).map(|p| border.iter().flat_map(|&i| part(p, i)).copied().collect()).collect())
+    }
+
+    fn take_frozen(&mut self, rows: &[Vec<f32>]) -> Result<()> {
+        let len = self.frozen_len();
+        ensure!(rows.iter().all(|r| r.len() == len), "expected {len} frozen numbers of each picture, found others");
+        let mut at = 0;
+        for i in self.border() {
+            let len = self.shapes[i].numbers();
+            let mut value = take(&mut self.spare, rows.len() * len);
+            for (to, row) in value.chunks_exact_mut(len).zip(rows) {
+                to.copy_from_slice(&row[at..at + len]);
+            }
+            self.values[i] = value;
+            at += len;
+        }
+        Ok(())
+    }
+
+    /// Lists the frozen nodes that trained ones read.
+    fn border(&self) -> Vec<usize> {
+        let read = |i: &usize| self.network.nodes[self.first..].iter().any(|n| n.inputs.contains(i));
+        (0..self.first).filter(read).collect()
+    }
+
+    fn reuse_values(&mut self) {
+        self.spare.extend(self.values.iter_mut().map(std::mem::take).filter(|b| !b.is_empty()));
     }
 
     fn run_frozen(&mut self, input: &[f32], pictures: usize) -> Result<()> {

@@ -4,9 +4,9 @@
 //! it is. On the CPU the description is walked by `engine`, on the kernels; on other devices by candle's own operations
 //! (`plain`), which also serve as the reference that the former is tested against.
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::{DType, Device};
-use graft_kernels::train::{Step, adamw};
+use graft_kernels::train::{Step as Adamw, adamw};
 use graft_kernels::{Buffer, Isa, Threads, padded};
 use graft_onnx::Head;
 use graft_zoo::network::{Parameter, Role};
@@ -15,6 +15,7 @@ use graft_zoo::{Network, Preprocessing, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::objective::Objective;
+use crate::optimiser::{Optimiser, Step, sgd};
 use crate::rng::Rng;
 
 mod engine;
@@ -25,7 +26,7 @@ mod plain;
 mod shape;
 mod weights;
 
-use engine::Engine;
+use engine::{Engine, Start};
 use plain::Plain;
 use weights::Weights;
 
@@ -43,7 +44,7 @@ pub enum Norm {
 pub struct Net {
     preprocessing: Preprocessing,
     norm: Norm,
-    classes: usize,
+    outputs: usize,
     weights: Weights,
     walk: Walk,
 }
@@ -82,21 +83,22 @@ impl Net {
         );
         let first = network.stages - unfrozen;
         let mut weights = Weights::default();
-        let mut put = |name: String, from: &Tensors, groups: usize, trained: bool| -> Result<()> {
+        let mut put = |name: String, from: &Tensors, groups: usize, depth: Option<usize>| -> Result<()> {
             let tensor = from.get(&name).with_context(|| format!("expected tensor {name}, found none"))?;
-            weights.put(name, tensor, groups, trained);
+            weights.put(name, tensor, groups, depth);
             Ok(())
         };
         for node in &network.nodes {
+            let depth = (node.stage >= first).then(|| network.stages - node.stage);
             for Parameter { name, role, .. } in node.op.parameters() {
                 let groups = if let Role::Weight { groups } = role { groups } else { 1 };
-                put(name, backbone, groups, role.is_trained() && node.stage >= first)?;
+                put(name, backbone, groups, depth.filter(|_| role.is_trained()))?;
             }
         }
         let bias = Tensor { shape: vec![head.bias.len()], data: head.bias.clone() };
         let tensors = Tensors::from([(HEAD_WEIGHT.to_owned(), head.weight.clone()), (HEAD_BIAS.to_owned(), bias)]);
-        put(HEAD_WEIGHT.into(), &tensors, 1, true)?;
-        put(HEAD_BIAS.into(), &tensors, 1, true)?;
+        put(HEAD_WEIGHT.into(), &tensors, 1, Some(0))?;
+        put(HEAD_BIAS.into(), &tensors, 1, Some(0))?;
         let side = preprocessing.crop as usize;
         let walk = match device {
             Device::Cpu => Walk::Kernels(Box::new(Engine::new(
@@ -110,7 +112,7 @@ impl Net {
             _ => Walk::Candle(Plain::new(network, first, norm, device, DType::F32)),
         };
         let preprocessing = preprocessing.clone();
-        Ok(Self { preprocessing, norm, classes: head.bias.len(), weights, walk })
+        Ok(Self { preprocessing, norm, outputs: head.bias.len(), weights, walk })
     }
 
     /// Returns everything that training changes: trained parameters and running statistics.
@@ -129,14 +131,14 @@ impl Net {
         Ok(())
     }
 
-    /// Returns what the optimiser remembers of each parameter.
-    pub(crate) fn moments(&self) -> Tensors {
-        self.weights.moments()
+    /// Returns what a step remembers of each parameter: its moments and, where one is kept, its average.
+    pub(crate) fn remembered(&self) -> Tensors {
+        self.weights.remembered()
     }
 
-    /// Takes back what [`Net::moments`] returned, among other tensors.
-    pub(crate) fn restore_moments(&mut self, tensors: &Tensors) -> Result<()> {
-        self.weights.set_moments(tensors)
+    /// Takes back what [`Net::remembered`] returned, among other tensors.
+    pub(crate) fn restore_remembered(&mut self, tensors: &Tensors) -> Result<()> {
+        self.weights.set_remembered(tensors)
     }
 
     /// Returns the trained backbone and head.
@@ -158,37 +160,66 @@ impl Net {
         Ok((all, Head { weight, bias: bias.data }))
     }
 
-    /// Returns the number of the head's outputs.
-    pub(crate) fn classes(&self) -> usize {
-        self.classes
+    /// Returns the side of the pictures that it takes.
+    pub(crate) fn side(&self) -> usize {
+        self.preprocessing.crop as usize
     }
 
-    /// Returns the logits `[n, classes]` of a batch of pictures (`u8 [crop, crop, 3]` each) with fixed statistics.
+    /// Returns the number of the head's outputs.
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Returns the logits `[n, outputs]` of a batch of pictures (`u8 [crop, crop, 3]` each) with fixed statistics.
     pub(crate) fn logits(&mut self, pictures: &[Vec<u8>]) -> Result<Vec<f32>> {
         let input = self.input(pictures)?;
         match &mut self.walk {
-            Walk::Kernels(engine) => Ok(narrow(&engine.logits(&self.weights, &input, pictures.len())?, self.classes)),
+            Walk::Kernels(engine) => Ok(narrow(&engine.logits(&self.weights, &input, pictures.len())?, self.outputs)),
             Walk::Candle(plain) => plain.logits(&self.weights, &input, pictures.len()),
         }
     }
 
-    /// Adds to the gradient of every parameter, of a loss that `objective` tells of the logits `[n, classes]` along with
+    /// Returns the numbers that [`Net::frozen`] gives of a picture, or none where nothing is frozen or no kernels run.
+    pub(crate) fn frozen_len(&self) -> Option<usize> {
+        match &self.walk {
+            Walk::Kernels(engine) if engine.has_frozen() => Some(engine.frozen_len()),
+            _ => None,
+        }
+    }
+
+    /// Returns what the trained stages read of the frozen ones, a row for each picture.
+    pub(crate) fn frozen(&mut self, pictures: &[Vec<u8>]) -> Result<Vec<Vec<f32>>> {
+        let input = self.input(pictures)?;
+        match &mut self.walk {
+            Walk::Kernels(engine) => engine.frozen(&input, pictures.len()),
+            Walk::Candle(_) => bail!("expected the CPU for activations of frozen stages, found another device"),
+        }
+    }
+
+    /// As [`Net::learn`], from rows of [`Net::frozen`].
+    pub(crate) fn learn_frozen(&mut self, rows: &[Vec<f32>], objective: &Objective<'_>) -> Result<f64> {
+        match &mut self.walk {
+            Walk::Kernels(engine) => {
+                learn(engine, &mut self.weights, Start::Frozen(rows), rows.len(), self.outputs, objective)
+            }
+            Walk::Candle(_) => bail!("expected the CPU for activations of frozen stages, found another device"),
+        }
+    }
+
+    /// Adds to the gradient of every parameter, of a loss that `objective` tells of the outputs `[n, outputs]` along with
     /// its own gradient; moves the running statistics where batches normalise. Returns the loss.
     pub(crate) fn learn(&mut self, pictures: &[Vec<u8>], objective: &Objective<'_>) -> Result<f64> {
         ensure!(!pictures.is_empty(), "expected pictures to learn from, found none");
         let (input, n) = (self.input(pictures)?, pictures.len());
         match &mut self.walk {
             Walk::Kernels(engine) => {
-                let logits = engine.forward(&mut self.weights, input, n)?;
-                let (loss, gradient) = objective(&narrow(&logits, self.classes))?;
-                engine.backward(&mut self.weights, &widen(&gradient, self.classes), n)?;
-                Ok(loss)
+                learn(engine, &mut self.weights, Start::Pictures(input), n, self.outputs, objective)
             }
             Walk::Candle(plain) => plain.learn(&mut self.weights, &input, n, objective),
         }
     }
 
-    /// Moves every parameter along its gradient, which then is zero again. Weights decay; shifts and scales do not.
+    /// Moves every parameter along its gradient, which then is zero again.
     pub(crate) fn step(&mut self, step: &Step) {
         let mut own;
         let (isa, threads) = match &mut self.walk {
@@ -198,11 +229,41 @@ impl Net {
                 (Isa::best(), &mut own)
             }
         };
+        let mut scale = step.scale;
+        if let Some(longest) = step.clip {
+            let squares = |p: &weights::Parameter| p.gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
+            let length = scale * self.weights.parameters.values().map(squares).sum::<f64>().sqrt();
+            // As PyTorch's clip_grad_norm_.
+            scale *= (longest / (length + 1e-6)).min(1.0);
+        }
         for p in self.weights.parameters.values_mut() {
-            let step = Step { decay: if p.decays() { step.decay } else { 0.0 }, ..*step };
+            let rate = step.rate * step.stage_decay.powi(i32::try_from(p.depth).unwrap_or(i32::MAX));
+            let decay = if p.decays() { step.decay } else { 0.0 };
             let [first, second] = &mut p.moments;
-            adamw(isa, threads, &step, &mut p.values, &p.gradient, first, second);
+            match step.optimiser {
+                Optimiser::Adamw => {
+                    let (rate, decay, scale) = (rate as f32, decay as f32, scale as f32);
+                    let fused = Adamw { rate, decay, betas: [0.9, 0.999], eps: 1e-8, count: step.done + 1, scale };
+                    adamw(isa, threads, &fused, &mut p.values, &p.gradient, first, second);
+                }
+                Optimiser::Sgd => sgd(rate, decay, scale, &mut p.values, &p.gradient, first),
+            }
             p.gradient.fill(0.0);
+            if let Some(past) = step.past() {
+                p.average(past);
+            }
+        }
+    }
+
+    /// Changes parameters for their averages and back, where these are kept.
+    pub(crate) fn swap_averages(&mut self) {
+        for p in self.weights.parameters.values_mut() {
+            if let Some(average) = &mut p.average {
+                std::mem::swap(average, &mut p.values);
+            }
+        }
+        if let Walk::Kernels(engine) = &mut self.walk {
+            engine.forget();
         }
     }
 
@@ -221,6 +282,21 @@ impl Net {
         }
         Ok(data)
     }
+}
+
+/// Forward, the objective, and backward.
+fn learn(
+    engine: &mut Engine,
+    weights: &mut Weights,
+    start: Start<'_>,
+    pictures: usize,
+    outputs: usize,
+    objective: &Objective<'_>,
+) -> Result<f64> {
+    let found = engine.forward(weights, start, pictures)?;
+    let (loss, gradient) = objective(&narrow(&found, outputs))?;
+    engine.backward(weights, &widen(&gradient, outputs), pictures)?;
+    Ok(loss)
 }
 
 /// Drops the padding of rows.

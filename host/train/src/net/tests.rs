@@ -3,7 +3,7 @@
 use graft_zoo::{Activation, Architecture, Padding};
 
 use super::*;
-use crate::objective::cross_entropy;
+use crate::objective::{Loss, Targets};
 
 /// A net whose activations are all well within the bends of their activation or well beyond them, as their channel has it:
 /// rounding must not decide which gradients pass.
@@ -38,12 +38,19 @@ fn net(id: &str, side: u32, padding: Padding, unfrozen: usize, norm: Norm) -> (N
     };
     // Running statistics that are those of these pictures, so that fixed ones normalise as well.
     let mut settled = make(&backbone, network.stages, Norm::Batch);
-    settled.learn(&pictures, &|l| cross_entropy(l, &[2, 0], 3, 0.1)).unwrap();
+    settled.learn(&pictures, &smoothed).unwrap();
     for (name, tensor) in settled.state().into_iter().filter(|(n, _)| n.contains(".running_")) {
         let before = backbone.get_mut(&name).unwrap();
         before.data.iter_mut().zip(tensor.data).for_each(|(old, new)| *old = (new - 0.9 * *old) / 0.1);
     }
     (make(&backbone, unfrozen, norm), network, pictures)
+}
+
+/// Smoothed cross-entropy of two pictures, of the third and the first of three classes.
+fn smoothed(outputs: &[f32]) -> Result<(f64, Vec<f32>)> {
+    let targets = Targets::Classes { of: vec![2, 0], count: 3 };
+    let rows: Vec<f32> = (0..2).flat_map(|i| targets.row(i)).collect();
+    Loss::CrossEntropy { smoothing: 0.1, weights: vec![] }.of(outputs, &rows, 3)
 }
 
 /// The same net, walked by candle in double precision.
@@ -96,7 +103,7 @@ fn logits_gradients_and_statistics_equal_those_of_candles_own_operations() {
             let logits = std::cell::RefCell::new(vec![]);
             let objective = |l: &[f32]| {
                 *logits.borrow_mut() = l.to_vec();
-                cross_entropy(l, &[2, 0], 3, 0.1)
+                smoothed(l)
             };
             let loss = net.learn(&pictures, &objective).unwrap();
             (loss, logits.into_inner())
@@ -125,11 +132,11 @@ fn logits_gradients_and_statistics_equal_those_of_candles_own_operations() {
 fn only_a_step_changes_parameters() {
     let (mut net, _, pictures) = net("mobilenet_v2:0.35", 32, Padding::Symmetric, 9, Norm::Batch);
     let before = net.state();
-    net.learn(&pictures, &|l| cross_entropy(l, &[2, 0], 3, 0.1)).unwrap();
+    net.learn(&pictures, &smoothed).unwrap();
     let after = net.state();
     assert_ne!(before["features.0.1.running_mean"], after["features.0.1.running_mean"]);
     assert_eq!(before["features.0.1.weight"], after["features.0.1.weight"]);
-    net.step(&crate::optimiser::adamw(0.1, 0.0, 0));
+    net.step(&Step { rate: 0.1, ..crate::probe::STEP });
     assert_ne!(before["features.0.1.weight"], net.state()["features.0.1.weight"]);
     let logits = net.logits(&pictures).unwrap();
     net.restore(&before).unwrap();
@@ -143,4 +150,65 @@ fn more_stages_than_there_are_is_refused() {
     let p = Preprocessing::centre_crop(32, Preprocessing::UNIT);
     let error = Net::new(&network, &backbone, &head, &p, 6, Norm::Frozen, &Device::Cpu).err().unwrap();
     assert!(error.to_string().contains("at most 5"), "{error}");
+}
+
+/// What trained stages read of frozen ones says all about a picture: the same gradients from it as from pixels.
+#[test]
+fn frozen_activations_stand_for_their_pictures() {
+    for (id, unfrozen) in [("mobilenet_v2:0.35", 3), ("resnet18", 2)] {
+        let (mut net, _, pictures) = net(id, 64, Padding::TfSame, unfrozen, Norm::Batch);
+        let (mut other, ..) = self::net(id, 64, Padding::TfSame, unfrozen, Norm::Batch);
+        let rows = net.frozen(&pictures).unwrap();
+        assert!(rows.iter().all(|r| r.len() == net.frozen_len().unwrap()));
+        let (a, b) = (net.learn_frozen(&rows, &smoothed).unwrap(), other.learn(&pictures, &smoothed).unwrap());
+        assert_eq!(a, b, "{id}");
+        for (name, p) in &net.weights.parameters {
+            assert_eq!(p.gradient[..], other.weights.parameters[name].gradient[..], "{id} {name}");
+        }
+        assert!(net.learn_frozen(&[vec![0.0; 3]], &smoothed).is_err());
+    }
+}
+
+/// The average of weights follows them, and can be put in their place and taken away again.
+#[test]
+fn averages_take_the_place_of_weights_and_give_it_back() {
+    let (mut net, _, pictures) = net("mobilenet_v2:0.35", 32, Padding::Symmetric, 1, Norm::Frozen);
+    let step = Step { rate: 0.01, average: Some(0.5), ..crate::probe::STEP };
+    let mut expected: Option<Vec<f32>> = None;
+    for done in 0..5 {
+        net.learn(&pictures, &smoothed).unwrap();
+        net.step(&Step { done, ..step });
+        let now = net.weights.parameters[HEAD_WEIGHT].values.to_vec();
+        // TensorFlow's ExponentialMovingAverage with num_updates.
+        let past = (0.5f64).min((1.0 + done as f64) / (10.0 + done as f64)) as f32;
+        expected = Some(match expected {
+            None => now,
+            Some(old) => old.iter().zip(&now).map(|(o, n)| o * past + n * (1.0 - past)).collect(),
+        });
+    }
+    let before = net.state();
+    net.swap_averages();
+    let found = net.weights.parameters[HEAD_WEIGHT].values.to_vec();
+    assert_near("average", &found, &expected.unwrap(), 1e-3, 1e-5);
+    assert_ne!(net.state(), before);
+    net.swap_averages();
+    assert_eq!(net.state(), before);
+}
+
+/// A gradient longer than it may be makes the step of one that was scaled to that length, as SGD shows.
+#[test]
+fn a_long_gradient_is_scaled_down_to_the_longest() {
+    let (mut net, _, pictures) = net("mobilenet_v2:0.35", 32, Padding::Symmetric, 1, Norm::Frozen);
+    let before = net.state();
+    net.learn(&pictures, &smoothed).unwrap();
+    let step = Step { optimiser: Optimiser::Sgd, rate: 1.0, clip: Some(1e-3), ..crate::probe::STEP };
+    net.step(&step);
+    let moved: f64 = net
+        .state()
+        .iter()
+        .flat_map(|(n, t)| t.data.iter().zip(&before[n].data))
+        .map(|(a, b)| f64::from(a - b).powi(2))
+        .sum();
+    // The first step with Nesterov's momentum of 0.9 is 1.9 times as long.
+    assert!((moved.sqrt() / 1.9e-3 - 1.0).abs() < 1e-2, "{}", moved.sqrt());
 }

@@ -80,14 +80,25 @@ pub(crate) struct Parameter {
     pub(crate) gradient: Buffer,
     /// First and second moment of the gradient.
     pub(crate) moments: [Buffer; 2],
+    /// The mean of past values, where one is kept.
+    pub(crate) average: Option<Buffer>,
+    /// Stages between it and the outputs: 0 is the head.
+    pub(crate) depth: usize,
 }
 
 impl Parameter {
-    fn new(tensor: &Tensor, groups: usize) -> Self {
+    fn new(tensor: &Tensor, groups: usize, depth: usize) -> Self {
         let layout = Layout::of(&tensor.shape, groups);
         let zeros = || Buffer::zeros(layout.numbers());
-        let values = layout.pack(&tensor.data);
-        Self { shape: tensor.shape.clone(), layout, values, gradient: zeros(), moments: [zeros(), zeros()] }
+        let (shape, values) = (tensor.shape.clone(), layout.pack(&tensor.data));
+        Self { shape, layout, values, gradient: zeros(), moments: [zeros(), zeros()], average: None, depth }
+    }
+
+    /// Moves the average towards the values, of which the past weighs `past`.
+    pub(crate) fn average(&mut self, past: f64) {
+        let average = self.average.get_or_insert_with(|| Buffer::copy_of(&self.values));
+        let now = (1.0 - past) as f32;
+        average.iter_mut().zip(self.values.iter()).for_each(|(a, v)| *a += now * (v - *a));
     }
 
     /// Whether it is one that weight decay holds for: shifts and scales of a normalisation, and biases, are not.
@@ -111,13 +122,14 @@ pub(crate) struct Weights {
 
 /// The moments' prefixes in a checkpoint.
 const MOMENTS: [&str; 2] = ["m.", "v."];
+const AVERAGE: &str = "a.";
 
 impl Weights {
-    pub(crate) fn put(&mut self, name: String, tensor: &Tensor, groups: usize, trained: bool) {
-        if trained {
-            self.parameters.insert(name, Parameter::new(tensor, groups));
-        } else {
-            self.fixed.insert(name, tensor.clone());
+    /// Puts a tensor in: one that is trained where its depth is given.
+    pub(crate) fn put(&mut self, name: String, tensor: &Tensor, groups: usize, depth: Option<usize>) {
+        match depth {
+            Some(depth) => drop(self.parameters.insert(name, Parameter::new(tensor, groups, depth))),
+            None => drop(self.fixed.insert(name, tensor.clone())),
         }
     }
 
@@ -164,16 +176,17 @@ impl Weights {
         Ok(())
     }
 
-    /// Returns what the optimiser remembers: `m.NAME` and `v.NAME`.
-    pub(crate) fn moments(&self) -> Tensors {
-        let both = |(name, p): (&String, &Parameter)| {
-            [0, 1].map(|i| (format!("{}{name}", MOMENTS[i]), p.layout.unpack(&p.moments[i], &p.shape)))
+    /// Returns what the optimiser remembers: `m.NAME`, `v.NAME` and, where an average is kept, `a.NAME`.
+    pub(crate) fn remembered(&self) -> Tensors {
+        let of = |(name, p): (&String, &Parameter)| {
+            let remembered = MOMENTS.into_iter().zip(p.moments.iter()).chain(p.average.as_ref().map(|a| (AVERAGE, a)));
+            remembered.map(|(kind, b)| (format!("{kind}{name}"), p.layout.unpack(b, &p.shape))).collect::<Vec<_>>()
         };
-        self.parameters.iter().flat_map(both).collect()
+        self.parameters.iter().flat_map(of).collect()
     }
 
-    /// Takes back what [`Weights::moments`] returned, among other tensors.
-    pub(crate) fn set_moments(&mut self, tensors: &Tensors) -> Result<()> {
+    /// Takes back what [`Weights::remembered`] returned, among other tensors.
+    pub(crate) fn set_remembered(&mut self, tensors: &Tensors) -> Result<()> {
         for (name, p) in &mut self.parameters {
             for (moment, prefix) in p.moments.iter_mut().zip(MOMENTS) {
                 let name = format!("{prefix}{name}");
@@ -181,6 +194,7 @@ impl Weights {
                 ensure!(tensor.shape == p.shape, "expected {name} of shape {:?}, found {:?}", p.shape, tensor.shape);
                 *moment = p.layout.pack(&tensor.data);
             }
+            p.average = tensors.get(&format!("{AVERAGE}{name}")).map(|t| p.layout.pack(&t.data));
         }
         Ok(())
     }

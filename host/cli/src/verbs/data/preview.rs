@@ -165,7 +165,7 @@ const MAX_SHEET: usize = 40_000_000;
 
 #[cfg(test)]
 mod tests {
-    use graft_train::dataset::{Location, Sample};
+    use graft_train::dataset::{Location, Sample, Task};
 
     use super::*;
 
@@ -174,10 +174,10 @@ mod tests {
         let samples = counts.iter().enumerate().flat_map(|(class, &n)| {
             (0..n).map(move |i| {
                 let key = format!("{class:02}/{i:03}.png");
-                Sample { location: Location::File(key.clone().into()), key, class, group: None }
+                Sample { location: Location::File(key.clone().into()), key, class, values: vec![], group: None }
             })
         });
-        Dataset { labels, samples: samples.collect(), ignored: vec![] }
+        Dataset { task: Task::Classes, labels, samples: samples.collect(), ignored: vec![] }
     }
 
     fn classes(data: &Dataset, rows: usize, seed: u64) -> Vec<usize> {
