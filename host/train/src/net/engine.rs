@@ -200,6 +200,8 @@ impl Engine {
     }
 
     fn reuse_values(&mut self) {
+        // The pictures came from elsewhere.
+        self.values[0] = Buffer::default();
         self.spare.extend(self.values.iter_mut().map(std::mem::take).filter(|b| !b.is_empty()));
     }
 
@@ -292,7 +294,8 @@ impl Engine {
         let made = self.layers.remove(&nodes).context("expected a forward pass before")?;
         let features = self.values.last().context("expected a network with nodes")?;
         let (isa, threads, wanted) = (self.isa, &mut self.threads, self.first < nodes);
-        gradients[nodes - 1] = head().backward(isa, threads, weights, features, &made, logits, wanted)?.map(Rc::new);
+        let dx = head().backward(isa, threads, weights, features, &made, logits, wanted)?;
+        gradients[nodes - 1] = dx.map(|dx| self.adopt(&dx));
         for i in (self.first..nodes).rev() {
             let node = self.network.nodes[i].clone();
             let Some(mut gradient) = gradients[i].take() else { continue };
@@ -321,7 +324,8 @@ impl Engine {
                     let (values, norms, isa, threads) = (&self.values, &self.norms, self.isa, &mut self.threads);
                     let x = activation(values, norms, j, stride, 0..pictures, isa, threads, &mut self.scratch.x);
                     if let Some(dx) = layer(l).backward(isa, threads, weights, x, &made, &gradient, wanted)? {
-                        self.give(&mut gradients[j], Rc::new(dx), pictures * stride);
+                        let dx = self.adopt(&dx);
+                        self.give(&mut gradients[j], dx, pictures * stride);
                     }
                 }
                 Op::GlobalAveragePool => {
@@ -391,6 +395,13 @@ impl Engine {
         self.give(&mut gradients[from], Rc::new(out), pictures * input.numbers());
     }
 
+    /// Copies what was made elsewhere into memory that goes round: more would be in it after every step.
+    fn adopt(&mut self, made: &[f32]) -> Rc<Buffer> {
+        let mut own = take(&mut self.spare, made.len());
+        own[..made.len()].copy_from_slice(made);
+        Rc::new(own)
+    }
+
     /// Gives a node's gradient over, or adds it where there is one.
     fn give(&mut self, slot: &mut Option<Rc<Buffer>>, gradient: Rc<Buffer>, len: usize) {
         match slot {
@@ -416,6 +427,12 @@ impl Engine {
     /// Takes memory back once nobody reads it.
     fn release(&mut self, gradient: Rc<Buffer>) {
         self.spare.extend(Rc::try_unwrap(gradient));
+    }
+
+    /// Returns the numbers in memory that goes round.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.spare.iter().chain(&self.values[1..]).map(|b| b.len()).sum()
     }
 
     /// Forgets what was made of weights that have changed.

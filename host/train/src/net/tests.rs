@@ -152,6 +152,27 @@ fn more_stages_than_there_are_is_refused() {
     assert!(error.to_string().contains("at most 5"), "{error}");
 }
 
+/// Memory goes round: no step leaves more of it behind than the one before, whatever the batches.
+#[test]
+fn steps_take_no_more_memory_than_those_before() {
+    for (id, unfrozen) in
+        [("mobilenet_v2:0.35", 9), ("mobilenet_v2:0.35", 3), ("mobilenet_v3_small", 7), ("resnet18", 5)]
+    {
+        let (mut net, _, pictures) = net(id, 64, Padding::Symmetric, unfrozen, Norm::Frozen);
+        let mut held = [0; 2];
+        for held in &mut held {
+            for batch in [2, 1, 2, 2, 1] {
+                let objective = |o: &[f32]| Ok((0.0, vec![0.1; o.len()]));
+                net.learn(&pictures[..batch], &objective).unwrap();
+            }
+            net.logits(&pictures).unwrap();
+            let Walk::Kernels(engine) = &net.walk else { unreachable!() };
+            *held = engine.held();
+        }
+        assert!(held[0] > 0 && held[0] == held[1], "{id} {held:?}");
+    }
+}
+
 /// What trained stages read of frozen ones says all about a picture: the same gradients from it as from pixels.
 #[test]
 fn frozen_activations_stand_for_their_pictures() {
