@@ -44,9 +44,7 @@ impl Ui {
         let shown = bars.clone();
         let show = move |event: &Event<'_>| {
             let &Event::Progress { stage, done, of } = event else { return };
-            let bar = &shown[stage as usize];
-            bar.set_length(of as u64);
-            bar.set_position(done as u64);
+            moves(&shown[stage as usize])(done, of);
         };
         (bars, show)
     }
@@ -86,5 +84,14 @@ impl Ui {
         for cause in causes {
             eprintln!("  because {cause}");
         }
+    }
+}
+
+/// Returns what moves a bar: it is told what is done, and of how much.
+pub(crate) fn moves(bar: &ProgressBar) -> impl Fn(usize, usize) + use<> {
+    let bar = bar.clone();
+    move |done, of| {
+        bar.set_length(of as u64);
+        bar.set_position(done as u64);
     }
 }

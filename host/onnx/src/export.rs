@@ -29,6 +29,14 @@ pub struct Head {
     pub bias: Vec<f32>,
 }
 
+impl Head {
+    /// Returns one that tells nothing yet.
+    pub fn zeros(outputs: usize, features: usize) -> Self {
+        let weight = Tensor { shape: vec![outputs, features], data: vec![0.0; outputs * features] };
+        Self { weight, bias: vec![0.0; outputs] }
+    }
+}
+
 /// Key-value pairs for `metadata_props`, written in key order.
 pub type Metadata = BTreeMap<String, String>;
 

@@ -170,17 +170,17 @@ fn one(
         Ok(pixels) => pixels,
         Err(ignored) => return Ok(Outcome::Skipped(ignored)),
     };
-    let whole = if varied.views > 1 { Some(pictures::open(sample)?) } else { None };
     let (mut vectors, mut fresh) = (vec![], vec![]);
     for key in keys(&pixels.digest)? {
         if let Some(vector) = known.get(&key) {
             vectors.push(vector.clone());
             continue;
         }
-        let mut rng = Rng::new(u64::from_le_bytes(key[..8].try_into().unwrap_or_default()));
-        let view = match &whole {
-            Some(whole) if key != pixels.digest => &varied.augmentation.view(whole, model.preprocessing(), &mut rng),
-            _ => &pixels.data,
+        let view = if key == pixels.digest {
+            &pixels.data
+        } else {
+            let mut rng = Rng::new(u64::from_le_bytes(key[..8].try_into().unwrap_or_default()));
+            &varied.augmentation.view(&pixels.picture, model.preprocessing(), &mut rng)
         };
         let mut outputs = model.run(view)?;
         let vector = if outputs.is_empty() { vec![] } else { outputs.swap_remove(0) };

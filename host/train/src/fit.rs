@@ -77,6 +77,22 @@ impl Default for Schedule {
     }
 }
 
+impl Schedule {
+    /// Returns a step of one batch at a rate, after so many others.
+    pub(crate) fn step(&self, rate: f64, done: u64) -> Step {
+        Step {
+            optimiser: self.optimiser,
+            rate,
+            stage_decay: self.stage_decay,
+            decay: self.decay,
+            done,
+            scale: 1.0,
+            clip: self.clip,
+            average: self.average,
+        }
+    }
+}
+
 /// Where pictures come from.
 pub trait Source: Sync {
     /// Returns what is wanted of each picture.
@@ -294,16 +310,8 @@ impl Pace {
         let done = (epoch * self.steps + batch / schedule.accumulate) as u64;
         // Of means over a batch each, the mean.
         let summed = batch % schedule.accumulate + 1;
-        Some(Step {
-            optimiser: schedule.optimiser,
-            rate: cosine(schedule.rate, done, self.warmup, self.total),
-            stage_decay: schedule.stage_decay,
-            decay: schedule.decay,
-            done,
-            scale: 1.0 / summed as f64,
-            clip: schedule.clip,
-            average: schedule.average,
-        })
+        let rate = cosine(schedule.rate, done, self.warmup, self.total);
+        Some(Step { scale: 1.0 / summed as f64, ..schedule.step(rate, done) })
     }
 }
 

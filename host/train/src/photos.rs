@@ -5,7 +5,7 @@ use graft_runtime::picture::preprocess;
 use graft_zoo::Preprocessing;
 
 use crate::augment::Augmentation;
-use crate::dataset::Sample;
+use crate::dataset::{Dataset, Sample};
 use crate::fit::Source;
 use crate::objective::Targets;
 use crate::pictures;
@@ -29,6 +29,13 @@ impl<'a> Photos<'a> {
         augmentation: impl Into<Augmentation>,
     ) -> Self {
         Self { samples: samples.to_vec(), targets, preprocessing, augmentation: augmentation.into() }
+    }
+
+    /// Takes every picture of a set.
+    pub fn all(dataset: &'a Dataset, preprocessing: &'a Preprocessing, augmentation: impl Into<Augmentation>) -> Self {
+        let samples: Vec<&Sample> = dataset.samples.iter().collect();
+        let targets = dataset.targets(&(0..samples.len()).collect::<Vec<_>>());
+        Self::new(&samples, targets, preprocessing, augmentation)
     }
 
     /// Whether there are none.

@@ -23,13 +23,16 @@ pub struct Pixels {
     pub data: Vec<u8>,
     /// BLAKE3 of the file.
     pub digest: [u8; 32],
+    /// The picture itself.
+    pub picture: RgbImage,
 }
 
 /// Reads one picture; `Ok(Err(_))` is a picture to leave out.
 pub(crate) fn read(sample: &Sample, preprocessing: &Preprocessing, on_bad: OnBad) -> Result<Result<Pixels, Ignored>> {
     match load(sample) {
         Ok((bytes, rgb)) => {
-            Ok(Ok(Pixels { data: preprocess(&rgb, preprocessing), digest: *blake3::hash(&bytes).as_bytes() }))
+            let (data, digest) = (preprocess(&rgb, preprocessing), *blake3::hash(&bytes).as_bytes());
+            Ok(Ok(Pixels { data, digest, picture: rgb }))
         }
         Err(reason) if on_bad == OnBad::Fail => bail!("{}: {reason}", sample.location),
         Err(reason) => Ok(Err(Ignored { path: sample.location.path(), reason })),

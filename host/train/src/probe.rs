@@ -5,7 +5,6 @@ use std::time::Instant;
 use anyhow::Result;
 use candle_core::Device;
 use graft_onnx::Head;
-use graft_zoo::Tensor;
 
 use crate::fit::{Source, pictures};
 use crate::net::{Net, Norm};
@@ -29,8 +28,7 @@ pub(crate) fn probe(
     bytes: u64,
 ) -> Result<Cost> {
     let (p, outputs) = (pretrained, source.targets().width());
-    let weight = Tensor { shape: vec![outputs, p.network.features], data: vec![0.0; outputs * p.network.features] };
-    let head = Head { weight, bias: vec![0.0; outputs] };
+    let head = Head::zeros(outputs, p.network.features);
     let norm = norm.unwrap_or(Norm::Frozen);
     let mut net = Net::new(&p.network, &p.backbone, &head, &p.preprocessing, unfrozen, norm, device)?;
     let n = source.targets().len();

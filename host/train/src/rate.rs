@@ -11,7 +11,6 @@ use serde::Serialize;
 
 use crate::fit::{Schedule, Source, pictures};
 use crate::net::Net;
-use crate::optimiser::Step;
 use crate::rng::Rng;
 
 /// A step of the search.
@@ -85,16 +84,7 @@ pub fn find(
         }
         tried.push(Tried { rate, loss, smooth });
         best = best.min(smooth);
-        net.step(&Step {
-            optimiser: schedule.optimiser,
-            rate,
-            stage_decay: schedule.stage_decay,
-            decay: schedule.decay,
-            done: at as u64,
-            scale: 1.0,
-            clip: schedule.clip,
-            average: None,
-        });
+        net.step(&schedule.step(rate, at as u64));
         progress(at + 1, steps);
     }
     let steepest = steepest(&tried);

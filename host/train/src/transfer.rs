@@ -13,7 +13,7 @@ use graft_zoo::weights::Tensors;
 
 use crate::dataset::{Dataset, Ignored, Sample, Task};
 use crate::features::features;
-use crate::fit::{Checkpoint, Data, Resume, Source, fit};
+use crate::fit::{Checkpoint, Data, Resume, Schedule, Source, fit};
 use crate::head::{Samples, fit as fit_head};
 use crate::net::Net;
 use crate::objective::{Scale, Targets};
@@ -209,7 +209,7 @@ fn settled(plan: &Plan<'_>, rows: &[usize], targets: &Targets) -> Result<Settled
     }
     let p = plan.pretrained;
     let set = Set { targets, stages: p.network.stages, pretrained: p.facts.random_seed.is_none() };
-    let batch = plan.wish.batch.unwrap_or(16);
+    let batch = plan.wish.batch.unwrap_or(Schedule::default().batch);
     let settled = settle(&plan.wish, set, |unfrozen| {
         let samples: Vec<&Sample> = rows.iter().map(|&r| &plan.dataset.samples[r]).collect();
         let photos = Photos::new(&samples, targets.clone(), &p.preprocessing, PRESET);
@@ -250,8 +250,7 @@ impl Work<'_> {
         let (p, tuning) = (self.plan.pretrained, self.tuning);
         if tuning.recipe == Recipe::Scratch {
             // What fits features of random weights says nothing about those to come.
-            head.weight.data.fill(0.0);
-            head.bias.fill(0.0);
+            head = Head::zeros(head.bias.len(), p.network.features);
         }
         let mut net = Net::new(
             &p.network,

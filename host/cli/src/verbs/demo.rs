@@ -27,7 +27,7 @@ use graft_train::transfer::{Device, Plan, transfer};
 
 use super::flash::{describe, flash};
 use crate::packing::{Packing, pack};
-use crate::ui::Ui;
+use crate::ui::{Ui, moves};
 
 /// Do the whole job here: train, quantize, pack, flash a device on a virtual serial line, classify
 ///
@@ -123,10 +123,7 @@ impl Sets {
         let bar = ui.bar("leaves");
         let make = |name: &str, per_class: usize, seed: u64| -> Result<Dataset> {
             let folder = out.join("leaves").join(name);
-            write_leaf_set(&folder, per_class, seed, SIDE, |done, of| {
-                bar.set_length(of as u64);
-                bar.set_position(done as u64);
-            })?;
+            write_leaf_set(&folder, per_class, seed, SIDE, moves(&bar))?;
             Dataset::open(&folder, None)
         };
         let train = make("train", args.per_class, args.seed.wrapping_mul(3))?;
@@ -184,14 +181,9 @@ fn scratch(args: &Args, sets: &Sets, pretrained: &Pretrained, ui: &Ui) -> Result
     let (backbone, head) = random(network, sets.train.labels.len(), args.seed);
     let mut net =
         Net::new(network, &backbone, &head, &pretrained.preprocessing, network.stages, Norm::Batch, &Device::Cpu)?;
-    let samples: Vec<&Sample> = sets.train.samples.iter().collect();
-    let targets = sets.train.targets(&(0..samples.len()).collect::<Vec<_>>());
-    let photos = Photos::new(&samples, targets, &pretrained.preprocessing, PRESET);
+    let photos = Photos::all(&sets.train, &pretrained.preprocessing, PRESET);
     let bar = ui.bar("from scratch");
-    fit(&mut net, Data::new(&photos, None), &schedule(args), None, &ui.stop, |done, of| {
-        bar.set_length(of as u64);
-        bar.set_position(done as u64);
-    })?;
+    fit(&mut net, Data::new(&photos, None), &schedule(args), None, &ui.stop, moves(&bar))?;
     bar.finish_and_clear();
     let (backbone, head) = net.finish()?;
     let like = Pretrained { backbone, ..pretrained.clone() };
@@ -222,10 +214,7 @@ fn export(out: &Path, run: &Run, sets: &Sets, ui: &Ui) -> Result<Models> {
         let unsupported = unsupported_operators(onnx)?;
         ensure!(unsupported.is_empty(), "expected operators that the device runs, found {}", unsupported.join(", "));
         write_atomic(&out.join(name), onnx)?;
-        *share = top1(&Model::from_onnx(onnx)?, &sets.test, |done, of| {
-            bar.set_length(of as u64);
-            bar.set_position(done as u64);
-        })?;
+        *share = top1(&Model::from_onnx(onnx)?, &sets.test, moves(&bar))?;
     }
     bar.finish_and_clear();
     Ok(Models { float_top1: shares[0], int8_top1: shares[1], float_bytes: float.len(), int8, calibration })
@@ -239,10 +228,7 @@ fn quantize(run: &Run, data: &Dataset, method: Option<&str>, ui: &Ui) -> Result<
     let count = CALIBRATION.min(n);
     let samples: Vec<Sample> = (0..count).map(|i| data.samples[i * n / count].clone()).collect();
     let bar = ui.bar("quantizing");
-    let found = calibrate(run, &samples, method, OnBad::Fail, |done, of| {
-        bar.set_length(of as u64);
-        bar.set_position(done as u64);
-    })?;
+    let found = calibrate(run, &samples, method, OnBad::Fail, moves(&bar))?;
     bar.finish_and_clear();
     Ok((run.int8(&found.calibration, &found.method)?, found.method))
 }

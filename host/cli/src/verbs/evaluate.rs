@@ -9,7 +9,7 @@ use graft_train::pictures::OnBad;
 
 use super::train::Columns;
 use crate::model_file;
-use crate::ui::Ui;
+use crate::ui::{Ui, moves};
 
 /// Measure a model on labelled pictures, in the engine that runs on the device
 ///
@@ -42,10 +42,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     let data = Dataset::open_as(&args.data, args.split.as_deref(), &args.columns.wanted())?;
     let bar = ui.bar("evaluating");
     let on_bad = if args.strict { OnBad::Fail } else { OnBad::Skip };
-    let found = evaluate(&model, data, on_bad, |done, of| {
-        bar.set_length(of as u64);
-        bar.set_position(done as u64);
-    })?;
+    let found = evaluate(&model, data, on_bad, moves(&bar))?;
     bar.finish_and_clear();
     ui.skipped(found.skipped.iter().map(|i| (i.path.as_path(), i.reason.as_str())));
     if args.json {

@@ -10,7 +10,7 @@ use graft_train::pictures::OnBad;
 use graft_train::run::{Run, write_atomic};
 use serde_json::json;
 
-use crate::ui::Ui;
+use crate::ui::{Ui, moves};
 
 /// Write a run as ONNX, with scaling and normalisation inside
 ///
@@ -55,10 +55,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
             let count = args.calibration_pictures.min(n);
             let samples: Vec<_> = (0..count).map(|i| data.samples[i * n / count].clone()).collect();
             let bar = ui.bar("calibrating");
-            let found = calibrate(&run, &samples, args.ranges.as_deref(), OnBad::Skip, |done, of| {
-                bar.set_length(of as u64);
-                bar.set_position(done as u64);
-            })?;
+            let found = calibrate(&run, &samples, args.ranges.as_deref(), OnBad::Skip, moves(&bar))?;
             bar.finish_and_clear();
             (run.int8(&found.calibration, &found.method)?, Some(found))
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use graft_onnx::Head;
-use graft_train::dataset::{Dataset, Sample};
+use graft_train::dataset::Columns;
 use graft_train::fit::Schedule;
 use graft_train::net::{Net, Norm};
 use graft_train::photos::Photos;
@@ -12,11 +12,10 @@ use graft_train::rate::{RATES, find, plot};
 use graft_train::recipe::PRESET;
 use graft_train::run::write_atomic;
 use graft_train::transfer::Device;
-use graft_zoo::Tensor;
 use serde_json::json;
 
-use super::train::Backbone;
-use crate::ui::Ui;
+use super::train::{Backbone, Pictures};
+use crate::ui::{Ui, moves};
 
 /// Look for a learning rate to fine-tune with
 ///
@@ -27,14 +26,10 @@ use crate::ui::Ui;
   graft lr-find photos/ --model mobilenet_v2 --weights mobilenet_v2.safetensors --out rates.svg
   graft lr-find photos/ --unfreeze 3 --steps 60 --json")]
 pub(crate) struct Args {
-    /// A folder with one folder for each class, a .zip or .tar of one, a COCO .json, or a CSV manifest (columns file,
-    /// label; optional group, split)
-    dir: PathBuf,
+    #[command(flatten)]
+    pictures: Pictures,
     #[command(flatten)]
     backbone: Backbone,
-    /// Of a manifest only the rows with this `split`, of a folder only this part, such as train
-    #[arg(long)]
-    split: Option<String>,
     /// Train this many of the last stages along with the head, instead of all
     #[arg(long, value_name = "N")]
     unfreeze: Option<usize>,
@@ -58,23 +53,17 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     ensure!(args.batch > 0, "expected --batch of at least 1, found 0");
     let pretrained = args.backbone.pretrained(None, args.seed)?;
-    let dataset = Dataset::open(&args.dir, args.split.as_deref())?;
+    let dataset = args.pictures.open(&Columns::Label)?;
     let (network, outputs) = (&pretrained.network, dataset.labels.len());
     ensure!(outputs >= 2, "expected at least two classes, found {outputs}: {}", dataset.labels.join(", "));
-    let weight = Tensor { shape: vec![outputs, network.features], data: vec![0.0; outputs * network.features] };
-    let head = Head { weight, bias: vec![0.0; outputs] };
+    let head = Head::zeros(outputs, network.features);
     let unfrozen = args.unfreeze.unwrap_or(network.stages);
     let p = &pretrained.preprocessing;
     let mut net = Net::new(network, &pretrained.backbone, &head, p, unfrozen, Norm::Frozen, &Device::Cpu)?;
-    let samples: Vec<&Sample> = dataset.samples.iter().collect();
-    let targets = dataset.targets(&(0..samples.len()).collect::<Vec<_>>());
-    let photos = Photos::new(&samples, targets, p, PRESET);
+    let photos = Photos::all(&dataset, p, PRESET);
     let schedule = Schedule { batch: args.batch, seed: args.seed, ..Schedule::default() };
     let bar = ui.bar("steps");
-    let found = find(&mut net, &photos, &schedule, args.steps, &ui.stop, |done, of| {
-        bar.set_length(of as u64);
-        bar.set_position(done as u64);
-    })?;
+    let found = find(&mut net, &photos, &schedule, args.steps, &ui.stop, moves(&bar))?;
     bar.finish_and_clear();
     if let Some(path) = &args.out {
         write_atomic(path, plot(&found).as_bytes())?;

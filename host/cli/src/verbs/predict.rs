@@ -11,6 +11,7 @@ use image::RgbImage;
 use serde_json::json;
 
 use crate::model_file;
+use crate::sheet::to_png;
 use crate::ui::Ui;
 
 /// Classify pictures, as the device would
@@ -108,8 +109,6 @@ fn sigmoid(z: f32) -> f32 {
 fn save_crop(path: &Path, rgb: &RgbImage, preprocessing: &Preprocessing) -> Result<()> {
     let side = preprocessing.crop;
     let seen = RgbImage::from_raw(side, side, picture::preprocess(rgb, preprocessing)).context("cropping")?;
-    let mut png = std::io::Cursor::new(Vec::new());
-    seen.write_to(&mut png, image::ImageFormat::Png)?;
     std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
-    write_atomic(path, &png.into_inner())
+    write_atomic(path, &to_png(&seen)?)
 }

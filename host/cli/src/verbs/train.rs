@@ -42,14 +42,10 @@ use crate::ui::Ui;
   graft train plots.csv --target yield --weights w.safetensors --out runs/yield
   graft train leaves.csv --tags rust,miner,phoma --weights w.safetensors --out runs/tags")]
 pub(crate) struct Args {
-    /// A folder with one folder for each class, a .zip or .tar of one, a COCO .json, or a CSV manifest (columns file,
-    /// label; optional group, split)
-    dir: PathBuf,
+    #[command(flatten)]
+    pictures: Pictures,
     #[command(flatten)]
     backbone: Backbone,
-    /// Of a manifest only the rows with this `split`, of a folder only this part, such as train
-    #[arg(long)]
-    split: Option<String>,
     #[command(flatten)]
     columns: Columns,
     #[command(flatten)]
@@ -69,6 +65,23 @@ pub(crate) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// Which pictures.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Pictures {
+    /// A folder with one folder for each class, a .zip or .tar of one, a COCO .json, or a CSV manifest (columns file,
+    /// label; optional group, split)
+    dir: PathBuf,
+    /// Of a manifest only the rows with this `split`, of a folder only this part, such as train
+    #[arg(long)]
+    split: Option<String>,
+}
+
+impl Pictures {
+    pub(crate) fn open(&self, columns: &dataset::Columns) -> Result<Dataset> {
+        Dataset::open_as(&self.dir, self.split.as_deref(), columns)
+    }
 }
 
 /// Which backbone.
@@ -210,13 +223,13 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     }
     let device = device(args.device)?;
     let pretrained = args.backbone.pretrained(wish.recipe, wish.seed)?;
-    let dataset = Dataset::open_as(&args.dir, args.split.as_deref(), &args.columns.wanted())?;
+    let dataset = args.pictures.open(&args.columns.wanted())?;
     let cache = cache_folder()?;
     if wish.recipe != Some(Recipe::Head) {
         std::fs::create_dir_all(&args.out).with_context(|| format!("making {}", args.out.display()))?;
     }
     let plan = Plan {
-        data: args.dir.clone(),
+        data: args.pictures.dir.clone(),
         dataset: &dataset,
         pretrained: &pretrained,
         cache: &cache,

@@ -334,8 +334,7 @@ pub fn random(network: &Network, classes: usize, seed: u64) -> (Tensors, Head) {
         };
         tensors.insert(name, Tensor { shape, data });
     }
-    let weight = Tensor { shape: vec![classes, network.features], data: vec![0.0; classes * network.features] };
-    (tensors, Head { weight, bias: vec![0.0; classes] })
+    (tensors, Head::zeros(classes, network.features))
 }
 
 #[cfg(test)]
