@@ -120,7 +120,8 @@ fn main() -> Result<()> {
     );
     let (backbone, _) = net.finish()?;
     let (mean, std) = Preprocessing::UNIT;
-    let conventions = Conventions { padding: Padding::Symmetric, bn_eps: BN_EPS, mean, std, input: SIDE };
+    let share = preprocessing.share();
+    let conventions = Conventions { padding: Padding::Symmetric, bn_eps: BN_EPS, mean, std, input: SIDE, share };
     let metadata = BTreeMap::from([(Conventions::KEY.to_owned(), serde_json::to_string(&conventions)?)]);
     let bytes = write_safetensors(&backbone, &metadata, Precision::F16);
     ensure!(bytes.len() <= MAX_LEN, "expected at most {MAX_LEN} bytes, found {}", bytes.len());

@@ -47,6 +47,15 @@ pub struct Facts {
     pub random_seed: Option<u64>,
 }
 
+/// What the network is to see of a picture, where that is not what its weights are used to.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Input {
+    /// Side of the square in pixels.
+    pub side: Option<u32>,
+    /// Share of the picture's shorter side that the square shows.
+    pub share: Option<f32>,
+}
+
 /// Made by `cargo xtask pretrain`.
 const EMBEDDED: &[u8] = include_bytes!("../../../models/weights/mobilenet_v2_0.35_96.safetensors");
 const EMBEDDED_ARCHITECTURE: Architecture = Architecture::MobileNetV2 { width: 0.35 };
@@ -58,13 +67,13 @@ impl Pretrained {
     ///
     /// Padding, epsilon, normalisation and input side come from the catalogue where it knows the file's digest, else
     /// from the file's metadata ([`Conventions`]), else they are those of torchvision or timm, whose names the tensors go by.
-    /// `input` overrides the side in pixels.
+    /// `input` overrides what is shown of a picture.
     ///
     /// # Errors
     ///
     /// If the file cannot be read, or its tensors are not those of the architecture; the message lists what is missing,
     /// unexpected or of another shape.
-    pub fn read(path: &Path, architecture: Architecture, input: Option<u32>) -> Result<Self> {
+    pub fn read(path: &Path, architecture: Architecture, input: Input) -> Result<Self> {
         let doing = || format!("reading weights {}", path.display());
         let len = fs::metadata(path).with_context(doing)?.len();
         ensure!(
@@ -91,7 +100,7 @@ impl Pretrained {
     /// # Errors
     ///
     /// If `input` is out of range.
-    pub fn embedded(input: Option<u32>) -> Result<Self> {
+    pub fn embedded(input: Input) -> Result<Self> {
         let (tensors, metadata) = read_safetensors(EMBEDDED)?;
         Self::new(EMBEDDED, tensors, &metadata, EMBEDDED_ARCHITECTURE, input)
     }
@@ -101,7 +110,7 @@ impl Pretrained {
     /// # Errors
     ///
     /// If `input` is out of range.
-    pub fn random(architecture: Architecture, input: Option<u32>, seed: u64) -> Result<Self> {
+    pub fn random(architecture: Architecture, input: Input, seed: u64) -> Result<Self> {
         let told = Conventions::usual(architecture, Names::Torchvision);
         let (tensors, _) = random(&architecture.backbone(told.padding, told.bn_eps), 1, seed);
         let mut made = Self::new(&seed.to_le_bytes(), tensors, &BTreeMap::new(), architecture, input)?;
@@ -134,7 +143,7 @@ impl Pretrained {
         tensors: Tensors,
         metadata: &BTreeMap<String, String>,
         architecture: Architecture,
-        input: Option<u32>,
+        input: Input,
     ) -> Result<Self> {
         let sha256: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
         let entry = Catalogue::by_sha256(&sha256);
@@ -154,11 +163,13 @@ impl Pretrained {
                 mean: e.normalisation.0,
                 std: e.normalisation.1,
                 input: e.input,
+                share: Preprocessing::IMAGENET_SHARE,
             },
             None => Conventions::of(metadata, Conventions::usual(architecture, Names::of(&tensors)))?,
         };
-        let crop = input.unwrap_or(told.input);
-        ensure!((32..=1024).contains(&crop), "expected an input side of 32 to 1024 pixels, found {crop}");
+        let (side, share) = (input.side.unwrap_or(told.input), input.share.unwrap_or(told.share));
+        ensure!((32..=1024).contains(&side), "expected an input side of 32 to 1024 pixels, found {side}");
+        ensure!((0.1..=1.0).contains(&share), "expected a share of 0.1 to 1 of the picture to show, found {share}");
         let (padding, bn_eps) = (told.padding, told.bn_eps);
         let network = architecture.backbone(padding, bn_eps);
         let weights = Weights::from_tensors(architecture, &network, tensors)?;
@@ -171,7 +182,7 @@ impl Pretrained {
             bn_eps,
             random_seed: None,
         };
-        let preprocessing = Preprocessing::centre_crop(crop, (told.mean, told.std));
+        let preprocessing = Preprocessing::showing(share, side, (told.mean, told.std));
         Ok(Self { network, backbone: weights.backbone, preprocessing, facts })
     }
 }
@@ -196,6 +207,8 @@ pub struct Conventions {
     pub std: [f32; 3],
     /// Side of the input in pixels.
     pub input: u32,
+    /// Share of a picture's shorter side that the input shows.
+    pub share: f32,
 }
 
 impl Conventions {
@@ -205,7 +218,8 @@ impl Conventions {
     /// Returns those of torchvision or timm.
     fn usual(architecture: Architecture, names: Names) -> Self {
         let (mean, std) = Preprocessing::IMAGENET;
-        Self { padding: Padding::Symmetric, bn_eps: architecture.bn_eps(names), mean, std, input: 224 }
+        let (bn_eps, share) = (architecture.bn_eps(names), Preprocessing::IMAGENET_SHARE);
+        Self { padding: Padding::Symmetric, bn_eps, mean, std, input: 224, share }
     }
 
     pub(crate) fn of_run(facts: &Facts, preprocessing: &Preprocessing) -> Self {
@@ -216,6 +230,7 @@ impl Conventions {
             mean: preprocessing.mean,
             std: preprocessing.std,
             input: preprocessing.crop,
+            share: preprocessing.share(),
         }
     }
 
@@ -277,7 +292,7 @@ mod tests {
         let architecture = Architecture::MobileNetV2 { width: 0.35 };
         let told = r#"{"padding":"tf_same","bn_eps":0.001,"mean":[127.5,127.5,127.5],"std":[127.5,127.5,127.5]}"#;
         let path = write(dir.path(), "a.safetensors", &[("graft", told)]);
-        let p = Pretrained::read(&path, architecture, Some(96)).unwrap();
+        let p = Pretrained::read(&path, architecture, Input { side: Some(96), share: None }).unwrap();
         assert_eq!((p.network.padding, p.network.bn_eps), (Padding::TfSame, 1e-3));
         assert_eq!(p.preprocessing, Preprocessing::centre_crop(96, Preprocessing::UNIT));
         assert_eq!(network(&p.facts), p.network);
@@ -285,7 +300,7 @@ mod tests {
             [(r#"{"padding":"valid"}"#, "valid"), (r#"{"bn_eps":0}"#, "positive"), (r#"{"eps":1}"#, "eps")]
         {
             let path = write(dir.path(), "b.safetensors", &[("graft", text)]);
-            let error = format!("{:#}", Pretrained::read(&path, architecture, None).unwrap_err());
+            let error = format!("{:#}", Pretrained::read(&path, architecture, Input::default()).unwrap_err());
             assert!(error.contains(word), "{error}");
         }
     }
@@ -300,6 +315,7 @@ mod tests {
         let told = r#"{"input":160}"#;
         assert_eq!((of(told, Names::Torchvision).bn_eps, of(told, Names::Torchvision).input), (1e-3, 160));
         assert_eq!(of(told, Names::Timm).bn_eps, 1e-5);
+        assert_eq!((of(told, Names::Timm).share, of(r#"{"share":1}"#, Names::Timm).share), (0.875, 1.0));
         assert_eq!(of(r#"{"bn_eps":0.01}"#, Names::Torchvision).bn_eps, 1e-2);
     }
 
@@ -308,9 +324,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = write(dir.path(), "a.safetensors", &[]);
         let wide = Architecture::MobileNetV2 { width: 1.0 };
-        assert!(format!("{:#}", Pretrained::read(&path, wide, None).unwrap_err()).contains("shape"));
+        assert!(format!("{:#}", Pretrained::read(&path, wide, Input::default()).unwrap_err()).contains("shape"));
         let text = dir.path().join("a.txt");
         fs::write(&text, "x").unwrap();
-        assert!(Pretrained::read(&text, wide, None).unwrap_err().to_string().contains("found .txt"));
+        assert!(Pretrained::read(&text, wide, Input::default()).unwrap_err().to_string().contains("found .txt"));
     }
 }

@@ -8,7 +8,7 @@ use graft_leaves::write_leaf_set;
 use graft_train::dataset::{Columns, Dataset, Task};
 use graft_train::fit::Resume;
 use graft_train::pictures::OnBad;
-use graft_train::pretrained::Pretrained;
+use graft_train::pretrained::{Input, Pretrained};
 use graft_train::recipe::{Recipe, Wish};
 use graft_train::transfer::{Device, Event, Plan, Stage, Trained, clean_up, transfer};
 
@@ -25,7 +25,7 @@ fn train(
     resume: Resume,
     until: impl Fn(&Event<'_>) -> bool,
 ) -> Result<Trained> {
-    let pretrained = Pretrained::embedded(None)?;
+    let pretrained = Pretrained::embedded(Input::default())?;
     let plan = Plan {
         data: "leaves".into(),
         dataset,
@@ -112,7 +112,9 @@ fn a_regression_and_tags_are_learnt_from_columns() {
 fn from_scratch_begins_with_random_weights_of_the_seed() {
     let dir = tempfile::tempdir().unwrap();
     let set = leaves(&dir.path().join("leaves"));
-    let random = |seed| Pretrained::random("mobilenet_v2:0.35".parse().unwrap(), Some(32), seed).unwrap();
+    let random = |seed| {
+        Pretrained::random("mobilenet_v2:0.35".parse().unwrap(), Input { side: Some(32), share: None }, seed).unwrap()
+    };
     assert_eq!(random(3).backbone, random(3).backbone);
     assert_ne!(random(3).backbone, random(4).backbone);
     let pretrained = random(3);

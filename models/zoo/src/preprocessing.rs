@@ -25,9 +25,23 @@ impl Preprocessing {
     /// The range -1..1 (TensorFlow's MobileNets).
     pub const UNIT: ([f32; 3], [f32; 3]) = ([127.5; 3], [127.5; 3]);
 
-    /// Resizes to 8/7 of `crop` and cuts the centre, as ImageNet networks are evaluated (256 and 224).
-    pub fn centre_crop(crop: u32, (mean, std): ([f32; 3], [f32; 3])) -> Self {
-        Self { resize_shorter: (crop * 8).div_ceil(7), crop, mean, std }
+    /// The share of the shorter side that ImageNet networks are shown (256 and 224 pixels).
+    pub const IMAGENET_SHARE: f32 = 0.875;
+
+    /// Shows the central [`Preprocessing::IMAGENET_SHARE`] of the shorter side on a square of `crop` pixels.
+    pub fn centre_crop(crop: u32, normalisation: ([f32; 3], [f32; 3])) -> Self {
+        Self::showing(Self::IMAGENET_SHARE, crop, normalisation)
+    }
+
+    /// Shows the central `share` of the shorter side, above 0 and at most 1, on a square of `crop` pixels (timm's `crop_pct`).
+    pub fn showing(share: f32, crop: u32, (mean, std): ([f32; 3], [f32; 3])) -> Self {
+        // A share computed from a length must give that length again, whatever the division's rounding.
+        Self { resize_shorter: (crop as f32 / share - 1e-3).ceil() as u32, crop, mean, std }
+    }
+
+    /// Returns the share of the shorter side that is shown.
+    pub fn share(&self) -> f32 {
+        self.crop as f32 / self.resize_shorter as f32
     }
 
     /// Returns the canonical JSON, the text that the digest is taken of.
@@ -50,6 +64,14 @@ mod tests {
         let p = Preprocessing::centre_crop(224, Preprocessing::UNIT);
         assert_eq!((p.resize_shorter, p.crop), (256, 224));
         assert_eq!(serde_json::from_str::<Preprocessing>(&p.to_json()).unwrap(), p);
+        let all = Preprocessing::showing(1.0, 200, Preprocessing::UNIT);
+        assert_eq!((all.resize_shorter, all.crop, all.share()), (200, 200, 1.0));
+        // What is read back shows the same.
+        for crop in 32..=1024 {
+            let p = Preprocessing::centre_crop(crop, Preprocessing::UNIT);
+            assert_eq!(p.resize_shorter, (crop * 8).div_ceil(7));
+            assert_eq!(Preprocessing::showing(p.share(), crop, Preprocessing::UNIT), p);
+        }
         let other = Preprocessing { std: [127.5, 127.5, 128.0], ..p.clone() };
         assert_ne!(p.digest(), other.digest());
     }

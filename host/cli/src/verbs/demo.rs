@@ -20,7 +20,7 @@ use graft_train::fit::{Data, Resume, Schedule, fit};
 use graft_train::net::{Net, Norm, random};
 use graft_train::photos::Photos;
 use graft_train::pictures::{self, OnBad};
-use graft_train::pretrained::Pretrained;
+use graft_train::pretrained::{Input, Pretrained};
 use graft_train::recipe::{PRESET, Recipe, Wish};
 use graft_train::run::{Run, write_atomic};
 use graft_train::transfer::{Device, Plan, transfer};
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     let start = Instant::now();
     let out = prepare(&args.out)?;
     let sets = Sets::make(&out, args, ui)?;
-    let pretrained = Pretrained::embedded(None)?;
+    let pretrained = Pretrained::embedded(Input::default())?;
     let tuned = train(&out, args, &sets.train, &pretrained, ui)?;
     let scratch_top1 = scratch(args, &sets, &pretrained, ui)?;
     let models = export(&out, &tuned, &sets, ui)?;
@@ -240,7 +240,8 @@ fn pack_one(path: &Path, onnx: &[u8], golden: &Dataset, key: &SecretKey) -> Resu
 
 /// Fits the head again on more pictures, on the backbone that is on the device.
 fn refit(out: &Path, args: &Args, sets: &Sets, run: &Run, method: &str, ui: &Ui) -> Result<Vec<u8>> {
-    let backbone = Pretrained::read(&out.join("run/weights.safetensors"), run.record.weights.architecture, None)?;
+    let backbone =
+        Pretrained::read(&out.join("run/weights.safetensors"), run.record.weights.architecture, Input::default())?;
     let head = Wish { recipe: Some(Recipe::Head), seed: args.seed, ..Wish::default() };
     let again = graft(out, &sets.more, &backbone, head, ui)?;
     again.save(&out.join("run-2"))?;

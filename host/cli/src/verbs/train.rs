@@ -10,7 +10,7 @@ use graft_train::fit::Resume;
 use graft_train::net::Norm;
 use graft_train::optimiser::Optimiser;
 use graft_train::pictures::OnBad;
-use graft_train::pretrained::Pretrained;
+use graft_train::pretrained::{Input, Pretrained};
 use graft_train::recipe::{Recipe, Settled, Wish};
 use graft_train::run::FineTuned;
 use graft_train::transfer::{Device, Event, Plan, Trained, clean_up, transfer};
@@ -97,8 +97,12 @@ pub(crate) struct Backbone {
     #[arg(long)]
     weights: Option<PathBuf>,
     /// Side of the network's input in pixels, instead of the weights' own
-    #[arg(long)]
+    #[arg(long, value_name = "PIXELS")]
     input: Option<u32>,
+    /// Share of a picture's shorter side that the network sees, about its centre, instead of the weights' own (0.875 for
+    /// most); 1 sees all of it
+    #[arg(long, value_name = "SHARE")]
+    crop: Option<f32>,
 }
 
 /// What is to be told of a picture, other than its class.
@@ -410,7 +414,7 @@ fn device(place: Place) -> Result<Device> {
 impl Backbone {
     /// Finds the backbone by `--model`, `--width` and `--weights`, or makes random numbers of `seed` for it.
     pub(crate) fn pretrained(&self, recipe: Option<Recipe>, seed: u64) -> Result<Pretrained> {
-        let entry = Catalogue::find(&self.model);
+        let (entry, input) = (Catalogue::find(&self.model), Input { side: self.input, share: self.crop });
         let architecture = match (entry, self.width) {
             (Some(e), None) => e.architecture,
             (_, width) => {
@@ -428,21 +432,21 @@ impl Backbone {
                 self.weights.is_none(),
                 "expected no --weights with --recipe scratch, which begins with random ones; use --recipe full to go on from them"
             );
-            return Pretrained::random(architecture, self.input, seed);
+            return Pretrained::random(architecture, input, seed);
         }
         if let Some(path) = &self.weights {
-            return Pretrained::read(path, architecture, self.input);
+            return Pretrained::read(path, architecture, input);
         }
         let entry = entry.filter(|e| e.architecture == architecture).with_context(|| {
             format!("expected --weights FILE, found none, and the catalogue has no weights of {architecture} under that name; `graft model list` shows what there is, and --recipe scratch needs none")
         })?;
         if entry.source == Source::Embedded {
-            return Pretrained::embedded(self.input);
+            return Pretrained::embedded(input);
         }
         let path = cached(entry).with_context(|| {
             format!("expected the weights of {0} in the hub's cache, found none; run `graft model fetch {0}` or give --weights FILE", entry.id)
         })?;
-        Pretrained::read(&path, architecture, self.input)
+        Pretrained::read(&path, architecture, input)
     }
 }
 
