@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(test)]
+mod golden;
 mod range;
 
-pub use range::{Observer, RangeMethod};
+pub use range::{Observer, RangeMethod, UnknownMethod};
 
 /// Why numbers could not be quantized.
 #[derive(Debug, thiserror::Error)]
