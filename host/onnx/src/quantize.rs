@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 #[cfg(test)]
 mod golden;
 mod range;
+mod rounding;
 
 pub use range::{Observer, RangeMethod, UnknownMethod};
+pub use rounding::{Gram, round_compensated, weight_scales_mse};
 
 /// Why numbers could not be quantized.
 #[derive(Debug, thiserror::Error)]
