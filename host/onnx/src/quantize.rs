@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+mod equalize;
 #[cfg(test)]
 mod golden;
 mod range;
 mod rounding;
 
+pub use equalize::equalize;
 pub use range::{Observer, RangeMethod, UnknownMethod};
 pub use rounding::{Gram, round_compensated, weight_scales_mse};
 
