@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+mod bias;
 mod equalize;
 #[cfg(test)]
 mod golden;
 mod range;
 mod rounding;
 
+pub use bias::{Taps, correction};
 pub use equalize::equalize;
 pub use range::{Observer, RangeMethod, UnknownMethod};
 pub use rounding::{Gram, round_compensated, weight_scales_mse};
