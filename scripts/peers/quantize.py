@@ -23,6 +23,7 @@ import json
 import math
 import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -128,19 +129,23 @@ class Cell:
     def measure_graft(self, part):
         """Quantizes by graft; beside its int8 answers, says whether the changes that it lists are those found here."""
         out = self.folder / f"{part.replace(' ', '-')}.onnx"
+        spent = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+        before = spent()
         found = quantize_by_graft(self, OPTIONS[part], out)
+        # Of the whole command, so with the evaluation that `seconds` may leave out.
+        cpu = spent() - before
         (own, _), (theirs, _) = self.own(out), self.exact(out)
         line = {"answers": theirs, "own": own, "top1": share(self.right(theirs)), "own_top1": share(self.right(own))}
-        line |= {"method": found["calibration"]["method"], "seconds": found["seconds"]}
+        line |= {"method": found["calibration"]["method"], "seconds": found["seconds"], "cpu_seconds": cpu}
         line |= {"pictures": found["calibration"]["pictures"], "program": digest(self.args.graft.read_bytes())}
         if "evaluation" in found:
-            before = self.known[self.set, self.network, "float"]["own"]
-            changed = [(f.resolve(), a, b) for f, a, b in zip(self.files, before, own, strict=True) if a != b]
+            float_own = self.known[self.set, self.network, "float"]["own"]
+            changed = [(f.resolve(), a, b) for f, a, b in zip(self.files, float_own, own, strict=True) if a != b]
             told = found["evaluation"]
             listed = [(self.path(c["file"], "test").resolve(), c["float"], c["int8"]) for c in told["changed"]]
             line |= {"changed": len(changed), "listed": len(listed), "listed_equals": sorted(changed) == sorted(listed)}
             line |= {"told_top1": told["int8"]["top1"], "told_p": told["p_value"], "verdict": found.get("verdict")}
-            line["own_p"] = mcnemar(self.right(own), self.right(before))
+            line["own_p"] = mcnemar(self.right(own), self.right(float_own))
         return line
 
     def path(self, name, part):
