@@ -68,8 +68,11 @@ fn from_pictures_to_a_device_by_hand() {
     assert_eq!(chosen["recipe"], "head", "6 pictures of a class are few: {chosen}");
     assert!(chosen["why"].as_str().is_some_and(|w| w.contains("6 pictures")), "{chosen}");
     assert!(graft(at, &["export", "run", "--out", "a.onnx"]).status.success());
-    let int8 = ["export", "run", "--int8", "--calibrate", leaves, "--out", "a8.onnx"];
-    assert!(graft(at, &int8).status.success());
+    let int8 = ["quantize", "run", "--data", leaves, "--numbers", "int8", "--out", "a8.onnx", "--json"];
+    let int8 = graft_json(at, &int8);
+    assert_eq!((&int8["verdict"]["ship"], &int8["evaluation"]["n"]), (&"int8".into(), &18.into()), "{int8}");
+    let told = graft_json(at, &["quantize", "explain", "a8.onnx", "--json"]);
+    assert_eq!(told["layers"], int8["layers"]);
     assert!(graft(at, &["key", "new", "--out", "k"]).status.success());
     assert_eq!(graft(at, &["key", "new", "--out", "k"]).status.code(), Some(1), "a key is never overwritten");
     assert!(graft(at, &["key", "new", "--out", "foreign"]).status.success());

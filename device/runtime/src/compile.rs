@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use graft_kernels::pool::Pool;
 use graft_kernels::{Activation, Window};
+use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{GraphProto, NodeProto};
 
 use self::attributes::{float, int, ints};
@@ -111,6 +112,9 @@ impl<'a> Compiler<'a> {
             "Constant" => Value::Constant(constant(node)?),
             "Transpose" | "Cast" => match self.values.get(input)? {
                 Value::Picture(picture) => Value::Picture(picture.clone().seen_by(node)?),
+                Value::Constant(halves) if node.op_type == "Cast" && int(node, "to")? == DataType::Float as i64 => {
+                    Value::Constant(halves.clone().widened()?)
+                }
                 _ => return None,
             },
             "Add" => self.arithmetic(node, Arithmetic::Add)?,
@@ -531,7 +535,7 @@ fn transposed(constant: Constant) -> Option<Constant> {
         Numbers::F32(v) => Numbers::F32(swapped(v, rows, columns)),
         Numbers::U8(v) => Numbers::U8(swapped(v, rows, columns)),
         Numbers::I8(v) => Numbers::I8(swapped(v, rows, columns)),
-        Numbers::I32(_) | Numbers::I64(_) => return None,
+        Numbers::I32(_) | Numbers::F16(_) | Numbers::I64(_) => return None,
     };
     let scaling = constant.scaling.map(|s| crate::constant::Scaling { axis: 1 - s.axis.min(1), ..s });
     Some(Constant { dims: vec![columns, rows], numbers, scaling })

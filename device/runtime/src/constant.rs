@@ -19,6 +19,7 @@ pub(crate) struct Constant {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Numbers {
     F32(Vec<f32>),
+    F16(Vec<half::f16>),
     U8(Vec<u8>),
     I8(Vec<i8>),
     I32(Vec<i32>),
@@ -62,6 +63,7 @@ impl Constant {
         let (Some(dims), Ok(kind)) = (dims(tensor), DataType::try_from(tensor.data_type)) else { return Ok(None) };
         let width = match kind {
             DataType::Uint8 | DataType::Int8 => 1,
+            DataType::Float16 => 2,
             DataType::Float | DataType::Int32 => 4,
             DataType::Int64 => 8,
             _ => return Ok(None),
@@ -71,6 +73,7 @@ impl Constant {
         }
         let numbers = match kind {
             DataType::Float => Numbers::F32(words(raw, len, f32::from_le_bytes)?),
+            DataType::Float16 => Numbers::F16(words(raw, len, half::f16::from_le_bytes)?),
             DataType::Int32 => Numbers::I32(words(raw, len, i32::from_le_bytes)?),
             DataType::Int64 => Numbers::I64(words(raw, len, i64::from_le_bytes)?),
             DataType::Int8 => Numbers::I8(words(raw, len, i8::from_le_bytes)?),
@@ -96,6 +99,16 @@ impl Constant {
         Some(steps.iter().enumerate().map(float).collect())
     }
 
+    /// Returns halves as floats, as Cast has it; floats stay as they are.
+    pub fn widened(self) -> Option<Self> {
+        let numbers = match self.numbers {
+            Numbers::F16(v) => Numbers::F32(v.into_iter().map(f32::from).collect()),
+            Numbers::F32(v) if self.scaling.is_none() => Numbers::F32(v),
+            _ => return None,
+        };
+        Some(Self { numbers, ..self })
+    }
+
     /// Returns the only number if it is one float.
     pub fn float(&self) -> Option<f32> {
         match self.floats()?[..] {
@@ -106,7 +119,7 @@ impl Constant {
 
     /// Returns what whole numbers stand for as DequantizeLinear has it, for one scale or one a slice of `axis`.
     pub fn dequantized(self, scale: &Self, zero: Option<&Self>, axis: usize) -> Option<Self> {
-        if self.scaling.is_some() || matches!(self.numbers, Numbers::F32(_) | Numbers::I64(_)) {
+        if self.scaling.is_some() || matches!(self.numbers, Numbers::F32(_) | Numbers::F16(_) | Numbers::I64(_)) {
             return None;
         }
         let scales = scale.floats()?.to_vec();
@@ -130,7 +143,7 @@ impl Constant {
     /// Returns the numbers, if they are whole, in a wider kind: no difference of two of up to 32 bits overflows.
     pub fn steps(&self) -> Option<Vec<i64>> {
         match &self.numbers {
-            Numbers::F32(_) => None,
+            Numbers::F32(_) | Numbers::F16(_) => None,
             Numbers::U8(v) => Some(v.iter().map(|x| i64::from(*x)).collect()),
             Numbers::I8(v) => Some(v.iter().map(|x| i64::from(*x)).collect()),
             Numbers::I32(v) => Some(v.iter().map(|x| i64::from(*x)).collect()),
@@ -143,6 +156,7 @@ impl Numbers {
     fn len(&self) -> usize {
         match self {
             Self::F32(v) => v.len(),
+            Self::F16(v) => v.len(),
             Self::U8(v) => v.len(),
             Self::I8(v) => v.len(),
             Self::I32(v) => v.len(),
@@ -196,6 +210,9 @@ mod tests {
         assert!(Constant::read(tensor(DataType::Float, &[1], &[0; 5])).is_none());
         assert!(Constant::read(tensor(DataType::Float, &[-1], &[])).is_none());
         assert!(Constant::read(tensor(DataType::Float, &[i64::MAX, i64::MAX], &[])).is_none());
+        let halves = Constant::read(tensor(DataType::Float16, &[2], &[0x00, 0x3c, 0x00, 0xc1])).unwrap();
+        assert!(halves.floats().is_none());
+        assert_eq!(halves.widened().unwrap().numbers, Numbers::F32(vec![1.0, -2.5]));
         assert!(Constant::read(tensor(DataType::Double, &[1], &[0; 8])).is_none());
     }
 

@@ -27,7 +27,7 @@ const EXAMPLES: &str = "Examples:
   graft data check photos/
   graft train photos/ --model mobilenet_v2 --weights mobilenet_v2.safetensors --out runs/leaves
   graft evaluate runs/leaves --data test-photos/
-  graft export runs/leaves --int8 --calibrate photos/ --out leaves.onnx
+  graft quantize runs/leaves --data photos/ --test test-photos/ --out leaves.onnx
   graft key new --out field.key
   graft pack leaves.onnx --key field.key --golden test-photos/ --out leaves.graft
   graft flash leaves.graft --device /dev/ttyUSB0";
@@ -58,11 +58,11 @@ fn main() -> ExitCode {
 /// The only place that looks inside an error.
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     let deploy = error.chain().find_map(|e| e.downcast_ref::<DeployError>());
-    let is_bundle = error.chain().any(|e| e.is::<BundleError>());
+    let is_refused = error.chain().any(|e| e.is::<BundleError>() || e.is::<verbs::quantize::Refused>());
     match deploy {
         Some(e) if e.is_refusal() => ExitCode::from(REFUSED),
         Some(e) if e.is_unreachable() => ExitCode::from(UNREACHABLE),
-        None if is_bundle => ExitCode::from(REFUSED),
+        None if is_refused => ExitCode::from(REFUSED),
         _ => ExitCode::FAILURE,
     }
 }

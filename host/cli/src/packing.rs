@@ -7,6 +7,7 @@ use graft_bundle::{Bundle, BundleWriter, MODEL_FILE, SecretKey, Summary};
 use graft_runtime::{Model, picture};
 use graft_train::dataset::{Dataset, Task};
 use graft_train::pictures;
+use graft_train::quantize::CALIBRATION;
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{FilterType, resize};
@@ -68,7 +69,7 @@ struct Golden {
 /// Chooses pictures, of different classes where it can, whose best class leads clearly, so that rounding cannot close
 /// the gate; returns them with the tolerance.
 fn golden(packing: &Packing<'_>, model: &Model) -> Result<(Vec<Golden>, f32)> {
-    let is_int8 = model.metadata().contains_key("graft.calibration");
+    let is_int8 = model.metadata().contains_key(CALIBRATION);
     let wanted = packing.tolerance.unwrap_or(if is_int8 { INT8_TOLERANCE } else { FLOAT_TOLERANCE });
     ensure!(wanted.is_finite() && wanted >= 0.0, "expected a tolerance of 0 or more, found {wanted}");
     ensure!(

@@ -10,7 +10,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use graft_onnx::{Affine, Calibration, Export, Head, Metadata, OnnxError, Outputs};
+use graft_onnx::{Affine, Export, Format, Head, Layers, Metadata, OnnxError, Outputs, Quantization, values};
 use graft_zoo::network::{Parameter, Role};
 use graft_zoo::weights::Tensors;
 use graft_zoo::{Activation, Architecture, Network, Op, Padding, Preprocessing, Tensor};
@@ -45,11 +45,13 @@ fn files() -> Result<[(&'static str, Vec<u8>); 2], OnnxError> {
     let weight = random.tensor(&[CLASSES, network.features], 1.0);
     let head = Head { weight, bias: random.tensor(&[CLASSES], 0.01).data };
     let preprocessing = Preprocessing::centre_crop(224, Preprocessing::UNIT);
-    let export = Export { network: &network, weights: &weights, head: Some(&head), preprocessing: &preprocessing };
+    let layers = Layers::fold(&network, &weights, Some(&head))?;
+    let export = Export { network: &network, layers: &layers, preprocessing: &preprocessing };
+    let quantization = quantization(&export)?;
     let metadata = Metadata::new();
     Ok([
-        ("mobilenet_v2.onnx", export.float(Outputs::Last, &metadata)?),
-        ("mobilenet_v2_int8.onnx", export.int8(&calibration(&export), &metadata)?),
+        ("mobilenet_v2.onnx", export.write(Format::Float, Outputs::Last, &metadata)?),
+        ("mobilenet_v2_int8.onnx", export.write(Format::Bytes(&quantization), Outputs::Last, &metadata)?),
     ])
 }
 
@@ -70,8 +72,8 @@ fn weights(network: &Network, random: &mut Random) -> Tensors {
     network.parameters().into_iter().map(tensor).collect()
 }
 
-/// Returns ranges that hold nearly all of what random weights give.
-fn calibration(export: &Export<'_>) -> Calibration {
+/// Rounds to ranges that hold nearly all of what random weights give.
+fn quantization(export: &Export<'_>) -> Result<Quantization, OnnxError> {
     let range = |op: &Op| match op {
         Op::Input => (-1.0, 1.0),
         Op::Conv(conv) if conv.activation == Activation::None => (-4.0, 4.0),
@@ -80,7 +82,8 @@ fn calibration(export: &Export<'_>) -> Calibration {
     };
     let affine = |(low, high)| Affine::from_range(low, high);
     let ranges = export.network.nodes.iter().map(|node| affine(range(&node.op)));
-    Calibration { activations: export.activations().into_iter().zip(ranges).collect() }
+    let names = values(export.network).into_iter().map(|v| v.name);
+    Quantization::nearest(export.layers, names.zip(ranges).collect())
 }
 
 /// Xorshift, the same numbers everywhere.

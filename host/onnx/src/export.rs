@@ -1,19 +1,19 @@
-//! Walks a network once and writes it as an ONNX graph, in f32 or, given a calibration, with QDQ pairs.
+//! Walks a network once and writes it as an ONNX graph, in f32, in halves, or with QDQ pairs.
 //!
 //! The graph takes `image`, `u8 [n, h, w, 3]`, normalises it and ends in `logits`, `f32 [n, classes]` (or
 //! `features`, `f32 [n, features]`, without a head). Batch normalisation is folded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use graft_zoo::weights::Tensors;
 use graft_zoo::{Activation, Network, Op, Preprocessing, Tensor};
 use prost::Message;
 use tract_onnx::pb::{AttributeProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, tensor_proto::DataType};
 
-use crate::OnnxError;
-use crate::fold::{Folded, fold, layer};
 use crate::graph::{Dim, Graph, float, int, ints};
-use crate::quantize::{Affine, Calibration, fit_bias, quantize_bias, quantize_weights, weight_scales};
+use crate::layers::{Layer, Layers};
+use crate::quantize::{Affine, Integers, QuantError, Quantization, quantize_bias};
+use crate::values::{NORMALISED, Value, name_of, values, within};
+use crate::{HEAD, OnnxError};
 
 /// Operator set of every graph written.
 pub const OPSET: i64 = 17;
@@ -45,8 +45,21 @@ pub type Metadata = BTreeMap<String, String>;
 pub enum Outputs {
     /// Nothing.
     Last,
-    /// Every activation that quantization needs a range for, in the order of [`Export::activations`].
+    /// Every activation, as its readers see it, in the order of [`values`].
     Activations,
+}
+
+/// What numbers a file holds.
+#[derive(Debug, Clone, Copy)]
+pub enum Format<'a> {
+    /// f32.
+    Float,
+    /// f16 weights, computed with in f32.
+    Half,
+    /// s8 weights by channel, computed with in f32: layers without an entry stay f32.
+    Weights(&'a BTreeMap<String, Integers>),
+    /// u8 activations, s8 weights by channel, s32 biases, as QDQ pairs: layers without an entry stay f32.
+    Bytes(&'a Quantization),
 }
 
 /// All that goes into a file.
@@ -54,88 +67,43 @@ pub enum Outputs {
 pub struct Export<'a> {
     /// The network.
     pub network: &'a Network,
-    /// Its parameters.
-    pub weights: &'a Tensors,
-    /// The classifier, or none to end in features.
-    pub head: Option<&'a Head>,
+    /// Its layers; without a head the graph ends in features.
+    pub layers: &'a Layers,
     /// Input size and normalisation.
     pub preprocessing: &'a Preprocessing,
 }
 
 impl Export<'_> {
-    /// Returns the names of the activations that are quantized, in graph order.
-    pub fn activations(&self) -> Vec<String> {
-        self.values().into_iter().map(|(name, _)| name).collect()
-    }
-
-    /// Returns them with their channels.
-    fn values(&self) -> Vec<(String, usize)> {
-        let (mut values, mut channels) = (Vec::new(), Vec::new());
-        for (index, node) in self.network.nodes.iter().enumerate() {
-            let (name, mut width) = (self.name(index), node.inputs.first().map_or(3, |&j| channels[j]));
-            match &node.op {
-                Op::Conv(c) => width = c.outputs,
-                Op::Linear(l) => width = l.outputs,
-                Op::SqueezeExcite(s) => {
-                    values.extend(within(&name).into_iter().zip([s.channels, s.squeezed, s.channels]));
-                }
-                Op::Input | Op::Add(_) | Op::MaxPool | Op::GlobalAveragePool => {}
-            }
-            values.push((name, width));
-            channels.push(width);
-        }
-        values
-    }
-
-    /// Writes the f32 graph.
+    /// Writes the graph.
     ///
     /// # Errors
     ///
-    /// [`OnnxError::MissingTensor`] or [`OnnxError::Head`].
-    pub fn float(&self, outputs: Outputs, metadata: &Metadata) -> Result<Vec<u8>, OnnxError> {
-        self.write(None, outputs, metadata)
-    }
-
-    /// Writes the int8 graph: u8 activations, per-channel s8 weights, s32 biases, as QDQ pairs.
-    ///
-    /// # Errors
-    ///
-    /// As [`Export::float`], and [`OnnxError::NotCalibrated`].
-    pub fn int8(&self, calibration: &Calibration, metadata: &Metadata) -> Result<Vec<u8>, OnnxError> {
-        self.write(Some(calibration), Outputs::Last, metadata)
-    }
-
-    fn name(&self, node: usize) -> String {
-        match self.network.nodes[node].op {
-            Op::Input => NORMALISED.to_owned(),
-            _ => format!("node{node}"),
-        }
-    }
-
-    fn write(
-        &self,
-        calibration: Option<&Calibration>,
-        outputs: Outputs,
-        metadata: &Metadata,
-    ) -> Result<Vec<u8>, OnnxError> {
-        let mut walk = Walk { export: self, graph: Graph::default(), calibration, ready: BTreeMap::new() };
+    /// [`OnnxError::MissingLayer`] where the layers are another network's, and [`OnnxError::NotCalibrated`].
+    pub fn write(&self, format: Format<'_>, outputs: Outputs, metadata: &Metadata) -> Result<Vec<u8>, OnnxError> {
+        let values = values(self.network);
+        let rounded = match format {
+            Format::Bytes(quantization) => rounded(&values, quantization),
+            _ => BTreeSet::new(),
+        };
+        let mut walk = Walk { export: self, graph: Graph::default(), format, rounded, ready: BTreeMap::new() };
         let features = walk.backbone()?;
-        let (last, width) = match self.head {
-            Some(head) => (walk.head(head, &features)?, head.bias.len()),
+        let (last, width) = match self.layers.get(HEAD) {
+            Some(head) => (walk.head(head, &features)?, head.outputs()),
             None => (walk.graph.node("Identity", &[&features.0], "features", vec![]), self.network.features),
         };
-        let mut graph = walk.graph;
+        let mut graph = std::mem::take(&mut walk.graph);
         let side = self.preprocessing.crop as usize;
         graph.input("image", DataType::Uint8, &[Dim::Named("n"), Dim::Fixed(side), Dim::Fixed(side), Dim::Fixed(3)]);
         graph.output(&last, DataType::Float, &[Dim::Named("n"), Dim::Fixed(width)]);
         if outputs == Outputs::Activations {
-            for (name, channels) in self.values() {
+            for Value { name, channels, .. } in values {
                 let size = if name == NORMALISED {
                     [(); 2].map(|()| Dim::Fixed(side))
                 } else {
                     [Dim::Named("h"), Dim::Named("w")]
                 };
                 let [h, w] = size;
+                let name = if walk.rounded.contains(&name) { format!("{name}/dq") } else { name };
                 graph.output(&name, DataType::Float, &[Dim::Named("n"), Dim::Fixed(channels), h, w]);
             }
         }
@@ -154,12 +122,18 @@ impl Export<'_> {
     }
 }
 
-/// Returns the names of the activations within a squeeze-and-excitation: means, what they are reduced to, factors.
-fn within(node: &str) -> [String; 3] {
-    ["means", "reduced", "factors"].map(|part| format!("{node}/{part}"))
+/// Returns the names of the activations that are rounded: those that a layer of bytes reads, and those that a rounded one is
+/// computed from without weights.
+fn rounded(values: &[Value], quantization: &Quantization) -> BTreeSet<String> {
+    let mut rounded = BTreeSet::new();
+    for value in values.iter().rev() {
+        let by_layer = value.layers.iter().any(|l| quantization.layers.contains_key(l));
+        if by_layer || value.makes.iter().any(|v| rounded.contains(v)) {
+            rounded.insert(value.name.clone());
+        }
+    }
+    rounded
 }
-
-const NORMALISED: &str = "normalised";
 
 /// Returns the name of what an activation is applied to: the node's own where there is none.
 fn bare(name: &str, part: &str, activation: Activation) -> String {
@@ -170,7 +144,9 @@ fn bare(name: &str, part: &str, activation: Activation) -> String {
 struct Walk<'a> {
     export: &'a Export<'a>,
     graph: Graph,
-    calibration: Option<&'a Calibration>,
+    format: Format<'a>,
+    /// The activations that a QDQ pair follows.
+    rounded: BTreeSet<String>,
     /// For every activation written: the name its readers use and its quantization, if any.
     ready: BTreeMap<usize, (String, Option<Affine>)>,
 }
@@ -181,7 +157,7 @@ impl Walk<'_> {
         let mut side = self.export.preprocessing.crop as usize;
         let mut sides = vec![side; network.nodes.len()];
         for (index, node) in network.nodes.iter().enumerate() {
-            let name = self.export.name(index);
+            let name = name_of(network, index);
             let value = match &node.op {
                 Op::Input => {
                     self.normalise();
@@ -191,7 +167,6 @@ impl Walk<'_> {
                     let size = sides[node.inputs[0]];
                     side = network.padding.output_len(size, conv.kernel, conv.stride);
                     let (before, after) = network.padding.amounts(size, conv.kernel, conv.stride);
-                    let folded = fold(conv, network.bn_eps, self.export.weights)?;
                     let input = self.ready[&node.inputs[0]].clone();
                     let attributes = vec![
                         ints("kernel_shape", [conv.kernel; 2]),
@@ -199,7 +174,7 @@ impl Walk<'_> {
                         ints("pads", [before, before, after, after]),
                         int("group", conv.groups as i64),
                     ];
-                    self.conv(&name, &input, &folded, attributes, conv.activation)?
+                    self.conv(&name, &input, attributes, conv.activation)?
                 }
                 Op::Add(activation) => {
                     side = sides[node.inputs[0]];
@@ -229,15 +204,15 @@ impl Walk<'_> {
                     let [means, reduced, factors] = within(&name);
                     self.graph.node("GlobalAveragePool", &[&input], &means, vec![]);
                     let means = self.quantize(&means)?;
-                    let reduced = self.layer(&reduced, &means, &s.reduce, s.activation)?;
+                    let reduced = self.connected(&reduced, &means, s.activation)?;
                     let reduced = self.quantize(&reduced)?;
-                    let factors = self.layer(&factors, &reduced, &s.expand, s.gate)?;
+                    let factors = self.connected(&factors, &reduced, s.gate)?;
                     let factors = self.quantize(&factors)?;
                     self.graph.node("Mul", &[&input, &factors.0], &name, vec![])
                 }
                 Op::Linear(l) => {
                     let input = self.ready[&node.inputs[0]].clone();
-                    self.layer(&name, &input, &l.name, l.activation)?
+                    self.connected(&name, &input, l.activation)?
                 }
             };
             sides[index] = side;
@@ -265,25 +240,24 @@ impl Walk<'_> {
         &mut self,
         name: &str,
         input: &(String, Option<Affine>),
-        folded: &Folded,
         attributes: Vec<AttributeProto>,
         activation: Activation,
     ) -> Result<String, OnnxError> {
-        let (weight, bias) = self.parameters(name, input, &folded.weight, &folded.bias)?;
+        let layers = self.export.layers;
+        let layer = layers.get(name).ok_or_else(|| OnnxError::MissingLayer(name.to_owned()))?;
+        let (weight, bias) = self.parameters(layer, input.1)?;
         let raw = self.graph.node("Conv", &[&input.0, &weight, &bias], &bare(name, "conv", activation), attributes);
         Ok(self.activate(activation, &raw, name))
     }
 
     /// Writes a fully connected layer on `[n, c, 1, 1]` and its activation.
-    fn layer(
+    fn connected(
         &mut self,
         name: &str,
         input: &(String, Option<Affine>),
-        of: &str,
         activation: Activation,
     ) -> Result<String, OnnxError> {
-        let folded = layer(of, self.export.weights)?;
-        self.conv(name, input, &folded, vec![ints("kernel_shape", [1; 2])], activation)
+        self.conv(name, input, vec![ints("kernel_shape", [1; 2])], activation)
     }
 
     fn activate(&mut self, activation: Activation, raw: &str, name: &str) -> String {
@@ -311,12 +285,13 @@ impl Walk<'_> {
         }
     }
 
-    /// Follows an activation by a QDQ pair where there is a calibration; returns the name that readers use.
+    /// Follows an activation by a QDQ pair where it is to be rounded; returns the name that readers use.
     fn quantize(&mut self, name: &str) -> Result<(String, Option<Affine>), OnnxError> {
-        let Some(calibration) = self.calibration else {
+        let Format::Bytes(quantization) = self.format else { return Ok((name.to_owned(), None)) };
+        if !self.rounded.contains(name) {
             return Ok((name.to_owned(), None));
-        };
-        let affine = *calibration.activations.get(name).ok_or_else(|| OnnxError::NotCalibrated(name.to_owned()))?;
+        }
+        let affine = quantization.affine(name)?;
         let scale = self.graph.f32s(&format!("{name}/scale"), &[], &[affine.scale]);
         let zero = self.graph.u8s(&format!("{name}/zero_point"), &[], &[affine.zero_point]);
         let q = self.graph.node("QuantizeLinear", &[name, &scale, &zero], &format!("{name}/q"), vec![]);
@@ -324,46 +299,61 @@ impl Walk<'_> {
         Ok((dq, Some(affine)))
     }
 
-    /// Writes weight `[out, ...]` and bias `[out]` as floats, or as integers with their DequantizeLinear.
-    fn parameters(
-        &mut self,
-        name: &str,
-        input: &(String, Option<Affine>),
-        weight: &Tensor,
-        bias: &[f32],
-    ) -> Result<(String, String), OnnxError> {
-        let (w, b) = (format!("{name}/weight"), format!("{name}/bias"));
-        let Some(affine) = input.1 else {
-            return Ok((self.graph.f32s(&w, &weight.shape, &weight.data), self.graph.f32s(&b, &[bias.len()], bias)));
+    /// Writes a layer's weight and bias in the file's numbers, with what makes floats of them; `input` is how its input is
+    /// rounded, if it is.
+    fn parameters(&mut self, layer: &Layer, input: Option<Affine>) -> Result<(String, String), OnnxError> {
+        let name = &layer.name;
+        let (weight, bias) = (format!("{name}/weight"), format!("{name}/bias"));
+        let Tensor { shape, data } = &layer.weight;
+        let (integers, input) = match self.format {
+            Format::Half => {
+                if data.iter().any(|w| !half::f16::from_f32(*w).is_finite()) {
+                    return Err(QuantError::NotFinite(format!("the weights of {name} as halves")).into());
+                }
+                let halves = self.graph.f16s(&format!("{weight}/half"), shape, data);
+                self.graph.node("Cast", &[&halves], &weight, vec![int("to", DataType::Float as i64)]);
+                (None, None)
+            }
+            Format::Weights(layers) => (layers.get(name), None),
+            Format::Bytes(quantization) => (quantization.layers.get(name), input),
+            Format::Float => (None, None),
         };
-        let out = bias.len();
-        let mut scales = weight_scales(&weight.data, out)?;
-        fit_bias(&mut scales, bias, affine.scale);
+        let Some(integers) = integers else {
+            if !matches!(self.format, Format::Half) {
+                self.graph.f32s(&weight, shape, data);
+            }
+            self.graph.f32s(&bias, &[layer.outputs()], &layer.bias);
+            return Ok((weight, bias));
+        };
+        let out = layer.outputs();
         let g = &mut self.graph;
         let axis = || vec![int("axis", 0)];
-        g.i8s(&format!("{w}/q"), &weight.shape, &quantize_weights(&weight.data, &scales));
-        g.f32s(&format!("{w}/scale"), &[out], &scales);
-        g.i8s(&format!("{w}/zero_point"), &[out], &vec![0; out]);
-        g.i32s(&format!("{b}/q"), &[out], &quantize_bias(bias, affine.scale, &scales));
-        let bias_scales: Vec<f32> = scales.iter().map(|s| s * affine.scale).collect();
-        g.f32s(&format!("{b}/scale"), &[out], &bias_scales);
-        g.i32s(&format!("{b}/zero_point"), &[out], &vec![0; out]);
-        let part = |base: &str, p: &str| format!("{base}/{p}");
-        g.node("DequantizeLinear", &[&part(&w, "q"), &part(&w, "scale"), &part(&w, "zero_point")], &w, axis());
-        g.node("DequantizeLinear", &[&part(&b, "q"), &part(&b, "scale"), &part(&b, "zero_point")], &b, axis());
-        Ok((w, b))
+        let dequantize = |g: &mut Graph, base: &str| {
+            let [q, scale, zero] = ["q", "scale", "zero_point"].map(|part| format!("{base}/{part}"));
+            g.node("DequantizeLinear", &[&q, &scale, &zero], base, axis());
+        };
+        g.i8s(&format!("{weight}/q"), shape, &integers.weight);
+        g.f32s(&format!("{weight}/scale"), &[out], &integers.scales);
+        g.i8s(&format!("{weight}/zero_point"), &[out], &vec![0; out]);
+        dequantize(g, &weight);
+        match input {
+            Some(input) => {
+                let scales: Vec<f32> = integers.scales.iter().map(|s| s * input.scale).collect();
+                let quantized = quantize_bias(&integers.bias, input.scale, &integers.scales);
+                g.i32s(&format!("{bias}/q"), &[out], &quantized);
+                g.f32s(&format!("{bias}/scale"), &[out], &scales);
+                g.i32s(&format!("{bias}/zero_point"), &[out], &vec![0; out]);
+                dequantize(g, &bias);
+            }
+            None => {
+                g.f32s(&bias, &[out], &integers.bias);
+            }
+        }
+        Ok((weight, bias))
     }
 
-    fn head(&mut self, head: &Head, features: &(String, Option<Affine>)) -> Result<String, OnnxError> {
-        let width = self.export.network.features;
-        if head.weight.shape != [head.bias.len(), width] {
-            return Err(OnnxError::Head {
-                classes: head.bias.len(),
-                features: width,
-                found: head.weight.shape.clone(),
-            });
-        }
-        let (w, b) = self.parameters("head", features, &head.weight, &head.bias)?;
+    fn head(&mut self, head: &Layer, features: &(String, Option<Affine>)) -> Result<String, OnnxError> {
+        let (w, b) = self.parameters(head, features.1)?;
         Ok(self.graph.node("Gemm", &[&features.0, &w, &b], "logits", vec![int("transB", 1)]))
     }
 }

@@ -38,6 +38,11 @@ impl Graph {
         self.initializer(name, dims, DataType::Float, data.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
 
+    pub(crate) fn f16s(&mut self, name: &str, dims: &[usize], data: &[f32]) -> String {
+        let bytes = data.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect();
+        self.initializer(name, dims, DataType::Float16, bytes)
+    }
+
     pub(crate) fn i32s(&mut self, name: &str, dims: &[usize], data: &[i32]) -> String {
         self.initializer(name, dims, DataType::Int32, data.iter().flat_map(|v| v.to_le_bytes()).collect())
     }

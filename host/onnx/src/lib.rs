@@ -4,13 +4,21 @@
 
 mod borders;
 pub mod export;
-mod fold;
+mod factors;
 mod graph;
+pub mod layers;
 pub mod quantize;
+mod values;
 
 pub use borders::tensor_borders;
-pub use export::{Export, Head, Metadata, OPSET, Outputs};
-pub use quantize::{Affine, Calibration, Observer, QuantError};
+pub use export::{Export, Format, Head, Metadata, OPSET, Outputs};
+pub use factors::Factors;
+pub use layers::{Layer, Layers};
+pub use quantize::{Affine, Integers, Observer, QuantError, Quantization};
+pub use values::{Value, values};
+
+/// The name of the last layer, which tells classes.
+pub const HEAD: &str = "head";
 
 /// Why a graph could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +27,9 @@ pub enum OnnxError {
     /// The weights lack a tensor of the network.
     #[error("expected tensor {0} among the weights, found none; load the weights with `Weights::from_tensors`")]
     MissingTensor(String),
+    /// The layers are another network's.
+    #[error("expected layer {0}, found none; take the layers with `Layers::fold` of this very network")]
+    MissingLayer(String),
     /// The head does not fit the backbone or the labels.
     #[error("expected a head of [{classes}, {features}], found {found:?}")]
     Head {

@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::OnnxError;
+use crate::layers::{Layer, Layers};
+
 mod bias;
 mod equalize;
 #[cfg(test)]
@@ -120,11 +123,78 @@ pub fn fit_bias(scales: &mut [f32], bias: &[f32], input_scale: f32) {
     }
 }
 
-/// The quantization parameters of every activation of a network, by tensor name.
+/// The integers of a layer's weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Integers {
+    /// Real units per step of each output channel, `[outputs]`.
+    pub scales: Vec<f32>,
+    /// As the layer's weights.
+    pub weight: Vec<i8>,
+    /// `[outputs]`, in real units.
+    pub bias: Vec<f32>,
+}
+
+impl Integers {
+    /// Rounds a layer's weights to the nearest step, the largest of each output to 127; `input` is how its input is rounded.
+    ///
+    /// # Errors
+    ///
+    /// [`QuantError::Shape`], or [`QuantError::NotFinite`] if a weight is NaN or infinite.
+    pub fn nearest(layer: &Layer, input: Option<Affine>) -> Result<Self, QuantError> {
+        let mut scales = weight_scales(&layer.weight.data, layer.outputs())?;
+        if let Some(input) = input {
+            fit_bias(&mut scales, &layer.bias, input.scale);
+        }
+        let weight = quantize_weights(&layer.weight.data, &scales);
+        Ok(Self { scales, weight, bias: layer.bias.clone() })
+    }
+
+    /// Returns the weights that the integers stand for.
+    pub fn dequantized(&self) -> Vec<f32> {
+        let per = self.weight.len() / self.scales.len().max(1);
+        self.weight.iter().enumerate().map(|(i, q)| f32::from(*q) * self.scales[i / per]).collect()
+    }
+}
+
+/// How a network is rounded: its activations, and the layers that run on bytes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Calibration {
-    /// Parameters by tensor name.
+pub struct Quantization {
+    /// Parameters of activations, by name.
     pub activations: BTreeMap<String, Affine>,
+    /// Integers of the layers that run on bytes, by name; the others stay in single precision.
+    pub layers: BTreeMap<String, Integers>,
+}
+
+impl Quantization {
+    /// Rounds all layers to the nearest step.
+    ///
+    /// # Errors
+    ///
+    /// As [`Integers::nearest`], and [`OnnxError::NotCalibrated`] if an activation has no parameters.
+    pub fn nearest(layers: &Layers, activations: BTreeMap<String, Affine>) -> Result<Self, OnnxError> {
+        let mut made = Self { activations, layers: BTreeMap::new() };
+        for layer in layers.iter() {
+            let input = made.affine(&layer.input)?;
+            made.layers.insert(layer.name.clone(), Integers::nearest(layer, Some(input))?);
+        }
+        Ok(made)
+    }
+
+    /// Returns an activation's parameters.
+    ///
+    /// # Errors
+    ///
+    /// [`OnnxError::NotCalibrated`] if it has none.
+    pub fn affine(&self, activation: &str) -> Result<Affine, OnnxError> {
+        let found = self.activations.get(activation).copied();
+        found.ok_or_else(|| OnnxError::NotCalibrated(activation.to_owned()))
+    }
+
+    /// Returns it with these layers alone on bytes.
+    pub fn only(&self, layers: &dyn Fn(&str) -> bool) -> Self {
+        let kept = self.layers.iter().filter(|(name, _)| layers(name)).map(|(n, i)| (n.clone(), i.clone()));
+        Self { activations: self.activations.clone(), layers: kept.collect() }
+    }
 }
 
 #[cfg(test)]

@@ -57,6 +57,16 @@ impl Found {
             _ => None,
         }
     }
+
+    /// Returns the one figure by which models of a task are compared, 1 at best: the share of right classes, the mean F1 of
+    /// tags or the mean R² of values.
+    pub fn score(&self) -> f64 {
+        match self {
+            Self::Classes(metrics) => metrics.top1,
+            Self::Tags { macro_f1, .. } => *macro_f1,
+            Self::Values { values, .. } => values.iter().map(|v| v.r2).sum::<f64>() / values.len().max(1) as f64,
+        }
+    }
 }
 
 /// One picture's answer.
@@ -97,7 +107,8 @@ pub fn evaluate(model: &Model, data: Dataset, on_bad: OnBad, progress: impl FnMu
     Ok(Evaluation { found, engine: model.engine(), median_ms: times[times.len() / 2], skipped })
 }
 
-fn found(data: &Dataset, answers: &[Answer]) -> Found {
+/// Returns how good answers are.
+pub(crate) fn found(data: &Dataset, answers: &[Answer]) -> Found {
     let n = answers.len();
     let outputs: Vec<f32> = answers.iter().flat_map(|a| &a.logits).copied().collect();
     let truths: Vec<f32> = answers.iter().flat_map(|a| &data.samples[a.sample].values).copied().collect();

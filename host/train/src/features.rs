@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
-use graft_onnx::{Export, Metadata, Outputs};
-use graft_runtime::{Model, PREPROCESSING, PREPROCESSING_DIGEST};
+use graft_runtime::Model;
 use rayon::prelude::*;
 
 use crate::augment::Augmentation;
@@ -81,17 +80,7 @@ pub fn features(
     stop: &AtomicBool,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Features> {
-    let export = Export {
-        network: &pretrained.network,
-        weights: &pretrained.backbone,
-        head: None,
-        preprocessing: &pretrained.preprocessing,
-    };
-    let metadata = Metadata::from([
-        (PREPROCESSING.to_owned(), pretrained.preprocessing.to_json()),
-        (PREPROCESSING_DIGEST.to_owned(), pretrained.preprocessing.digest()),
-    ]);
-    let onnx = export.float(Outputs::Last, &metadata)?;
+    let onnx = pretrained.graph(None, &[])?;
     let model = Model::from_onnx(&onnx).context("loading the backbone")?;
     let width = pretrained.network.features;
     let mut store = Store::open(cache, blake3::hash(&onnx).to_hex().as_str(), width)?;

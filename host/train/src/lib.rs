@@ -4,7 +4,6 @@
 //! and what is reported come from the engine that ships.
 
 pub mod augment;
-pub mod calibrate;
 pub mod dataset;
 pub mod evaluate;
 pub mod features;
@@ -18,6 +17,7 @@ pub mod photos;
 pub mod pictures;
 pub mod pretrained;
 mod probe;
+pub mod quantize;
 pub mod rate;
 pub mod recipe;
 pub mod rng;

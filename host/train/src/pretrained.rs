@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use graft_onnx::{Export, Head, Metadata, Outputs};
+use graft_onnx::{Export, Format, Head, Layers, Metadata, Outputs};
 use graft_runtime::{LABELS, PREPROCESSING, PREPROCESSING_DIGEST};
 use graft_zoo::weights::{Tensors, read_safetensors};
 use graft_zoo::{Architecture, Catalogue, Names, Network, Padding, Preprocessing, Tensor, Weights};
@@ -118,24 +118,23 @@ impl Pretrained {
         Ok(made)
     }
 
-    /// Writes the backbone with a head as an f32 graph, without a run to go with it.
+    /// Writes the backbone as an f32 graph, without a run to go with it: up to its features, or up to the labels that a head
+    /// tells.
     ///
     /// # Errors
     ///
     /// If head and backbone do not fit.
-    pub fn with_head(&self, labels: &[String], head: &Head) -> Result<Vec<u8>> {
-        let export = Export {
-            network: &self.network,
-            weights: &self.backbone,
-            head: Some(head),
-            preprocessing: &self.preprocessing,
-        };
-        let metadata = Metadata::from([
-            (LABELS.to_owned(), serde_json::to_string(labels)?),
+    pub fn graph(&self, head: Option<&Head>, labels: &[String]) -> Result<Vec<u8>> {
+        let layers = Layers::fold(&self.network, &self.backbone, head)?;
+        let export = Export { network: &self.network, layers: &layers, preprocessing: &self.preprocessing };
+        let mut metadata = Metadata::from([
             (PREPROCESSING.to_owned(), self.preprocessing.to_json()),
             (PREPROCESSING_DIGEST.to_owned(), self.preprocessing.digest()),
         ]);
-        Ok(export.float(Outputs::Last, &metadata)?)
+        if head.is_some() {
+            metadata.insert(LABELS.to_owned(), serde_json::to_string(labels)?);
+        }
+        Ok(export.write(Format::Float, Outputs::Last, &metadata)?)
     }
 
     fn new(

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use graft_onnx::{Calibration, Export, Head, Metadata, Outputs};
+use graft_onnx::{Export, Format, Head, Layers, Metadata, Outputs};
 use graft_runtime::{LABELS, PREPROCESSING, PREPROCESSING_DIGEST};
 use graft_zoo::weights::{Precision, Tensors, read_safetensors, write_safetensors};
 use graft_zoo::{Network, Preprocessing, Tensor};
@@ -167,14 +167,35 @@ impl Run {
         Ok(Self { record, backbone: weights.backbone, head: Head { weight, bias: bias.data }, network })
     }
 
-    /// Returns what the ONNX writer needs.
-    pub fn export(&self) -> Export<'_> {
-        Export {
-            network: &self.network,
-            weights: &self.backbone,
-            head: Some(&self.head),
-            preprocessing: &self.record.preprocessing,
-        }
+    /// Returns the network without its head.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Returns the BLAKE3 of the backbone's graph in f32 and of its preprocessing, in hex.
+    ///
+    /// # Errors
+    ///
+    /// If the weights do not make the network.
+    pub fn backbone_digest(&self) -> Result<String> {
+        let layers = Layers::fold(&self.network, &self.backbone, None)?;
+        let preprocessing = Metadata::from([(PREPROCESSING.to_owned(), self.record.preprocessing.to_json())]);
+        let graph = self.export(&layers).write(Format::Float, Outputs::Last, &preprocessing)?;
+        Ok(blake3::hash(&graph).to_hex().to_string())
+    }
+
+    /// Returns the layers with normalisation folded in, the head behind them.
+    ///
+    /// # Errors
+    ///
+    /// If the weights do not make the network.
+    pub fn layers(&self) -> Result<Layers> {
+        Ok(Layers::fold(&self.network, &self.backbone, Some(&self.head))?)
+    }
+
+    /// Returns what the ONNX writer needs, of layers that may have been changed.
+    pub fn export<'a>(&'a self, layers: &'a Layers) -> Export<'a> {
+        Export { network: &self.network, layers, preprocessing: &self.record.preprocessing }
     }
 
     /// Returns the metadata that travels in the ONNX file.
@@ -204,18 +225,7 @@ impl Run {
     ///
     /// If the weights do not make a graph.
     pub fn float(&self) -> Result<Vec<u8>> {
-        Ok(self.export().float(Outputs::Last, &self.metadata())?)
-    }
-
-    /// Writes the run as an int8 graph.
-    ///
-    /// # Errors
-    ///
-    /// If the calibration is not of this network.
-    pub fn int8(&self, calibration: &Calibration, method: &str) -> Result<Vec<u8>> {
-        let mut metadata = self.metadata();
-        metadata.insert("graft.calibration".into(), method.into());
-        Ok(self.export().int8(calibration, &metadata)?)
+        Ok(self.export(&self.layers()?).write(Format::Float, Outputs::Last, &self.metadata())?)
     }
 }
 

@@ -83,8 +83,9 @@ struct Job<'a> {
 unsafe fn run_part<S: Simd, const V: usize, const R: usize>(job: Job<'_>) {
     let f = job.factors;
     let [b1, b2] = f.step.betas;
-    let [keep, eps, root, rate] = [f.keep, f.step.eps, f.root, -f.rate].map(|x| S::splat(x));
-    let [b1, b2, c1, c2] = [b1, b2, 1.0 - b1, 1.0 - b2].map(|x| S::splat(x));
+    let (keep, eps, root, rate) = (S::splat(f.keep), S::splat(f.step.eps), S::splat(f.root), S::splat(-f.rate));
+    let (c1, c2) = (S::splat(1.0 - b1), S::splat(1.0 - b2));
+    let (b1, b2) = (S::splat(b1), S::splat(b2));
     let scale = S::splat(f.step.scale);
     let (p, m, v) = (job.parameters.at(job.at), job.first.at(job.at), job.second.at(job.at));
     for i in (0..job.gradient.len()).step_by(S::LANES) {

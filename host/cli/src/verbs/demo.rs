@@ -12,8 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use graft_bundle::{Bundle, SecretKey};
 use graft_deploy::{Address, FlashReport, Session};
 use graft_leaves::write_leaf_set;
-use graft_runtime::{Model, Picture, bench, unsupported_operators};
-use graft_train::calibrate::calibrate;
+use graft_runtime::{Model, Picture, bench};
 use graft_train::dataset::{Dataset, Sample};
 use graft_train::evaluate::evaluate;
 use graft_train::fit::{Data, Resume, Schedule, fit};
@@ -21,6 +20,7 @@ use graft_train::net::{Net, Norm, random};
 use graft_train::photos::Photos;
 use graft_train::pictures::{self, OnBad};
 use graft_train::pretrained::{Input, Pretrained};
+use graft_train::quantize::{self, Kind, Outcome, Pins, Repair};
 use graft_train::recipe::{PRESET, Recipe, Wish};
 use graft_train::run::{Run, write_atomic};
 use graft_train::transfer::{Device, Plan, transfer};
@@ -73,7 +73,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     key.save(&key_file)?;
     let bundle = pack_one(&out.join("leaves.graft"), &models.int8, &sets.test, &key)?;
     // The second bundle: the same backbone, a head fitted again with more pictures.
-    let again = refit(&out, args, &sets, &tuned, &models.calibration, ui)?;
+    let again = refit(&out, args, &sets, &tuned, ui)?;
     let second = pack_one(&out.join("leaves-2.graft"), &again, &sets.test, &key)?;
     let device = Daemon::start(&out, &key)?;
     let story = story(&device, &out, &bundle, &second, &sets.test, ui)?;
@@ -187,7 +187,7 @@ fn scratch(args: &Args, sets: &Sets, pretrained: &Pretrained, ui: &Ui) -> Result
     bar.finish_and_clear();
     let (backbone, head) = net.finish()?;
     let like = Pretrained { backbone, ..pretrained.clone() };
-    let model = Model::from_onnx(&like.with_head(&sets.train.labels, &head)?)?;
+    let model = Model::from_onnx(&like.graph(Some(&head), &sets.train.labels)?)?;
     top1(&model, &sets.test, |_, _| ())
 }
 
@@ -207,30 +207,44 @@ struct Models {
 
 fn export(out: &Path, run: &Run, sets: &Sets, ui: &Ui) -> Result<Models> {
     let float = run.float()?;
-    let (int8, calibration) = quantize(run, &sets.train, None, ui)?;
-    let mut shares = [0.0; 2];
-    let bar = ui.bar("evaluating");
-    for (share, (name, onnx)) in shares.iter_mut().zip([("leaves.onnx", &float), ("leaves.int8.onnx", &int8)]) {
-        let unsupported = unsupported_operators(onnx)?;
-        ensure!(unsupported.is_empty(), "expected operators that the device runs, found {}", unsupported.join(", "));
-        write_atomic(&out.join(name), onnx)?;
-        *share = top1(&Model::from_onnx(onnx)?, &sets.test, moves(&bar))?;
-    }
-    bar.finish_and_clear();
-    Ok(Models { float_top1: shares[0], int8_top1: shares[1], float_bytes: float.len(), int8, calibration })
+    write_atomic(&out.join("leaves.onnx"), &float)?;
+    let Outcome { onnx, report, .. } = quantized(out, run, sets, ui)?;
+    let int8 = onnx.context("expected an int8 network, found none")?;
+    write_atomic(&out.join("leaves.int8.onnx"), &int8)?;
+    let last = report.evaluation.candidates.last().context("expected an int8 network that was measured, found none")?;
+    Ok(Models {
+        float_top1: report.evaluation.float.score,
+        int8_top1: last.measured.score,
+        float_bytes: float.len(),
+        int8,
+        calibration: report.calibration.method,
+    })
 }
 
 /// Pictures that show the ranges.
 const CALIBRATION: usize = 60;
 
-fn quantize(run: &Run, data: &Dataset, method: Option<&str>, ui: &Ui) -> Result<(Vec<u8>, String)> {
-    let n = data.samples.len();
+/// Quantizes a run; the backbone's parameters are pinned in the demo's folder, so that its bytes stay as they are on the
+/// device when the head is another.
+fn quantized(out: &Path, run: &Run, sets: &Sets, ui: &Ui) -> Result<Outcome> {
+    let n = sets.train.samples.len();
     let count = CALIBRATION.min(n);
-    let samples: Vec<Sample> = (0..count).map(|i| data.samples[i * n / count].clone()).collect();
+    let calibration = sets.train.part((0..count).map(|i| i * n / count));
+    let plan = quantize::Plan {
+        run,
+        calibration: &calibration.samples,
+        test: &sets.test,
+        ranges: None,
+        repairs: &Repair::ALL,
+        kind: Some(Kind::Int8),
+        budget: 0.005,
+        pins: Some(Pins::kept(&out.join("quantized"))),
+        on_bad: OnBad::Fail,
+    };
     let bar = ui.bar("quantizing");
-    let found = calibrate(run, &samples, method, OnBad::Fail, moves(&bar))?;
+    let outcome = quantize::quantize(&plan, |_, done, of| moves(&bar)(done, of))?;
     bar.finish_and_clear();
-    Ok((run.int8(&found.calibration, &found.method)?, found.method))
+    Ok(outcome)
 }
 
 fn pack_one(path: &Path, onnx: &[u8], golden: &Dataset, key: &SecretKey) -> Result<Bundle> {
@@ -239,14 +253,13 @@ fn pack_one(path: &Path, onnx: &[u8], golden: &Dataset, key: &SecretKey) -> Resu
 }
 
 /// Fits the head again on more pictures, on the backbone that is on the device.
-fn refit(out: &Path, args: &Args, sets: &Sets, run: &Run, method: &str, ui: &Ui) -> Result<Vec<u8>> {
+fn refit(out: &Path, args: &Args, sets: &Sets, run: &Run, ui: &Ui) -> Result<Vec<u8>> {
     let backbone =
         Pretrained::read(&out.join("run/weights.safetensors"), run.record.weights.architecture, Input::default())?;
     let head = Wish { recipe: Some(Recipe::Head), seed: args.seed, ..Wish::default() };
     let again = graft(out, &sets.more, &backbone, head, ui)?;
     again.save(&out.join("run-2"))?;
-    // The same pictures and method: the backbone's bytes stay as they are on the device.
-    Ok(quantize(&again, &sets.train, Some(method), ui)?.0)
+    quantized(out, &again, sets, ui)?.onnx.context("expected an int8 network, found none")
 }
 
 /// A daemon on a virtual serial line, ended when dropped.

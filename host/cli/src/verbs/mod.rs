@@ -18,6 +18,7 @@ mod monitor;
 mod pack;
 mod ports;
 mod predict;
+pub(crate) mod quantize;
 mod slot;
 mod train;
 mod verify;
@@ -37,6 +38,7 @@ pub(crate) enum Verb {
     LrFind(lr_find::Args),
     Evaluate(evaluate::Args),
     Export(export::Args),
+    Quantize(Box<quantize::Args>),
     Predict(predict::Args),
     Bench(bench::Args),
     /// Make and show the keys that sign bundles
@@ -62,6 +64,7 @@ pub(crate) fn run(verb: &Verb, ui: &mut Ui) -> Result<()> {
         Verb::LrFind(args) => lr_find::run(args, ui),
         Verb::Evaluate(args) => evaluate::run(args, ui),
         Verb::Export(args) => export::run(args, ui),
+        Verb::Quantize(args) => quantize::run(args, ui),
         Verb::Predict(args) => predict::run(args, ui),
         Verb::Bench(args) => bench::run(args, ui),
         Verb::Key(command) => key::run(command, ui),

@@ -175,6 +175,12 @@ impl Dataset {
         Ok(self)
     }
 
+    /// Returns the set of these of its samples.
+    pub fn part(&self, rows: impl IntoIterator<Item = usize>) -> Self {
+        let samples = rows.into_iter().map(|r| self.samples[r].clone()).collect();
+        Self { task: self.task, labels: self.labels.clone(), samples, ignored: vec![] }
+    }
+
     /// Returns the number of pictures of each class.
     pub fn counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.labels.len()];

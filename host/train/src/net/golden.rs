@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use graft_onnx::quantize::RangeMethod;
-use graft_onnx::{Calibration, Export, Metadata, Observer, Outputs};
+use graft_onnx::{Export, Format, Layers, Metadata, Observer, Outputs, Quantization, values};
 use graft_runtime::{Model, PREPROCESSING, PREPROCESSING_DIGEST};
 use graft_zoo::network::{Op, Parameter, Role};
 use graft_zoo::{Architecture, Names, Padding, names};
@@ -131,9 +131,13 @@ impl Case {
         Net::new(network, &self.backbone, &self.head, &self.preprocessing, 0, Norm::Frozen, &device).unwrap()
     }
 
-    fn export(&self) -> Export<'_> {
-        let Self { network, backbone: weights, head, preprocessing, .. } = self;
-        Export { network, weights, head: Some(head), preprocessing }
+    fn layers(&self) -> Layers {
+        Layers::fold(&self.network, &self.backbone, Some(&self.head)).unwrap()
+    }
+
+    fn write(&self, format: Format<'_>, outputs: Outputs) -> Vec<u8> {
+        let export = Export { network: &self.network, layers: &self.layers(), preprocessing: &self.preprocessing };
+        export.write(format, outputs, &self.metadata()).unwrap()
     }
 
     fn metadata(&self) -> Metadata {
@@ -195,7 +199,7 @@ fn every_node_gives_what_torchvision_and_timm_give() {
 #[test]
 fn exported_graphs_run_on_our_kernels_and_give_the_same() {
     for case in Case::all() {
-        let model = Model::from_onnx(&case.export().float(Outputs::Last, &case.metadata()).unwrap()).unwrap();
+        let model = Model::from_onnx(&case.write(Format::Float, Outputs::Last)).unwrap();
         assert!(model.engine().contains("kernels"), "{}: {}", case.what, model.engine());
         assert_recorded(&case.what, case.golden.nodes.last().unwrap(), &model.run(&picture()).unwrap()[0], 1e-4);
     }
@@ -218,9 +222,9 @@ fn int8_graphs_answer_as_the_float_ones_do() {
                 (0..(SIDE * SIDE * 3) as usize).map(|i| (number(i) + rng.range(-20.0, 20.0)) as u8).collect()
             })
             .collect();
-        let export = case.export();
-        let watched = Model::from_onnx(&export.float(Outputs::Activations, &case.metadata()).unwrap()).unwrap();
-        let (names, outputs) = (export.activations(), watched.outputs());
+        let watched = Model::from_onnx(&case.write(Format::Float, Outputs::Activations)).unwrap();
+        let names: Vec<String> = values(&case.network).into_iter().map(|v| v.name).collect();
+        let outputs = watched.outputs();
         let mut observers = vec![Observer::default(); names.len()];
         let mut float = vec![];
         for picture in &pictures {
@@ -235,8 +239,9 @@ fn int8_graphs_answer_as_the_float_ones_do() {
             let (low, high) = o.range(RangeMethod::MinMax).unwrap();
             (name.clone(), graft_onnx::Affine::from_range(low, high))
         };
-        let calibration = Calibration { activations: names.iter().zip(&observers).map(range).collect() };
-        let model = Model::from_onnx(&export.int8(&calibration, &case.metadata()).unwrap()).unwrap();
+        let activations = names.iter().zip(&observers).map(range).collect();
+        let quantization = Quantization::nearest(&case.layers(), activations).unwrap();
+        let model = Model::from_onnx(&case.write(Format::Bytes(&quantization), Outputs::Last)).unwrap();
         assert!(model.engine().contains("kernels"), "{id}: {}", model.engine());
         let answers = float.iter().zip(&pictures).map(|(f, p)| (argmax(f), argmax(&model.run(p).unwrap()[0])));
         let equal = answers.filter(|(a, b)| a == b).count();

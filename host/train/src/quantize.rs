@@ -1,0 +1,244 @@
+//! Quantization after training: ranges and repairs, what they cost in answers and save in time, and a verdict.
+//!
+//! What is chosen for the backbone is pinned ([`Pins`]): a head that is fitted again leaves every byte of it as it was.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use graft_onnx::quantize::RangeMethod;
+use graft_onnx::{Format, Layers, Metadata, Outputs, Quantization, Value, values};
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::{Dataset, Ignored, Sample};
+use crate::pictures::OnBad;
+use crate::run::Run;
+
+mod layers;
+mod observe;
+mod pin;
+mod repair;
+mod search;
+pub mod statistics;
+mod trial;
+mod verdict;
+
+pub use layers::LayerReport;
+pub use pin::Pins;
+pub use repair::Repair;
+pub use search::Tried;
+pub use trial::{Candidate, Changed, Measured};
+pub use verdict::Verdict;
+
+use pin::Pinned;
+use search::{Found, Search};
+use trial::Trial;
+use verdict::Chosen;
+
+/// What numbers a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// f32 everywhere.
+    Float,
+    /// Weights and activations in 8 bits.
+    Int8,
+    /// The same but for a few layers, which stay in f32.
+    Mixed,
+    /// Weights in 8 bits, computed with in f32.
+    Weights,
+    /// Weights in 16 bits, computed with in f32.
+    Half,
+}
+
+/// What to do.
+pub struct Plan<'a> {
+    /// The float network.
+    pub run: &'a Run,
+    /// Pictures that show the ranges.
+    pub calibration: &'a [Sample],
+    /// Labelled pictures that tell the price.
+    pub test: &'a Dataset,
+    /// How ranges are chosen; none tries all.
+    pub ranges: Option<RangeMethod>,
+    /// The repairs to try; each is kept only where it helps.
+    pub repairs: &'a [Repair],
+    /// The numbers to write; none leaves that to the verdict.
+    pub kind: Option<Kind>,
+    /// How much of the score may be lost, 0.01 for a point.
+    pub budget: f64,
+    /// Where the backbone's parameters are pinned; none pins nothing.
+    pub pins: Option<Pins>,
+    /// What to do with pictures that cannot be read.
+    pub on_bad: OnBad,
+}
+
+/// What came of it.
+pub struct Outcome {
+    /// The file, except where the verdict is that float serves better.
+    pub onnx: Option<Vec<u8>>,
+    /// All that was found.
+    pub report: Report,
+    /// Pictures left out.
+    pub skipped: Vec<Ignored>,
+}
+
+/// All that was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// What to ship, and why.
+    pub verdict: Verdict,
+    /// How ranges and repairs were chosen.
+    pub calibration: Calibration,
+    /// The price on the test pictures.
+    pub evaluation: Evaluation,
+    /// Every layer, the one that adds the most noise first.
+    pub layers: Vec<LayerReport>,
+}
+
+/// How ranges and repairs were chosen.
+#[derive(Debug, Clone, Serialize)]
+pub struct Calibration {
+    /// Files of the pictures, as given.
+    pub pictures: Vec<String>,
+    /// Which ranges.
+    pub method: String,
+    /// What was kept of the repairs.
+    pub repairs: Vec<Repair>,
+    /// All that was tried.
+    pub tried: Vec<Tried>,
+    /// Score that the backbone's pinned parameters cost against those that these pictures would give; none where nothing
+    /// had been pinned before.
+    pub pinned_cost: Option<f64>,
+}
+
+/// The price on the test pictures.
+#[derive(Debug, Clone, Serialize)]
+pub struct Evaluation {
+    /// Pictures.
+    pub n: usize,
+    /// The float network.
+    pub float: Measured,
+    /// Those in fewer bits that were tried, the one that is written last.
+    pub candidates: Vec<Candidate>,
+}
+
+/// A part of the work, for progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Watching activations, and comparing ranges and repairs.
+    Calibrating,
+    /// Quantizing one layer at a time.
+    Layers,
+    /// Answering the test pictures.
+    Evaluating,
+}
+
+/// A run's graph, as it is written again and again.
+struct Source<'a> {
+    run: &'a Run,
+    values: Vec<Value>,
+}
+
+/// How a network is rounded, with the layers, which may have been changed for it.
+#[derive(Debug, Clone)]
+struct Quantized {
+    layers: Layers,
+    quantization: Quantization,
+}
+
+impl Source<'_> {
+    fn write(&self, layers: &Layers, format: Format<'_>, outputs: Outputs) -> Result<Vec<u8>> {
+        Ok(self.run.export(layers).write(format, outputs, &self.run.metadata())?)
+    }
+
+    fn bytes(&self, of: &Quantized, outputs: Outputs) -> Result<Vec<u8>> {
+        self.write(&of.layers, Format::Bytes(&of.quantization), outputs)
+    }
+}
+
+/// Quantizes a run and says what that is worth.
+///
+/// # Errors
+///
+/// If no picture can be read, a graph cannot be written or run, or the pinned parameters are not this backbone's.
+pub fn quantize(plan: &Plan<'_>, mut progress: impl FnMut(Stage, usize, usize)) -> Result<Outcome> {
+    ensure!(!plan.calibration.is_empty(), "expected calibration pictures, found none");
+    let source = Source { run: plan.run, values: values(plan.run.network()) };
+    let layers = plan.run.layers()?;
+    let search = Search::new(plan, &source, &layers)?;
+    let fresh = search.run(|done, of| progress(Stage::Calibrating, done, of))?;
+    let pinned = plan.pins.as_ref().map(|p| p.read(plan.run)).transpose()?.flatten();
+    let applied = pinned.as_ref().map(|p| p.apply(&layers)).transpose()?;
+    let quantized = applied.as_ref().unwrap_or(&fresh.quantized);
+
+    let on_layer = |done, of| progress(Stage::Layers, done, of);
+    let mut told = layers::explain(&source, &layers, quantized, &search, on_layer)?;
+    let mut on_picture = |done, of| progress(Stage::Evaluating, done, of);
+    let mut trial = Trial::new(plan, &source, &layers, &mut on_picture)?;
+    let (verdict, chosen) = verdict::find(plan, &mut trial, quantized, &told, pinned.is_some(), &mut on_picture)?;
+    let pinned_cost = match (&applied, trial.candidates.first()) {
+        (Some(_), Some(first)) => Some(trial.score(&fresh.quantized, &mut on_picture)? - first.measured.score),
+        _ => None,
+    };
+    let shipped = chosen.as_ref().map_or(quantized, |c| &c.quantized);
+    told.iter_mut().for_each(|l| l.is_float = !shipped.quantization.layers.contains_key(&l.name));
+    told.sort_by(|a, b| b.noise.total_cmp(&a.noise));
+    if let (Some(pins), None, Some(Chosen { kind: Kind::Int8 | Kind::Mixed, .. })) = (&plan.pins, &pinned, &chosen) {
+        let float_layers = told.iter().filter(|l| l.is_float).map(|l| l.name.clone()).collect();
+        pins.write(plan.run, &Pinned::of(&fresh, float_layers))?;
+    }
+    let Found { method, repairs, tried, .. } = fresh;
+    let (method, repairs) = pinned.map_or((method, repairs), |p| (p.method, p.repairs));
+    let pictures = plan.calibration.iter().map(|s| s.location.to_string()).collect();
+    let calibration = Calibration { pictures, method, repairs, tried, pinned_cost };
+    let explanation = Explanation {
+        verdict: verdict.clone(),
+        method: calibration.method.clone(),
+        repairs: calibration.repairs.clone(),
+        layers: told.clone(),
+    };
+    let onnx = chosen.map(|c| trial.write(c.kind, &c.quantized, &explanation.metadata()?)).transpose()?;
+    let (evaluation, skipped) = trial.finish();
+    Ok(Outcome { onnx, report: Report { verdict, calibration, evaluation, layers: told }, skipped })
+}
+
+/// What a quantized file tells of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// What to ship, and why.
+    pub verdict: Verdict,
+    /// Which ranges.
+    pub method: String,
+    /// What was repaired.
+    pub repairs: Vec<Repair>,
+    /// Every layer, the one that adds the most noise first.
+    pub layers: Vec<LayerReport>,
+}
+
+impl Explanation {
+    /// The key in a file's metadata.
+    pub const KEY: &str = "graft.quantization";
+
+    /// Reads what a file tells of itself, if it does.
+    ///
+    /// # Errors
+    ///
+    /// If it is not to be understood.
+    pub fn of(metadata: &BTreeMap<String, String>) -> Result<Option<Self>> {
+        let Some(text) = metadata.get(Self::KEY) else { return Ok(None) };
+        Ok(Some(serde_json::from_str(text).with_context(|| format!("reading the model's {}", Self::KEY))?))
+    }
+
+    fn metadata(&self) -> Result<Metadata> {
+        let mut ranges = self.method.clone();
+        self.repairs.iter().for_each(|r| ranges += &format!(", {}", r.name()));
+        let mut metadata = Metadata::from([(Self::KEY.to_owned(), serde_json::to_string(self)?)]);
+        if matches!(self.verdict.ship, Kind::Int8 | Kind::Mixed) {
+            metadata.insert(CALIBRATION.to_owned(), ranges);
+        }
+        Ok(metadata)
+    }
+}
+
+/// The key in a file's metadata of how the ranges of its activations were chosen: one that has it computes with bytes.
+pub const CALIBRATION: &str = "graft.calibration";

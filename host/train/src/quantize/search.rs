@@ -1,0 +1,231 @@
+//! Chooses ranges, and the repairs that help: by the noise that rounding adds to the answers.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use graft_onnx::quantize::RangeMethod;
+use graft_onnx::{Affine, Factors, Format, Layers, Outputs, Quantization};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::observe::{self, Seen, answers, crops, noise};
+use super::repair::{Moments, Repair, correct_biases, means};
+use super::{Plan, Quantized, Source};
+use crate::dataset::Sample;
+use crate::metrics::argmax;
+use crate::rng::Rng;
+
+/// One way of rounding that was tried.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Tried {
+    /// Which ranges or which repair.
+    pub what: String,
+    /// Energy of the answers' error by that of the answers.
+    pub noise: f64,
+    /// Share of pictures whose largest answer is the same.
+    pub same: f64,
+    /// Whether it was kept.
+    pub kept: bool,
+}
+
+/// What was chosen.
+pub(super) struct Found {
+    pub(super) quantized: Quantized,
+    /// What activations were divided by.
+    pub(super) factors: Factors,
+    /// Means of the features in the float network and as the head gets them, where biases are corrected.
+    pub(super) features: Option<[Vec<f32>; 2]>,
+    pub(super) method: String,
+    pub(super) repairs: Vec<Repair>,
+    pub(super) tried: Vec<Tried>,
+}
+
+/// The search, with the pictures by which ways of rounding are compared.
+pub(super) struct Search<'a> {
+    plan: &'a Plan<'a>,
+    source: &'a Source<'a>,
+    layers: &'a Layers,
+    /// Some of the calibration pictures, as the network takes them.
+    pub(super) compared: Vec<Vec<u8>>,
+    /// What the float network answers to them.
+    pub(super) float: Vec<Vec<f32>>,
+}
+
+/// A way of rounding, and how much noise it adds.
+struct Best {
+    quantized: Quantized,
+    noise: f64,
+}
+
+impl<'a> Search<'a> {
+    /// Has the float network answer the pictures that are compared.
+    pub(super) fn new(plan: &'a Plan<'a>, source: &'a Source<'a>, layers: &'a Layers) -> Result<Self> {
+        let compared = crops(&spread(plan.calibration, COMPARED), &plan.run.record.preprocessing, plan.on_bad)?;
+        let float = answers(&source.write(layers, Format::Float, Outputs::Last)?, &compared)?;
+        Ok(Self { plan, source, layers, compared, float })
+    }
+
+    /// Watches all calibration pictures and chooses.
+    pub(super) fn run(&self, mut progress: impl FnMut(usize, usize)) -> Result<Found> {
+        let steps = 2 * self.plan.calibration.len();
+        let mut tried = vec![];
+        let mut seen = self.observe(self.layers, |done| progress(done, steps))?;
+        let (mut best, mut method) = self.ranges(self.layers, &seen, "", &mut tried)?;
+        let (mut factors, mut repairs, mut features) = (Factors::default(), vec![], None);
+        let wants = |r| self.plan.repairs.contains(&r);
+        if wants(Repair::Equalize) {
+            let largest = self.source.values.iter().zip(&seen).map(|(v, s)| (v.name.clone(), s.largest.clone()));
+            let found = Factors::of(&self.source.values, self.layers, &largest.collect())?;
+            if !found.is_empty() {
+                let mut layers = self.layers.clone();
+                found.apply(&mut layers);
+                let again = self.observe(&layers, |done| progress(self.plan.calibration.len() + done, steps))?;
+                let (equal, by) = self.ranges(&layers, &again, "equalize, ", &mut tried)?;
+                if equal.noise < best.noise {
+                    (best, method, seen, factors) = (equal, by, again, found);
+                    repairs.push(Repair::Equalize);
+                }
+            }
+        }
+        if wants(Repair::Round) {
+            let rounded = self.rounded(&best.quantized)?;
+            if self.better(&mut best, rounded, "round", &mut tried)? {
+                repairs.push(Repair::Round);
+            }
+        }
+        if wants(Repair::Bias) {
+            let float = means(&self.source.values, &seen);
+            let mut corrected = best.quantized.clone();
+            correct_biases(&mut corrected.quantization, &corrected.layers, &float, &float)?;
+            let mut kept = self.better(&mut best, corrected, "bias", &mut tried)?;
+            let last = self.source.values.last().map(|v| v.name.clone()).unwrap_or_default();
+            let mut into_head = float.clone();
+            let watched = self.source.bytes(&best.quantized, Outputs::Activations)?;
+            let samples = spread(self.plan.calibration, COMPARED);
+            let as_read = observe::observe(&watched, &self.source.values, &samples, self.plan.on_bad, |_| ())?;
+            let as_read = means(&self.source.values, &as_read);
+            let mut corrected = best.quantized.clone();
+            correct_biases(&mut corrected.quantization, &corrected.layers, &float, &as_read)?;
+            if self.better(&mut best, corrected, "bias, by what layers get", &mut tried)? {
+                (kept, into_head) = (true, as_read);
+            }
+            if kept {
+                repairs.push(Repair::Bias);
+                features = float.get(&last).cloned().zip(into_head.get(&last).cloned()).map(|(a, b)| [a, b]);
+            }
+        }
+        progress(steps, steps);
+        repairs.sort_unstable();
+        Ok(Found { quantized: best.quantized, factors, features, method, repairs, tried })
+    }
+
+    fn observe(&self, layers: &Layers, progress: impl FnMut(usize)) -> Result<Vec<Seen>> {
+        let watched = self.source.write(layers, Format::Float, Outputs::Activations)?;
+        observe::observe(&watched, &self.source.values, self.plan.calibration, self.plan.on_bad, progress)
+    }
+
+    /// Tries the ranges; returns the best, and its name.
+    fn ranges(&self, layers: &Layers, seen: &[Seen], with: &str, tried: &mut Vec<Tried>) -> Result<(Best, String)> {
+        let methods = self.plan.ranges.map_or_else(|| METHODS.to_vec(), |m| vec![m]);
+        let first = tried.len();
+        let mut best: Option<(Best, String, usize)> = None;
+        for method in methods {
+            let mut activations = BTreeMap::new();
+            for (value, seen) in self.source.values.iter().zip(seen) {
+                let (low, high) = seen.observer.range(method).with_context(|| format!("calibrating {}", value.name))?;
+                activations.insert(value.name.clone(), Affine::from_range(low, high));
+            }
+            let quantization = Quantization::nearest(layers, activations)?;
+            let quantized = Quantized { layers: layers.clone(), quantization };
+            let (noise, same) = self.measure(&quantized)?;
+            tried.push(Tried { what: format!("{with}{method}"), noise, same, kept: false });
+            if best.as_ref().is_none_or(|(b, ..)| noise < b.noise) {
+                best = Some((Best { quantized, noise }, method.to_string(), tried.len() - 1));
+            }
+        }
+        let (best, method, place) = best.context("expected a method of calibration, found none")?;
+        if tried[..first].iter().all(|t| best.noise < t.noise) {
+            tried.iter_mut().for_each(|t| t.kept = false);
+            tried[place].kept = true;
+        }
+        Ok((best, method))
+    }
+
+    /// Takes a repaired network where it adds less noise than the best.
+    fn better(&self, best: &mut Best, repaired: Quantized, what: &str, tried: &mut Vec<Tried>) -> Result<bool> {
+        let (noise, same) = self.measure(&repaired)?;
+        let kept = noise < best.noise;
+        tried.push(Tried { what: what.to_owned(), noise, same, kept });
+        if kept {
+            *best = Best { quantized: repaired, noise };
+        }
+        Ok(kept)
+    }
+
+    fn measure(&self, quantized: &Quantized) -> Result<(f64, f64)> {
+        let found = answers(&self.source.bytes(quantized, Outputs::Last)?, &self.compared)?;
+        let same = self.float.iter().zip(&found).filter(|(a, b)| argmax(a) == argmax(b)).count();
+        Ok((noise(&self.float, &found), same as f64 / found.len().max(1) as f64))
+    }
+
+    /// Rounds the weights again by the second moments of what each layer reads, as many layers at a time as memory allows.
+    fn rounded(&self, quantized: &Quantized) -> Result<Quantized> {
+        let mut out = quantized.clone();
+        let layers: Vec<_> = quantized.layers.iter().collect();
+        let watched = self.source.write(&quantized.layers, Format::Float, Outputs::Activations)?;
+        let model = graft_runtime::Model::from_onnx(&watched).context("loading the graph to watch")?;
+        let mut at = 0;
+        while at < layers.len() {
+            let mut numbers = 0;
+            let fits = |l: &&&graft_onnx::Layer| {
+                numbers += Moments::numbers(l);
+                numbers <= MOMENTS
+            };
+            let count = layers[at..].iter().take_while(fits).count().max(1);
+            let part = &layers[at..at + count];
+            let mut moments: Vec<Moments> = part.iter().map(|l| Moments::new(l)).collect();
+            for (picture, crop) in self.compared.iter().enumerate() {
+                let outputs = model.run(crop)?;
+                moments.par_iter_mut().zip(part).enumerate().try_for_each(|(i, (moments, layer))| {
+                    let place = self.source.values.iter().position(|v| v.name == layer.input);
+                    let place = place.with_context(|| format!("expected an activation {}, found none", layer.input))?;
+                    let (input, channels) = (&outputs[place + 1], self.source.values[place].channels);
+                    // All feature maps are square: the input is.
+                    let side = (input.len() / channels.max(1)).isqrt();
+                    let windows = (4 * layer.fan_in().0).clamp(256, 8192).div_ceil(self.compared.len());
+                    let mut rng = Rng::new(((at + i) << 32 | picture) as u64);
+                    moments.add(layer, input, [side; 2], windows, &mut rng)?;
+                    anyhow::Ok(())
+                })?;
+            }
+            for (moments, layer) in moments.iter().zip(part) {
+                if let Some(integers) = out.quantization.layers.get_mut(&layer.name) {
+                    integers.weight = moments.round(layer, &integers.scales)?;
+                }
+            }
+            at += count;
+        }
+        Ok(out)
+    }
+}
+
+/// Picks at most `count` samples, spread over all of them: they come sorted by class.
+pub(super) fn spread(samples: &[Sample], count: usize) -> Vec<Sample> {
+    let (n, count) = (samples.len(), count.min(samples.len()));
+    (0..count).map(|i| samples[i * n / count].clone()).collect()
+}
+
+/// Pictures on which ways of rounding are compared.
+const COMPARED: usize = 64;
+/// Numbers that second moments may take at a time.
+const MOMENTS: usize = 64 << 20;
+
+/// The ranges that are tried.
+pub(super) const METHODS: [RangeMethod; 6] = [
+    RangeMethod::MinMax,
+    RangeMethod::Percentile(1e-5),
+    RangeMethod::Percentile(1e-4),
+    RangeMethod::Percentile(1e-3),
+    RangeMethod::Mse,
+    RangeMethod::Entropy,
+];

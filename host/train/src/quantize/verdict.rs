@@ -1,0 +1,100 @@
+//! What to ship.
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use super::layers::LayerReport;
+use super::trial::{Candidate, Measured, Trial};
+use super::{Kind, Plan, Quantized};
+
+/// What to ship, and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The numbers to ship; float where fewer bits are worse or slower here.
+    pub ship: Kind,
+    /// Why, as a sentence.
+    pub why: String,
+}
+
+/// What is written.
+pub(super) struct Chosen {
+    pub(super) kind: Kind,
+    pub(super) quantized: Quantized,
+}
+
+/// Tries networks in fewer bits until one is good enough.
+pub(super) fn find(
+    plan: &Plan<'_>,
+    trial: &mut Trial<'_>,
+    quantized: &Quantized,
+    layers: &[LayerReport],
+    is_pinned: bool,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<(Verdict, Option<Chosen>)> {
+    let chosen = |kind, quantized: &Quantized| Some(Chosen { kind, quantized: quantized.clone() });
+    if let Some(kind) = plan.kind.filter(|k| *k != Kind::Mixed) {
+        let float = trial.float.clone();
+        let why = format!("as asked for; {}", told(trial.add(kind, quantized, progress)?, &float));
+        return Ok((Verdict { ship: kind, why }, chosen(kind, quantized)));
+    }
+    let float = trial.float.clone();
+    let told = |c: &Candidate| told(c, &float);
+    let is_faster = |c: &Candidate| c.measured.ms <= FASTER * float.ms;
+    let is_good = |c: &Candidate| c.drop <= plan.budget + 1e-9;
+
+    let all = quantized.quantization.layers.len() == quantized.layers.iter().count();
+    let first = trial.add(if all { Kind::Int8 } else { Kind::Mixed }, quantized, &mut progress)?.clone();
+    if is_good(&first) && is_faster(&first) {
+        return Ok((Verdict { ship: first.kind, why: told(&first) }, chosen(first.kind, quantized)));
+    }
+    let mut why = told(&first);
+    if is_pinned && !is_good(&first) {
+        why += "; these are the backbone's pinned parameters, and --afresh would choose others";
+    } else if !is_good(&first) && is_faster(&first) {
+        let mut noisiest: Vec<&LayerReport> = layers.iter().collect();
+        noisiest.sort_by(|a, b| b.noise.total_cmp(&a.noise));
+        let mut count = 1;
+        while count < noisiest.len() {
+            let float = |name: &str| noisiest[..count].iter().any(|l| l.name == name);
+            let quantization = quantized.quantization.only(&|name| !float(name));
+            let mixed = Quantized { layers: quantized.layers.clone(), quantization };
+            let found = trial.add(Kind::Mixed, &mixed, &mut progress)?.clone();
+            if is_good(&found) && is_faster(&found) {
+                let why = format!("{}; {why}", told(&found));
+                return Ok((Verdict { ship: Kind::Mixed, why }, chosen(Kind::Mixed, &mixed)));
+            }
+            if !is_faster(&found) {
+                break;
+            }
+            count *= 2;
+        }
+        why += "; no few layers in float mend that and stay faster than float";
+    }
+    let weights = trial.add(Kind::Weights, quantized, &mut progress)?.clone();
+    if is_good(&weights) {
+        let why = format!("{}; {why}", told(&weights));
+        return Ok((Verdict { ship: Kind::Weights, why }, chosen(Kind::Weights, quantized)));
+    }
+    Ok((Verdict { ship: Kind::Float, why: format!("{why}; {}", told(&weights)) }, None))
+}
+
+/// Says what a candidate loses and saves.
+fn told(c: &Candidate, float: &Measured) -> String {
+    let what = match c.kind {
+        Kind::Float => "float".to_owned(),
+        Kind::Int8 => "int8".to_owned(),
+        Kind::Mixed => format!("int8 with {} in float", c.float_layers.join(", ")),
+        Kind::Weights => "8-bit weights alone".to_owned(),
+        Kind::Half => "16-bit weights".to_owned(),
+    };
+    let change = match 100.0 * c.drop {
+        d if d > 0.0 => format!("loses {d:.1} points"),
+        d if d < 0.0 => format!("gains {:.1} points", -d),
+        _ => "loses nothing".to_owned(),
+    };
+    let (time, size) = (c.measured.ms / float.ms, c.measured.bytes as f64 / float.bytes.max(1) as f64);
+    format!("{what} {change}, takes {time:.2} of float's time here and {size:.2} of its bytes")
+}
+
+/// Less than this of float's time is faster.
+const FASTER: f64 = 0.95;

@@ -1,0 +1,184 @@
+//! Quantization of whole networks on generated leaves: what is repaired, pinned and told.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use graft_leaves::write_leaf_set;
+use graft_onnx::quantize::RangeMethod;
+use graft_runtime::Model;
+use graft_train::dataset::Dataset;
+use graft_train::fit::Resume;
+use graft_train::pictures::OnBad;
+use graft_train::pretrained::{Input, Pretrained};
+use graft_train::quantize::{Explanation, Kind, Outcome, Pins, Plan, Repair, quantize};
+use graft_train::recipe::{Recipe, Wish};
+use graft_train::run::Run;
+use graft_train::transfer::{self, Device, transfer};
+
+/// A head on the embedded backbone, and the pictures that it is to be judged by.
+fn run(folder: &Path, seed: u64) -> (Run, Dataset, Dataset) {
+    let [train, test] = [("train", 16, 5), ("test", 16, 6)].map(|(name, count, seed)| {
+        let folder = folder.join(name);
+        if !folder.exists() {
+            write_leaf_set(&folder, count, seed, 96, |_, _| ()).unwrap();
+        }
+        Dataset::open(&folder, None).unwrap()
+    });
+    let plan = transfer::Plan {
+        data: "leaves".into(),
+        dataset: &train,
+        pretrained: &Pretrained::embedded(Input::default()).unwrap(),
+        cache: &folder.join("cache"),
+        on_bad: OnBad::Fail,
+        wish: Wish { recipe: Some(Recipe::Head), seed, ..Wish::default() },
+        device: Device::Cpu,
+        folder: None,
+        resume: Resume::No,
+    };
+    let run = transfer(&plan, &AtomicBool::new(false), |_| ()).unwrap().run;
+    (run, train, test)
+}
+
+fn plan<'a>(run: &'a Run, train: &'a Dataset, test: &'a Dataset) -> Plan<'a> {
+    Plan {
+        run,
+        calibration: &train.samples,
+        test,
+        ranges: None,
+        repairs: &Repair::ALL,
+        kind: Some(Kind::Int8),
+        budget: 0.005,
+        pins: None,
+        on_bad: OnBad::Fail,
+    }
+}
+
+fn done(plan: &Plan<'_>) -> Outcome {
+    quantize(plan, |_, _, _| ()).unwrap()
+}
+
+/// Scales the channels that projections make by up to a hundred, and what reads them by as little: the function stays.
+fn made_hard(mut run: Run) -> Run {
+    let names: Vec<String> = run.backbone.keys().cloned().collect();
+    // The block whose output no sum takes up: its projection is read by the next expansion alone.
+    let block = |b: usize, part: &str| format!("features.{b}.conv.{part}");
+    let sums =
+        |b: usize| run.network().nodes.iter().any(|n| matches!(n.op, graft_zoo::network::Op::Add(_)) && n.stage == b);
+    let mut scaled = 0;
+    for b in 2..17 {
+        if sums(b) || sums(b + 1) || !names.contains(&block(b + 1, "0.0.weight")) {
+            continue;
+        }
+        let factors: Vec<f32> = {
+            let norm = &run.backbone[&block(b, "3.weight")];
+            (0..norm.data.len()).map(|c| [1.0, 100.0, 0.1, 10.0][c % 4]).collect()
+        };
+        for part in ["3.weight", "3.bias"] {
+            let tensor = run.backbone.get_mut(&block(b, part)).unwrap();
+            tensor.data.iter_mut().zip(&factors).for_each(|(v, f)| *v *= f);
+        }
+        let readers = run.backbone.get_mut(&block(b + 1, "0.0.weight")).unwrap();
+        readers.data.chunks_exact_mut(factors.len()).for_each(|row| {
+            row.iter_mut().zip(&factors).for_each(|(w, f)| *w /= f);
+        });
+        scaled += 1;
+    }
+    assert!(scaled > 0, "{names:?}");
+    run
+}
+
+#[test]
+fn a_network_made_hard_collapses_by_its_extremes_and_is_repaired() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, train, test) = run(dir.path(), 0);
+    let easy = done(&plan(&run, &train, &test)).report.evaluation;
+    let hard = made_hard(run);
+    let bare = Plan { ranges: Some(RangeMethod::MinMax), repairs: &[], ..plan(&hard, &train, &test) };
+    let bare = done(&bare).report.evaluation;
+    assert!((bare.float.score - easy.float.score).abs() < 1e-9, "the function is the same: {bare:?}");
+    assert!(bare.candidates[0].drop > 0.1, "{bare:?}");
+    let found = done(&plan(&hard, &train, &test)).report;
+    assert!(found.calibration.repairs.contains(&Repair::Equalize), "{:?}", found.calibration);
+    assert!(found.evaluation.candidates[0].drop <= 0.011, "{:?}", found.evaluation);
+}
+
+#[test]
+fn a_new_head_leaves_the_pinned_backbone_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, train, test) = run(dir.path(), 0);
+    let pins = || Some(Pins::kept(&dir.path().join("pins")));
+    let one = done(&Plan { pins: pins(), ..plan(&first, &train, &test) });
+    assert!(one.report.calibration.pinned_cost.is_none());
+    // Another head, from other pictures, which would calibrate otherwise.
+    let (other, _, _) = (Run { head: negated(&first), ..first.clone() }, (), ());
+    let few = test.part(0..8);
+    let two = done(&Plan { pins: pins(), calibration: &few.samples, ..plan(&other, &train, &test) });
+    assert!(two.report.calibration.pinned_cost.is_some());
+    let (one, two) = (one.onnx.unwrap(), two.onnx.unwrap());
+    let large = |onnx: &[u8]| -> Vec<Vec<u8>> {
+        let borders = graft_onnx::tensor_borders(onnx).unwrap();
+        let mut tensors: Vec<Vec<u8>> = borders.windows(2).map(|b| onnx[b[0]..b[1]].to_vec()).collect();
+        // The head comes last.
+        tensors.pop();
+        tensors
+    };
+    assert!(large(&one).len() > 20);
+    assert_eq!(large(&one), large(&two));
+    let afresh = Plan {
+        pins: Some(Pins::afresh(&dir.path().join("pins"))),
+        calibration: &few.samples,
+        ..plan(&other, &train, &test)
+    };
+    assert_ne!(large(&done(&afresh).onnx.unwrap()), large(&one));
+}
+
+fn negated(run: &Run) -> graft_onnx::Head {
+    let mut head = run.head.clone();
+    head.weight.data.iter_mut().for_each(|w| *w = -*w);
+    head
+}
+
+#[test]
+fn a_file_tells_of_itself_what_was_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, train, test) = run(dir.path(), 0);
+    let outcome = done(&Plan { kind: None, budget: 1.0, ..plan(&run, &train, &test) });
+    let report = &outcome.report;
+    let Some(onnx) = &outcome.onnx else {
+        // So small a network may be no faster on bytes, on a busy machine; then its weights alone are.
+        panic!("{:?}", report.verdict);
+    };
+    let model = Model::from_onnx(onnx).unwrap();
+    let told = Explanation::of(model.metadata()).unwrap().unwrap();
+    assert_eq!((&told.layers, &told.verdict), (&report.layers, &report.verdict));
+    assert_eq!(told.layers.len(), run.layers().unwrap().iter().count());
+    assert!((told.layers.iter().map(|l| l.share).sum::<f64>() - 1.0).abs() < 1e-6);
+    // What changes is what both files say of each picture.
+    let last = report.evaluation.candidates.last().unwrap();
+    let float = Model::from_onnx(&run.float().unwrap()).unwrap();
+    let data = test.clone().relabel(&run.record.labels).unwrap();
+    let best = |m: &Model| -> Vec<usize> {
+        let answers = graft_train::evaluate::answers(m, &data.samples, OnBad::Fail, |_, _| ()).unwrap().0;
+        answers.iter().map(|a| graft_train::metrics::argmax(&a.logits)).collect()
+    };
+    let (float, quantized) = (best(&float), best(&model));
+    let changed: Vec<String> =
+        (0..float.len()).filter(|&i| float[i] != quantized[i]).map(|i| data.samples[i].location.to_string()).collect();
+    assert_eq!(last.changed.iter().map(|c| c.file.clone()).collect::<Vec<_>>(), changed);
+}
+
+#[test]
+fn every_kind_of_numbers_runs_on_the_kernels_and_answers_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, train, test) = run(dir.path(), 0);
+    let float = run.float().unwrap().len() as f64;
+    for (kind, size) in [(Kind::Half, 0.52), (Kind::Weights, 0.3), (Kind::Int8, 0.32)] {
+        let outcome = done(&Plan { kind: Some(kind), ..plan(&run, &train, &test) });
+        let onnx = outcome.onnx.unwrap();
+        let model = Model::from_onnx(&onnx).unwrap();
+        assert!(model.engine().contains("kernels"), "{kind:?} {}", model.engine());
+        assert!((onnx.len() as f64) < size * float, "{kind:?} {} of {float}", onnx.len());
+        let candidate = &outcome.report.evaluation.candidates[0];
+        assert!(candidate.drop.abs() < 0.03 && candidate.kind == kind, "{candidate:?}");
+    }
+}
