@@ -136,16 +136,15 @@ class Cell:
         cpu = spent() - before
         (own, _), (theirs, _) = self.own(out), self.exact(out)
         line = {"answers": theirs, "own": own, "top1": share(self.right(theirs)), "own_top1": share(self.right(own))}
-        line |= {"method": found["calibration"]["method"], "seconds": found["seconds"], "cpu_seconds": cpu}
+        line |= {"method": found["calibration"]["method"], "seconds": found["calibration"]["seconds"], "cpu_seconds": cpu}
         line |= {"pictures": found["calibration"]["pictures"], "program": digest(self.args.graft.read_bytes())}
-        if "evaluation" in found:
-            float_own = self.known[self.set, self.network, "float"]["own"]
-            changed = [(f.resolve(), a, b) for f, a, b in zip(self.files, float_own, own, strict=True) if a != b]
-            told = found["evaluation"]
-            listed = [(self.path(c["file"], "test").resolve(), c["float"], c["int8"]) for c in told["changed"]]
-            line |= {"changed": len(changed), "listed": len(listed), "listed_equals": sorted(changed) == sorted(listed)}
-            line |= {"told_top1": told["int8"]["top1"], "told_p": told["p_value"], "verdict": found.get("verdict")}
-            line["own_p"] = mcnemar(self.right(own), self.right(float_own))
+        float_own = self.known[self.set, self.network, "float"]["own"]
+        changed = [(f.resolve(), a, b) for f, a, b in zip(self.files, float_own, own, strict=True) if a != b]
+        told = found["evaluation"]["candidates"][-1]
+        listed = [(self.path(c["file"], "test").resolve(), c["float"], c["quantized"]) for c in told["changed"]]
+        line |= {"changed": len(changed), "listed": len(listed), "listed_equals": sorted(changed) == sorted(listed)}
+        line |= {"told_top1": told["measured"]["score"], "told_p": told["p_value"], "verdict": found.get("verdict")}
+        line["own_p"] = mcnemar(self.right(own), self.right(float_own))
         return line
 
     def path(self, name, part):
@@ -175,20 +174,9 @@ def read(crops, index):
 
 
 def quantize_by_graft(cell, options, out):
-    """Returns what `graft quantize --json` says. A graft without that verb only exports, and knows neither repair nor test."""
-    train, test = cell.root / "train", cell.root / "test"
-    told = [cell.run, "--data", train, "--test", test, "--calibration-pictures", str(PICTURES), *options]
-    if subprocess.run([cell.args.graft, "quantize", "--help"], capture_output=True, check=False).returncode == 0:
-        return json.loads(cell.graft("quantize", *told, "--json", "-o", out))
-    ranges = ["--ranges", options[1]] if options else []
-    start = time.perf_counter()
-    told = [cell.run, "--int8", "--calibrate", train, "--calibration-pictures", str(PICTURES), *ranges]
-    found = json.loads(cell.graft("export", *told, "--out", out, "--json"))
-    seconds = time.perf_counter() - start
-    files = [f for c in sorted(train.iterdir()) for f in sorted(c.glob("*.jpg"))]
-    count = min(PICTURES, len(files))
-    pictures = [str(files[i * len(files) // count]) for i in range(count)]
-    return {"calibration": {"pictures": pictures, "method": found["calibration"]}, "seconds": seconds}
+    """Returns what `graft quantize --json` says of an int8 network whose parameters are chosen afresh."""
+    told = [cell.run, "--data", cell.root / "train", "--test", cell.root / "test", "--calibration-pictures", str(PICTURES)]
+    return json.loads(cell.graft("quantize", *told, "--numbers", "int8", "--afresh", *options, "--json", "-o", out))
 
 
 class Reader(CalibrationDataReader):

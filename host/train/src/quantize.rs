@@ -3,6 +3,7 @@
 //! What is chosen for the backbone is pinned ([`Pins`]): a head that is fitted again leaves every byte of it as it was.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use graft_onnx::quantize::RangeMethod;
@@ -109,6 +110,8 @@ pub struct Calibration {
     /// Score that the backbone's pinned parameters cost against those that these pictures would give; none where nothing
     /// had been pinned before.
     pub pinned_cost: Option<f64>,
+    /// Seconds that watching the pictures and choosing took.
+    pub seconds: f64,
 }
 
 /// The price on the test pictures.
@@ -165,8 +168,10 @@ pub fn quantize(plan: &Plan<'_>, mut progress: impl FnMut(Stage, usize, usize)) 
     ensure!(!plan.calibration.is_empty(), "expected calibration pictures, found none");
     let source = Source { run: plan.run, values: values(plan.run.network()) };
     let layers = plan.run.layers()?;
+    let start = Instant::now();
     let search = Search::new(plan, &source, &layers)?;
     let fresh = search.run(|done, of| progress(Stage::Calibrating, done, of))?;
+    let seconds = start.elapsed().as_secs_f64();
     let pinned = plan.pins.as_ref().map(|p| p.read(plan.run)).transpose()?.flatten();
     let applied = pinned.as_ref().map(|p| p.apply(&layers)).transpose()?;
     let quantized = applied.as_ref().unwrap_or(&fresh.quantized);
@@ -190,7 +195,7 @@ pub fn quantize(plan: &Plan<'_>, mut progress: impl FnMut(Stage, usize, usize)) 
     let Found { method, repairs, tried, .. } = fresh;
     let (method, repairs) = pinned.map_or((method, repairs), |p| (p.method, p.repairs));
     let pictures = plan.calibration.iter().map(|s| s.location.to_string()).collect();
-    let calibration = Calibration { pictures, method, repairs, tried, pinned_cost };
+    let calibration = Calibration { pictures, method, repairs, tried, pinned_cost, seconds };
     let explanation = Explanation {
         verdict: verdict.clone(),
         method: calibration.method.clone(),

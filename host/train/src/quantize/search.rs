@@ -69,7 +69,7 @@ impl<'a> Search<'a> {
     pub(super) fn run(&self, mut progress: impl FnMut(usize, usize)) -> Result<Found> {
         let steps = 2 * self.plan.calibration.len();
         let mut tried = vec![];
-        let mut seen = self.observe(self.layers, |done| progress(done, steps))?;
+        let seen = self.observe(self.layers, self.plan.calibration, |done| progress(done, steps))?;
         let (mut best, mut method) = self.ranges(self.layers, &seen, "", &mut tried)?;
         let (mut factors, mut repairs, mut features) = (Factors::default(), vec![], None);
         let wants = |r| self.plan.repairs.contains(&r);
@@ -79,11 +79,18 @@ impl<'a> Search<'a> {
             if !found.is_empty() {
                 let mut layers = self.layers.clone();
                 found.apply(&mut layers);
-                let again = self.observe(&layers, |done| progress(self.plan.calibration.len() + done, steps))?;
-                let (equal, by) = self.ranges(&layers, &again, "equalize, ", &mut tried)?;
-                if equal.noise < best.noise {
-                    (best, method, seen, factors) = (equal, by, again, found);
-                    repairs.push(Repair::Equalize);
+                // A few pictures tell whether it is worth while to watch all of them again.
+                let few = spread(self.plan.calibration, FEW);
+                let seen = self.observe(&layers, &few, |_| ())?;
+                let first = self.ranges(&layers, &seen, "equalize, ", &mut vec![])?.0;
+                if first.noise < WORTH * best.noise {
+                    let watched = |done| progress(self.plan.calibration.len() + done, steps);
+                    let seen = self.observe(&layers, self.plan.calibration, watched)?;
+                    let (equal, by) = self.ranges(&layers, &seen, "equalize, ", &mut tried)?;
+                    if equal.noise < best.noise {
+                        (best, method, factors) = (equal, by, found);
+                        repairs.push(Repair::Equalize);
+                    }
                 }
             }
         }
@@ -94,16 +101,19 @@ impl<'a> Search<'a> {
             }
         }
         if wants(Repair::Bias) {
-            let float = means(&self.source.values, &seen);
+            // Both networks' means must be those of the same pictures: pictures differ more than networks do.
+            let samples = spread(self.plan.calibration, COMPARED);
+            let watch = |onnx: &[u8]| -> Result<_> {
+                let seen = observe::observe(onnx, &self.source.values, &samples, self.plan.on_bad, |_| ())?;
+                Ok(means(&self.source.values, &seen))
+            };
+            let float = watch(&self.source.write(&best.quantized.layers, Format::Float, Outputs::Activations)?)?;
             let mut corrected = best.quantized.clone();
             correct_biases(&mut corrected.quantization, &corrected.layers, &float, &float)?;
             let mut kept = self.better(&mut best, corrected, "bias", &mut tried)?;
             let last = self.source.values.last().map(|v| v.name.clone()).unwrap_or_default();
             let mut into_head = float.clone();
-            let watched = self.source.bytes(&best.quantized, Outputs::Activations)?;
-            let samples = spread(self.plan.calibration, COMPARED);
-            let as_read = observe::observe(&watched, &self.source.values, &samples, self.plan.on_bad, |_| ())?;
-            let as_read = means(&self.source.values, &as_read);
+            let as_read = watch(&self.source.bytes(&best.quantized, Outputs::Activations)?)?;
             let mut corrected = best.quantized.clone();
             correct_biases(&mut corrected.quantization, &corrected.layers, &float, &as_read)?;
             if self.better(&mut best, corrected, "bias, by what layers get", &mut tried)? {
@@ -119,9 +129,9 @@ impl<'a> Search<'a> {
         Ok(Found { quantized: best.quantized, factors, features, method, repairs, tried })
     }
 
-    fn observe(&self, layers: &Layers, progress: impl FnMut(usize)) -> Result<Vec<Seen>> {
+    fn observe(&self, layers: &Layers, samples: &[Sample], progress: impl FnMut(usize)) -> Result<Vec<Seen>> {
         let watched = self.source.write(layers, Format::Float, Outputs::Activations)?;
-        observe::observe(&watched, &self.source.values, self.plan.calibration, self.plan.on_bad, progress)
+        observe::observe(&watched, &self.source.values, samples, self.plan.on_bad, progress)
     }
 
     /// Tries the ranges; returns the best, and its name.
@@ -217,6 +227,10 @@ pub(super) fn spread(samples: &[Sample], count: usize) -> Vec<Sample> {
 
 /// Pictures on which ways of rounding are compared.
 const COMPARED: usize = 64;
+/// Pictures by which it is told whether equalizing is worth while.
+const FEW: usize = 32;
+/// Less than this of the noise before is worth while.
+const WORTH: f64 = 0.8;
 /// Numbers that second moments may take at a time.
 const MOMENTS: usize = 64 << 20;
 
