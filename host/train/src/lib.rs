@@ -18,6 +18,7 @@ pub mod photos;
 pub mod pictures;
 pub mod pretrained;
 mod probe;
+pub mod qat;
 pub mod rate;
 pub mod recipe;
 pub mod rng;

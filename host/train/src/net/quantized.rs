@@ -1,0 +1,347 @@
+//! Numbers as the int8 graph has them: weights, biases and activations rounded in every pass, while gradients pass as if
+//! they were not.
+//!
+//! The arithmetic is the exporter's own, so that a pass gives what the exported graph gives. What a layer computes with
+//! stands beside the parameter that is trained. Of activations the steps may be trained, by their logarithm: they stay
+//! positive, and a rate means the same for large and small ones. Zero points stay.
+//!
+//! # Source
+//!
+//! Jacob et al., arXiv:1712.05877 (simulated quantization); Esser et al., *Learned Step Size Quantization*,
+//! arXiv:1902.08153 (gradient of a step, and what it is scaled with).
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result, ensure};
+use graft_kernels::Threads;
+use graft_onnx::quantize::{fit_bias, quantize_bias, quantize_weights, weight_scales};
+use graft_onnx::{Affine, Calibration, Export};
+use graft_zoo::network::{Node, Op};
+use graft_zoo::weights::Tensors;
+use graft_zoo::{Network, Preprocessing, Tensor};
+use rayon::prelude::*;
+
+use super::weights::{Parameter, Weights};
+use super::{HEAD_BIAS, HEAD_WEIGHT};
+
+/// Whether the steps of activations are trained.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Steps {
+    /// They stay as calibrated.
+    Fixed,
+    /// Those of trained stages are.
+    Trained {
+        /// What their rate is, in rates of the weights.
+        pace: f64,
+    },
+}
+
+/// What of a network is quantized, and how it was calibrated.
+#[derive(Debug)]
+pub(crate) struct Quantized {
+    /// The names of every node's activations: those within it, then its own.
+    names: Vec<Vec<String>>,
+    layers: Vec<Layer>,
+    bn_eps: f64,
+    calibration: Calibration,
+}
+
+/// A layer by the names of its tensors.
+#[derive(Debug)]
+struct Layer {
+    weight: String,
+    /// A layer's bias, or a normalisation's summand.
+    bias: String,
+    /// The normalisation that is folded into it.
+    norm: Option<String>,
+    /// The activation that it reads.
+    input: String,
+}
+
+impl Quantized {
+    /// Takes what every activation of `network` was calibrated to.
+    ///
+    /// # Errors
+    ///
+    /// If an activation has no step that is positive and finite.
+    fn new(network: &Network, preprocessing: &Preprocessing, calibration: &Calibration) -> Result<Self> {
+        let mut all = Export { network, weights: &Tensors::new(), head: None, preprocessing }.activations().into_iter();
+        for name in all.as_slice() {
+            let found = calibration.activations.get(name).with_context(|| {
+                format!("expected a calibrated range of activation {name}, found none; calibrate on this very network")
+            })?;
+            ensure!(
+                found.scale.is_finite() && found.scale > 0.0,
+                "expected a positive step of activation {name}, found {}",
+                found.scale
+            );
+        }
+        let mut names: Vec<Vec<String>> = vec![];
+        let mut layers = vec![];
+        for node in &network.nodes {
+            let within = if matches!(node.op, Op::SqueezeExcite(_)) { WITHIN } else { 0 };
+            let own: Vec<String> = all.by_ref().take(within + 1).collect();
+            let read = || node.inputs.first().and_then(|&j| names[j].last()).cloned().unwrap_or_default();
+            let mut layer = |name: &str, norm: Option<&str>, input: String| {
+                let bias = format!("{}.bias", norm.unwrap_or(name));
+                layers.push(Layer { weight: format!("{name}.weight"), bias, norm: norm.map(str::to_owned), input });
+            };
+            match &node.op {
+                Op::Conv(c) => layer(&c.name, Some(&c.norm), read()),
+                Op::Linear(l) => layer(&l.name, None, read()),
+                Op::SqueezeExcite(s) => {
+                    layer(&s.reduce, None, own[MEANS].clone());
+                    layer(&s.expand, None, own[REDUCED].clone());
+                }
+                Op::Input | Op::Add(_) | Op::MaxPool | Op::GlobalAveragePool => {}
+            }
+            names.push(own);
+        }
+        let input = names.last().and_then(|own| own.last()).context("expected a network with nodes")?.clone();
+        layers.push(Layer { weight: HEAD_WEIGHT.into(), bias: HEAD_BIAS.into(), norm: None, input });
+        Ok(Self { names, layers, bn_eps: f64::from(network.bn_eps), calibration: calibration.clone() })
+    }
+}
+
+/// Activations within a squeeze-and-excitation, and their places among the node's.
+pub(super) const WITHIN: usize = 3;
+pub(super) const MEANS: usize = 0;
+pub(super) const REDUCED: usize = 1;
+pub(super) const FACTORS: usize = 2;
+
+impl Weights {
+    /// Has every pass compute with what the int8 graph has.
+    ///
+    /// # Errors
+    ///
+    /// If the calibration is not of this network, or a weight is not finite.
+    pub(super) fn quantize(
+        &mut self,
+        network: &Network,
+        first: usize,
+        preprocessing: &Preprocessing,
+        calibration: &Calibration,
+        steps: Steps,
+    ) -> Result<()> {
+        let quantized = Quantized::new(network, preprocessing, calibration)?;
+        if let Steps::Trained { pace } = steps {
+            // The input's range is that of pixels: nothing is to be learnt about it.
+            let trained = |(i, node): &(usize, &Node)| *i > 0 && node.stage >= first;
+            for (i, node) in network.nodes.iter().enumerate().filter(trained) {
+                for name in &quantized.names[i] {
+                    let log = calibration.activations[name].scale.ln();
+                    let tensor = Tensor { shape: vec![1], data: vec![log] };
+                    let parameter = Parameter { pace, ..Parameter::new(&tensor, 1, network.stages - node.stage) };
+                    self.parameters.insert(step_name(name), parameter);
+                }
+            }
+        }
+        let frozen = quantized.layers.iter().filter(|l| !self.parameters.contains_key(&l.weight));
+        let made: Vec<_> = frozen.map(|l| self.rounded(&quantized, l)).collect::<Result<_>>()?;
+        self.stand_ins = made.into_iter().flatten().collect();
+        self.quantized = Some(Arc::new(quantized));
+        self.refresh()
+    }
+
+    /// Computes anew what stands in for trained parameters, which have changed.
+    ///
+    /// # Errors
+    ///
+    /// If a weight is not finite: training has diverged.
+    pub(super) fn refresh(&mut self) -> Result<()> {
+        let Some(quantized) = self.quantized.clone() else { return Ok(()) };
+        let trained: Vec<&Layer> =
+            quantized.layers.iter().filter(|l| self.parameters.contains_key(&l.weight)).collect();
+        let made: Vec<_> = trained.par_iter().map(|l| self.rounded(&quantized, l)).collect::<Result<_>>()?;
+        for (name, tensor) in made.into_iter().flatten() {
+            let p = self.parameter_mut(&name)?;
+            p.stand_in = Some(p.layout.pack(&tensor.data));
+        }
+        Ok(())
+    }
+
+    /// Returns weight and bias of a layer such that its normalisation makes of them what the int8 graph has.
+    fn rounded(&self, quantized: &Quantized, layer: &Layer) -> Result<[(String, Tensor); 2]> {
+        let [mut weight, mut bias] = [self.tensor(&layer.weight)?, self.tensor(&layer.bias)?];
+        let out = bias.data.len();
+        let per = weight.data.len() / out.max(1);
+        let (factors, offsets) = match &layer.norm {
+            None => (vec![1.0; out], vec![0.0; out]),
+            Some(norm) => {
+                let part = |part: &str| Ok::<_, anyhow::Error>(self.tensor(&format!("{norm}.{part}"))?.data);
+                let (gamma, mean, variance) = (part("weight")?, part("running_mean")?, part("running_var")?);
+                let factor = |(g, v): (&f32, &f32)| f64::from(*g) / (f64::from(*v) + quantized.bn_eps).sqrt();
+                let factors: Vec<f64> = gamma.iter().zip(&variance).map(factor).collect();
+                let offsets = mean.iter().zip(&factors).map(|(m, f)| f64::from(*m) * f).collect();
+                (factors, offsets)
+            }
+        };
+        let rows = |data: &mut [f32], by: &dyn Fn(usize, f64) -> f64| {
+            for (c, row) in data.chunks_exact_mut(per.max(1)).enumerate() {
+                row.iter_mut().for_each(|w| *w = by(c, f64::from(*w)) as f32);
+            }
+        };
+        let mut folded = weight.data.clone();
+        rows(&mut folded, &|c, w| w * factors[c]);
+        let shift: Vec<f32> = bias.data.iter().zip(&offsets).map(|(b, o)| (f64::from(*b) - o) as f32).collect();
+        let input = self.affine_of(quantized, &layer.input).scale;
+        let mut scales = weight_scales(&folded, out).with_context(|| format!("quantizing {}", layer.weight))?;
+        fit_bias(&mut scales, &shift, input);
+        let steps = quantize_weights(&folded, &scales);
+        for (i, (w, q)) in weight.data.iter_mut().zip(steps).enumerate() {
+            let (scale, factor) = (f64::from(scales[i / per]), factors[i / per]);
+            // What a factor of zero takes away need not be rounded.
+            *w = if factor == 0.0 { *w } else { (f64::from(q) * scale / factor) as f32 };
+        }
+        for ((b, q), (scale, offset)) in
+            bias.data.iter_mut().zip(quantize_bias(&shift, input, &scales)).zip(scales.iter().zip(&offsets))
+        {
+            *b = (f64::from(q) * f64::from(scale * input) + offset) as f32;
+        }
+        Ok([(layer.weight.clone(), weight), (layer.bias.clone(), bias)])
+    }
+
+    /// Returns how the activations of a node are quantized, those within it first; nothing where they are not.
+    pub(super) fn affines(&self, node: usize) -> Vec<Affine> {
+        let Some(quantized) = &self.quantized else { return vec![] };
+        quantized.names[node].iter().map(|name| self.affine_of(quantized, name)).collect()
+    }
+
+    /// Returns how a node's own activation is quantized, if it is.
+    pub(super) fn affine(&self, node: usize) -> Option<Affine> {
+        self.affines(node).pop()
+    }
+
+    fn affine_of(&self, quantized: &Quantized, name: &str) -> Affine {
+        let affine = quantized.calibration.activations[name];
+        match self.parameters.get(&step_name(name)) {
+            Some(p) => Affine { scale: f64::from(p.values[0]).exp() as f32, ..affine },
+            None => affine,
+        }
+    }
+
+    /// Returns the name of the parameter that is the logarithm of an activation's step: of those of a node, the one at
+    /// `part`. None where it is not trained.
+    pub(super) fn step_of(&self, node: usize, part: usize) -> Option<String> {
+        let name = step_name(self.quantized.as_ref()?.names[node].get(part)?);
+        self.parameters.contains_key(&name).then_some(name)
+    }
+
+    /// Adds to the gradient of a step: `by` is that of a loss by the step itself, `numbers` how many of a picture it rounds.
+    pub(super) fn add_by_step(&mut self, node: usize, part: usize, by: f64, numbers: usize) -> Result<()> {
+        let Some(name) = self.step_of(node, part) else { return Ok(()) };
+        let p = self.parameter_mut(&name)?;
+        let by_log = by * f64::from(p.values[0]).exp();
+        p.gradient[0] += (by_log * step_factor(numbers)) as f32;
+        Ok(())
+    }
+
+    /// Returns the calibration that it was quantized by, with steps as they are now.
+    pub(super) fn calibration(&self) -> Option<Calibration> {
+        let quantized = self.quantized.as_ref()?;
+        let mut calibration = quantized.calibration.clone();
+        for (name, affine) in &mut calibration.activations {
+            if self.parameters.contains_key(&step_name(name)) {
+                *affine = self.affine_of(quantized, name);
+            }
+        }
+        Some(calibration)
+    }
+
+    /// Whether a tensor is one of quantization alone, that no float network has.
+    pub(super) fn is_step(&self, name: &str) -> bool {
+        let of = |q: &Arc<Quantized>| q.names.iter().flatten().any(|n| step_name(n) == name);
+        self.quantized.as_ref().is_some_and(of)
+    }
+}
+
+/// As the exported graph names it.
+fn step_name(activation: &str) -> String {
+    format!("{activation}/scale")
+}
+
+/// Returns what the gradient of a step that rounds so many numbers of a picture is scaled with, so that steps and weights
+/// move at comparable rates.
+pub(super) fn step_factor(numbers: usize) -> f64 {
+    1.0 / (numbers.max(1) as f64 * LEVELS).sqrt()
+}
+
+const LEVELS: f64 = 255.0;
+
+/// The smallest and the largest step that a byte tells.
+pub(super) fn ends(affine: Affine) -> (f32, f32) {
+    let zero = f32::from(affine.zero_point);
+    (-zero, LEVELS as f32 - zero)
+}
+
+/// Rounds numbers to those that bytes tell, half to even, as `QuantizeLinear` and `DequantizeLinear` do.
+pub(super) fn round(threads: &mut Threads, affine: Affine, values: &mut [f32]) {
+    let (low, high) = ends(affine);
+    let parts: Vec<_> = values.chunks_mut(PIECE).map(Mutex::new).collect();
+    threads.split(parts.len(), 1, 0, &|range, _| {
+        for part in &parts[range] {
+            let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            for v in part.iter_mut() {
+                *v = whole(*v / affine.scale).clamp(low, high) * affine.scale;
+            }
+        }
+    });
+}
+
+/// Sets a gradient to zero where rounding `values` clips them; returns the gradient by the step.
+pub(super) fn pass(threads: &mut Threads, affine: Affine, values: &[f32], gradient: &mut [f32]) -> f64 {
+    let parts: Vec<_> =
+        values.chunks(PIECE).zip(gradient.chunks_mut(PIECE)).map(|(v, g)| Mutex::new((v, g, 0.0))).collect();
+    threads.split(parts.len(), 1, 0, &|range, _| {
+        for part in &parts[range] {
+            let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            let (values, gradient, sum) = &mut *part;
+            *sum = pass_piece(affine, values, gradient);
+        }
+    });
+    // In the order of the pieces: the same for any number of threads.
+    parts.into_iter().map(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner).2).sum()
+}
+
+fn pass_piece(affine: Affine, values: &[f32], gradient: &mut [f32]) -> f64 {
+    let (low, high) = ends(affine);
+    let mut sums = [0.0f32; LANES];
+    let one = |sum: &mut f32, v: f32, g: &mut f32| {
+        let steps = v / affine.scale;
+        let nearest = whole(steps);
+        let held = nearest.clamp(low, high);
+        // A number is clipped where another than the nearest is taken for it, as PyTorch has it: what lies on an end of
+        // the range, as all that a ReLU6 holds does, must not depend on rounding.
+        let inside = nearest == held;
+        *sum += *g * if inside { held - steps } else { held };
+        *g = if inside { *g } else { 0.0 };
+    };
+    let (rows, left) = values.as_chunks::<LANES>();
+    let (gradient_rows, gradient_left) = gradient.as_chunks_mut::<LANES>();
+    for (v, g) in rows.iter().zip(gradient_rows) {
+        for lane in 0..LANES {
+            one(&mut sums[lane], v[lane], &mut g[lane]);
+        }
+    }
+    for (v, g) in left.iter().zip(gradient_left) {
+        one(&mut sums[0], *v, g);
+    }
+    sums.iter().map(|s| f64::from(*s)).sum()
+}
+
+/// Rounds half to even. A sum with a number whose last digit is that of the ones does so, which compilers make vectors of.
+fn whole(steps: f32) -> f32 {
+    (steps.clamp(-FAR, FAR) + ONES) - ONES
+}
+
+/// 1.5 · 2²³.
+const ONES: f32 = 12_582_912.0;
+/// Beyond any byte, and where sums with [`ONES`] still round to ones.
+const FAR: f32 = 65_536.0;
+/// Sums that run side by side.
+const LANES: usize = 16;
+/// Numbers that a thread takes at a time: sums of so many lose nothing in f32.
+const PIECE: usize = 1 << 14;
+
+#[cfg(test)]
+mod tests;
