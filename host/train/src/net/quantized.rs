@@ -13,15 +13,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
-use graft_kernels::Threads;
-use graft_onnx::quantize::{fit_bias, quantize_bias, quantize_weights, weight_scales};
+use graft_kernels::{Buffer, Threads, padded};
+use graft_onnx::quantize::{fit_bias, quantize_bias, weight_scales};
 use graft_onnx::{Affine, Calibration, Export};
 use graft_zoo::network::{Node, Op};
 use graft_zoo::weights::Tensors;
 use graft_zoo::{Network, Preprocessing, Tensor};
 use rayon::prelude::*;
 
-use super::weights::{Parameter, Weights};
+use super::weights::{Layout, Parameter, Weights};
 use super::{HEAD_BIAS, HEAD_WEIGHT};
 
 /// Whether the steps of activations are trained.
@@ -50,6 +50,8 @@ pub(crate) struct Quantized {
 #[derive(Debug)]
 struct Layer {
     weight: String,
+    /// Groups that its channels in fall into.
+    groups: usize,
     /// A layer's bias, or a normalisation's summand.
     bias: String,
     /// The normalisation that is folded into it.
@@ -82,23 +84,24 @@ impl Quantized {
             let within = if matches!(node.op, Op::SqueezeExcite(_)) { WITHIN } else { 0 };
             let own: Vec<String> = all.by_ref().take(within + 1).collect();
             let read = || node.inputs.first().and_then(|&j| names[j].last()).cloned().unwrap_or_default();
-            let mut layer = |name: &str, norm: Option<&str>, input: String| {
+            let mut layer = |name: &str, groups: usize, norm: Option<&str>, input: String| {
                 let bias = format!("{}.bias", norm.unwrap_or(name));
-                layers.push(Layer { weight: format!("{name}.weight"), bias, norm: norm.map(str::to_owned), input });
+                let (weight, norm) = (format!("{name}.weight"), norm.map(str::to_owned));
+                layers.push(Layer { weight, groups, bias, norm, input });
             };
             match &node.op {
-                Op::Conv(c) => layer(&c.name, Some(&c.norm), read()),
-                Op::Linear(l) => layer(&l.name, None, read()),
+                Op::Conv(c) => layer(&c.name, c.groups, Some(&c.norm), read()),
+                Op::Linear(l) => layer(&l.name, 1, None, read()),
                 Op::SqueezeExcite(s) => {
-                    layer(&s.reduce, None, own[MEANS].clone());
-                    layer(&s.expand, None, own[REDUCED].clone());
+                    layer(&s.reduce, 1, None, own[MEANS].clone());
+                    layer(&s.expand, 1, None, own[REDUCED].clone());
                 }
                 Op::Input | Op::Add(_) | Op::MaxPool | Op::GlobalAveragePool => {}
             }
             names.push(own);
         }
         let input = names.last().and_then(|own| own.last()).context("expected a network with nodes")?.clone();
-        layers.push(Layer { weight: HEAD_WEIGHT.into(), bias: HEAD_BIAS.into(), norm: None, input });
+        layers.push(Layer { weight: HEAD_WEIGHT.into(), groups: 1, bias: HEAD_BIAS.into(), norm: None, input });
         Ok(Self { names, layers, bn_eps: f64::from(network.bn_eps), calibration: calibration.clone() })
     }
 }
@@ -136,9 +139,13 @@ impl Weights {
                 }
             }
         }
-        let frozen = quantized.layers.iter().filter(|l| !self.parameters.contains_key(&l.weight));
-        let made: Vec<_> = frozen.map(|l| self.rounded(&quantized, l)).collect::<Result<_>>()?;
-        self.stand_ins = made.into_iter().flatten().collect();
+        for layer in quantized.layers.iter().filter(|l| !self.parameters.contains_key(&l.weight)) {
+            let [weight, bias] = self.rounded(&quantized, layer)?;
+            for (name, groups, made) in [(&layer.weight, layer.groups, weight), (&layer.bias, 1, bias)] {
+                let shape = self.tensor(name)?.shape;
+                self.stand_ins.insert(name.clone(), Layout::of(&shape, groups).unpack(&made, &shape));
+            }
+        }
         self.quantized = Some(Arc::new(quantized));
         self.refresh()
     }
@@ -147,58 +154,61 @@ impl Weights {
     ///
     /// # Errors
     ///
-    /// If a weight is not finite: training has diverged.
+    /// If a weight is infinite: training has diverged.
     pub(super) fn refresh(&mut self) -> Result<()> {
         let Some(quantized) = self.quantized.clone() else { return Ok(()) };
         let trained: Vec<&Layer> =
             quantized.layers.iter().filter(|l| self.parameters.contains_key(&l.weight)).collect();
         let made: Vec<_> = trained.par_iter().map(|l| self.rounded(&quantized, l)).collect::<Result<_>>()?;
-        for (name, tensor) in made.into_iter().flatten() {
-            let p = self.parameter_mut(&name)?;
-            p.stand_in = Some(p.layout.pack(&tensor.data));
+        for (layer, [weight, bias]) in trained.iter().zip(made) {
+            self.parameter_mut(&layer.weight)?.stand_in = Some(weight);
+            self.parameter_mut(&layer.bias)?.stand_in = Some(bias);
         }
         Ok(())
     }
 
-    /// Returns weight and bias of a layer such that its normalisation makes of them what the int8 graph has.
-    fn rounded(&self, quantized: &Quantized, layer: &Layer) -> Result<[(String, Tensor); 2]> {
-        let [mut weight, mut bias] = [self.tensor(&layer.weight)?, self.tensor(&layer.bias)?];
-        let out = bias.data.len();
-        let per = weight.data.len() / out.max(1);
-        let (factors, offsets) = match &layer.norm {
-            None => (vec![1.0; out], vec![0.0; out]),
-            Some(norm) => {
-                let part = |part: &str| Ok::<_, anyhow::Error>(self.tensor(&format!("{norm}.{part}"))?.data);
-                let (gamma, mean, variance) = (part("weight")?, part("running_mean")?, part("running_var")?);
-                let factor = |(g, v): (&f32, &f32)| f64::from(*g) / (f64::from(*v) + quantized.bn_eps).sqrt();
-                let factors: Vec<f64> = gamma.iter().zip(&variance).map(factor).collect();
-                let offsets = mean.iter().zip(&factors).map(|(m, f)| f64::from(*m) * f).collect();
-                (factors, offsets)
+    /// Returns weight and bias of a layer, as kernels lay them out, such that its normalisation makes of them what the int8
+    /// graph has.
+    fn rounded(&self, quantized: &Quantized, layer: &Layer) -> Result<[Buffer; 2]> {
+        let bias = self.tensor(&layer.bias)?.data;
+        let out = bias.len();
+        let (factors, offsets) = self.folding(quantized, layer, out)?;
+        let packed;
+        let weight: &[f32] = match self.parameters.get(&layer.weight) {
+            Some(p) => &p.values,
+            None => {
+                let tensor = self.tensor(&layer.weight)?;
+                packed = Layout::of(&tensor.shape, layer.groups).pack(&tensor.data);
+                &packed
             }
         };
-        let rows = |data: &mut [f32], by: &dyn Fn(usize, f64) -> f64| {
-            for (c, row) in data.chunks_exact_mut(per.max(1)).enumerate() {
-                row.iter_mut().for_each(|w| *w = by(c, f64::from(*w)) as f32);
-            }
-        };
-        let mut folded = weight.data.clone();
-        rows(&mut folded, &|c, w| w * factors[c]);
-        let shift: Vec<f32> = bias.data.iter().zip(&offsets).map(|(b, o)| (f64::from(*b) - o) as f32).collect();
+        let shift: Vec<f32> = bias.iter().zip(&offsets).map(|(b, o)| (f64::from(*b) - o) as f32).collect();
         let input = self.affine_of(quantized, &layer.input).scale;
-        let mut scales = weight_scales(&folded, out).with_context(|| format!("quantizing {}", layer.weight))?;
+        let largest = largest(weight, &factors);
+        // A channel of one weight has the scale of all those that it is the largest of.
+        let mut scales = weight_scales(&largest[..out], out).with_context(|| format!("quantizing {}", layer.weight))?;
         fit_bias(&mut scales, &shift, input);
-        let steps = quantize_weights(&folded, &scales);
-        for (i, (w, q)) in weight.data.iter_mut().zip(steps).enumerate() {
-            let (scale, factor) = (f64::from(scales[i / per]), factors[i / per]);
-            // What a factor of zero takes away need not be rounded.
-            *w = if factor == 0.0 { *w } else { (f64::from(q) * scale / factor) as f32 };
+        let steps = quantize_bias(&shift, input, &scales).into_iter().zip(&scales);
+        let mut biases = Buffer::zeros(out);
+        for ((to, (q, scale)), offset) in biases.iter_mut().zip(steps).zip(&offsets) {
+            *to = (f64::from(q) * f64::from(scale * input) + offset) as f32;
         }
-        for ((b, q), (scale, offset)) in
-            bias.data.iter_mut().zip(quantize_bias(&shift, input, &scales)).zip(scales.iter().zip(&offsets))
-        {
-            *b = (f64::from(q) * f64::from(scale * input) + offset) as f32;
+        scales.resize(factors.len(), 1.0);
+        Ok([round_weights(weight, &factors, &scales), biases])
+    }
+
+    /// Returns what the normalisation behind a layer of `out` channels multiplies each with, padded by ones, and what it
+    /// takes from its bias: as the exporter folds them.
+    fn folding(&self, quantized: &Quantized, layer: &Layer, out: usize) -> Result<(Vec<f64>, Vec<f64>)> {
+        let mut factors = vec![1.0; padded(out)];
+        let Some(norm) = &layer.norm else { return Ok((factors, vec![0.0; out])) };
+        let part = |part: &str| Ok::<_, anyhow::Error>(self.tensor(&format!("{norm}.{part}"))?.data);
+        let (gamma, mean, variance) = (part("weight")?, part("running_mean")?, part("running_var")?);
+        for (to, (g, v)) in factors.iter_mut().zip(gamma.iter().zip(&variance)) {
+            *to = f64::from(*g) / (f64::from(*v) + quantized.bn_eps).sqrt();
         }
-        Ok([(layer.weight.clone(), weight), (layer.bias.clone(), bias)])
+        let offsets = mean.iter().zip(&factors).map(|(m, f)| f64::from(*m) * f).collect();
+        Ok((factors, offsets))
     }
 
     /// Returns how the activations of a node are quantized, those within it first; nothing where they are not.
@@ -272,6 +282,35 @@ const LEVELS: f64 = 255.0;
 pub(super) fn ends(affine: Affine) -> (f32, f32) {
     let zero = f32::from(affine.zero_point);
     (-zero, LEVELS as f32 - zero)
+}
+
+/// Returns the largest folded weight of each channel, of rows `[..., channels]`.
+fn largest(weight: &[f32], factors: &[f64]) -> Vec<f32> {
+    let mut largest = vec![0f32; factors.len()];
+    for row in weight.chunks_exact(factors.len()) {
+        for ((l, w), f) in largest.iter_mut().zip(row).zip(factors) {
+            *l = l.max(((f64::from(*w) * f) as f32).abs());
+        }
+    }
+    largest
+}
+
+/// Rounds weights such that, folded, they are whole steps: as [`graft_onnx::quantize::quantize_weights`] has them.
+fn round_weights(weight: &[f32], factors: &[f64], scales: &[f32]) -> Buffer {
+    // What a factor of zero takes away is not rounded.
+    let back: Vec<f64> =
+        factors.iter().zip(scales).map(|(f, s)| if *f == 0.0 { 0.0 } else { f64::from(*s) / f }).collect();
+    let kept: Vec<f32> = factors.iter().map(|f| f32::from(u8::from(*f == 0.0))).collect();
+    let mut rounded = Buffer::zeros(weight.len());
+    let width = factors.len();
+    for (to, row) in rounded.chunks_exact_mut(width).zip(weight.chunks_exact(width)) {
+        for c in 0..width {
+            let folded = (f64::from(row[c]) * factors[c]) as f32;
+            let steps = whole(folded / scales[c]).clamp(-127.0, 127.0);
+            to[c] = (f64::from(steps) * back[c]) as f32 + kept[c] * row[c];
+        }
+    }
+    rounded
 }
 
 /// Rounds numbers to those that bytes tell, half to even, as `QuantizeLinear` and `DequantizeLinear` do.
