@@ -14,7 +14,7 @@ pub use borders::tensor_borders;
 pub use export::{Export, Format, Head, Metadata, OPSET, Outputs};
 pub use factors::Factors;
 pub use layers::{Layer, Layers};
-pub use quantize::{Affine, Integers, Observer, QuantError, Quantization};
+pub use quantize::{Activations, Affine, Integers, Observer, QuantError, Quantization};
 pub use values::{Value, values};
 
 /// The name of the last layer, which tells classes.

@@ -156,11 +156,14 @@ impl Integers {
     }
 }
 
+/// Parameters of activations, by name.
+pub type Activations = BTreeMap<String, Affine>;
+
 /// How a network is rounded: its activations, and the layers that run on bytes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Quantization {
     /// Parameters of activations, by name.
-    pub activations: BTreeMap<String, Affine>,
+    pub activations: Activations,
     /// Integers of the layers that run on bytes, by name; the others stay in single precision.
     pub layers: BTreeMap<String, Integers>,
 }
@@ -171,7 +174,7 @@ impl Quantization {
     /// # Errors
     ///
     /// As [`Integers::nearest`], and [`OnnxError::NotCalibrated`] if an activation has no parameters.
-    pub fn nearest(layers: &Layers, activations: BTreeMap<String, Affine>) -> Result<Self, OnnxError> {
+    pub fn nearest(layers: &Layers, activations: Activations) -> Result<Self, OnnxError> {
         let mut made = Self { activations, layers: BTreeMap::new() };
         for layer in layers.iter() {
             let input = made.affine(&layer.input)?;

@@ -1,17 +1,19 @@
 //! Times training steps on random pictures and prints one line of JSON; `cargo xtask peers --training` runs it.
 //!
 //! ```text
-//! step NETWORK SIDE BATCH THREADS SECONDS
+//! step NETWORK SIDE BATCH THREADS SECONDS [batch | frozen | int8]
 //! ```
 //!
-//! All layers are trained, batch normalisation by the batch's own statistics, cross-entropy over 15 classes, AdamW.
+//! All layers are trained, cross-entropy over 15 classes, AdamW. Batch normalisation is by the batch's own statistics, by
+//! frozen ones, or by the latter with every weight and activation rounded and all steps trained.
 
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use candle_core::Device;
+use graft_onnx::{Affine, values};
 use graft_train::fit::{Data, Schedule, Source, fit};
-use graft_train::net::{Net, Norm, random};
+use graft_train::net::{Net, Norm, Steps, random};
 use graft_train::objective::{Loss, Targets};
 use graft_train::rng::Rng;
 use graft_zoo::{Architecture, Padding, Preprocessing};
@@ -37,17 +39,25 @@ const WARM_UP_STEPS: usize = 2;
 const LEAST_STEPS: usize = 3;
 
 fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [network, side, batch, threads, seconds] = &arguments[..] else {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.len() == 5 {
+        arguments.push("batch".into());
+    }
+    let [network, side, batch, threads, seconds, way] = &arguments[..] else {
         anyhow::bail!("expected NETWORK SIDE BATCH THREADS SECONDS, found {arguments:?}");
     };
+    let norm = if way == "batch" { Norm::Batch } else { Norm::Frozen };
     let (side, batch): (u32, usize) = (side.parse().context("SIDE")?, batch.parse().context("BATCH")?);
     let (threads, seconds): (usize, f64) = (threads.parse().context("THREADS")?, seconds.parse().context("SECONDS")?);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("starting threads")?;
     let network = network.parse::<Architecture>()?.backbone(Padding::Symmetric, 1e-5);
     let (backbone, head) = random(&network, CLASSES, 0);
     let p = Preprocessing::centre_crop(side, Preprocessing::UNIT);
-    let mut net = Net::new(&network, &backbone, &head, &p, network.stages, Norm::Batch, &Device::Cpu)?;
+    let mut net = Net::new(&network, &backbone, &head, &p, network.stages, norm, &Device::Cpu)?;
+    if way == "int8" {
+        let activations = values(&network).into_iter().map(|v| (v.name, Affine::from_range(-4.0, 4.0))).collect();
+        net.quantize(&activations, Steps::Trained { pace: 1.0 })?;
+    }
     let mut rng = Rng::new(1);
     let pictures = (0..batch).map(|_| (0..side * side * 3).map(|_| rng.next_u64() as u8).collect()).collect();
     let noise =

@@ -17,6 +17,7 @@ pub mod photos;
 pub mod pictures;
 pub mod pretrained;
 mod probe;
+pub mod qat;
 pub mod quantize;
 pub mod rate;
 pub mod recipe;

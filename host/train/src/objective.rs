@@ -120,6 +120,15 @@ impl Scale {
         Targets::Values { of: of.iter().enumerate().map(one).collect(), width: *width }
     }
 
+    /// Turns a head for values into one for scaled values.
+    pub(crate) fn scale(&self, head: &mut Head) {
+        let width = head.weight.data.len() / head.bias.len().max(1);
+        for (c, row) in head.weight.data.chunks_exact_mut(width.max(1)).enumerate() {
+            row.iter_mut().for_each(|w| *w /= self.deviation[c]);
+            head.bias[c] = (head.bias[c] - self.mean[c]) / self.deviation[c];
+        }
+    }
+
     /// Turns a head for scaled values into one for the values themselves.
     pub(crate) fn unscale(&self, head: &mut Head) {
         let width = head.weight.data.len() / head.bias.len().max(1);
@@ -310,7 +319,9 @@ mod tests {
         let mut head = Head { weight, bias: vec![-1.0, 0.0] };
         scale.unscale(&mut head);
         // A feature of 0 is the first picture, of 1 the second.
-        assert_eq!((head.weight.data, head.bias), (vec![2.0, 0.0], vec![1.0, 50.0]));
+        assert_eq!((&head.weight.data, &head.bias), (&vec![2.0, 0.0], &vec![1.0, 50.0]));
+        scale.scale(&mut head);
+        assert_eq!((head.weight.data, head.bias), (vec![2.0, 0.0], vec![-1.0, 0.0]));
     }
 
     #[test]

@@ -3,15 +3,20 @@
 //! What is chosen for the backbone is pinned ([`Pins`]): a head that is fitted again leaves every byte of it as it was.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use graft_onnx::quantize::RangeMethod;
-use graft_onnx::{Format, Layers, Metadata, Outputs, Quantization, Value, values};
+use graft_onnx::{Activations, Format, Layers, Metadata, Outputs, Quantization, Value, values};
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::{Dataset, Ignored, Sample};
+use crate::fit::Data;
+use crate::photos::Photos;
 use crate::pictures::OnBad;
+use crate::qat;
+use crate::recipe::PRESET;
 use crate::run::Run;
 
 mod layers;
@@ -69,8 +74,20 @@ pub struct Plan<'a> {
     pub budget: f64,
     /// Where the backbone's parameters are pinned; none pins nothing.
     pub pins: Option<Pins>,
+    /// How to fine-tune for int8 where it loses too much; none leaves the weights alone.
+    pub tuning: Option<Tuning<'a>>,
     /// What to do with pictures that cannot be read.
     pub on_bad: OnBad,
+}
+
+/// How to fine-tune for int8.
+pub struct Tuning<'a> {
+    /// The pictures to learn from.
+    pub pictures: &'a Dataset,
+    /// How.
+    pub plan: qat::Plan,
+    /// Raised to stop.
+    pub stop: &'a AtomicBool,
 }
 
 /// What came of it.
@@ -134,6 +151,8 @@ pub enum Stage {
     Layers,
     /// Answering the test pictures.
     Evaluating,
+    /// Fine-tuning for int8.
+    Tuning,
 }
 
 /// A run's graph, as it is written again and again.
@@ -178,17 +197,21 @@ pub fn quantize(plan: &Plan<'_>, mut progress: impl FnMut(Stage, usize, usize)) 
 
     let on_layer = |done, of| progress(Stage::Layers, done, of);
     let mut told = layers::explain(&source, &layers, quantized, &search, on_layer)?;
-    let mut on_picture = |done, of| progress(Stage::Evaluating, done, of);
-    let mut trial = Trial::new(plan, &source, &layers, &mut on_picture)?;
-    let (verdict, chosen) = verdict::find(plan, &mut trial, quantized, &told, pinned.is_some(), &mut on_picture)?;
+    let mut trial = Trial::new(plan, &source, &layers, |done, of| progress(Stage::Evaluating, done, of))?;
+    let tune = |progress: &mut dyn FnMut(Stage, usize, usize)| tuned(plan, &fresh.plain, progress);
+    let (verdict, chosen) = verdict::find(plan, &mut trial, quantized, &told, pinned.is_some(), &tune, &mut progress)?;
     let pinned_cost = match (&applied, trial.candidates.first()) {
-        (Some(_), Some(first)) => Some(trial.score(&fresh.quantized, &mut on_picture)? - first.measured.score),
+        (Some(_), Some(first)) => Some(
+            trial.score(&fresh.quantized, |done, of| progress(Stage::Evaluating, done, of))? - first.measured.score,
+        ),
         _ => None,
     };
     let shipped = chosen.as_ref().map_or(quantized, |c| &c.quantized);
     told.iter_mut().for_each(|l| l.is_float = !shipped.quantization.layers.contains_key(&l.name));
     told.sort_by(|a, b| b.noise.total_cmp(&a.noise));
-    if let (Some(pins), None, Some(Chosen { kind: Kind::Int8 | Kind::Mixed, .. })) = (&plan.pins, &pinned, &chosen) {
+    // Weights that were tuned are another backbone's.
+    let is_pinnable = |c: &Chosen| matches!(c.kind, Kind::Int8 | Kind::Mixed) && !c.is_tuned;
+    if let (Some(pins), None, true) = (&plan.pins, &pinned, chosen.as_ref().is_some_and(is_pinnable)) {
         let float_layers = told.iter().filter(|l| l.is_float).map(|l| l.name.clone()).collect();
         pins.write(plan.run, &Pinned::of(&fresh, float_layers))?;
     }
@@ -205,6 +228,34 @@ pub fn quantize(plan: &Plan<'_>, mut progress: impl FnMut(Stage, usize, usize)) 
     let onnx = chosen.map(|c| trial.write(c.kind, &c.quantized, &explanation.metadata()?)).transpose()?;
     let (evaluation, skipped) = trial.finish();
     Ok(Outcome { onnx, report: Report { verdict, calibration, evaluation, layers: told }, skipped })
+}
+
+/// Returns how the activations of a run are rounded by one method.
+///
+/// # Errors
+///
+/// If no picture can be read, or the graph cannot be written or run.
+pub fn ranges(run: &Run, samples: &[Sample], method: RangeMethod) -> Result<Activations> {
+    let source = Source { run, values: values(run.network()) };
+    let watched = source.write(&run.layers()?, Format::Float, Outputs::Activations)?;
+    let seen = observe::observe(&watched, &source.values, samples, OnBad::Skip, |_| ())?;
+    search::activations(&source.values, &seen, method)
+}
+
+/// Fine-tunes for int8, if that is asked for.
+fn tuned(
+    plan: &Plan<'_>,
+    activations: &Activations,
+    progress: &mut dyn FnMut(Stage, usize, usize),
+) -> Result<Option<Quantized>> {
+    let Some(tuning) = &plan.tuning else { return Ok(None) };
+    let data = tuning.pictures.clone().relabel(&plan.run.record.labels)?;
+    let photos = Photos::all(&data, &plan.run.record.preprocessing, PRESET);
+    let bar = |done, of| progress(Stage::Tuning, done, of);
+    let found = qat::fine_tune(plan.run, activations, Data::new(&photos, None), &tuning.plan, tuning.stop, bar)?;
+    let layers = found.run.layers()?;
+    let quantization = Quantization::nearest(&layers, found.activations)?;
+    Ok(Some(Quantized { layers, quantization }))
 }
 
 /// What a quantized file tells of itself.

@@ -239,6 +239,7 @@ fn quantized(out: &Path, run: &Run, sets: &Sets, ui: &Ui) -> Result<Outcome> {
         kind: Some(Kind::Int8),
         budget: 0.005,
         pins: Some(Pins::kept(&out.join("quantized"))),
+        tuning: None,
         on_bad: OnBad::Fail,
     };
     let bar = ui.bar("quantizing");

@@ -1,15 +1,18 @@
 //! `graft quantize`: writes a run in fewer bits, or says why not.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use graft_onnx::quantize::RangeMethod;
 use graft_runtime::unsupported_operators;
 use graft_train::dataset::Dataset;
+use graft_train::fit::Schedule;
 use graft_train::pictures::OnBad;
+use graft_train::qat;
 use graft_train::quantize::{
-    Candidate, Explanation, Kind, LayerReport, Measured, Pins, Plan, Repair, Report, Stage, Verdict, quantize,
+    Candidate, Explanation, Kind, LayerReport, Measured, Pins, Plan, Repair, Report, Stage, Tuning, Verdict, quantize,
 };
 use graft_train::run::{Run, write_atomic};
 use serde_json::json;
@@ -65,6 +68,9 @@ pub(crate) struct Args {
     /// Repairs to try, of equalize, bias and round; none tries none
     #[arg(long, value_name = "REPAIRS", value_delimiter = ',', default_value = "equalize,bias,round")]
     repair: Vec<String>,
+    /// Where int8 loses too much, fine-tune the weights for it on the pictures of --data, for this many epochs
+    #[arg(long, value_name = "EPOCHS", num_args = 0..=1, default_missing_value = "2", conflicts_with = "numbers")]
+    qat: Option<usize>,
     /// Write these numbers whatever the verdict would be
     #[arg(long, value_enum)]
     numbers: Option<Numbers>,
@@ -121,6 +127,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
         [none] if none == "none" => vec![],
         names => names.iter().map(|n| n.parse::<Repair>()).collect::<Result<_>>()?,
     };
+    let stop = Arc::clone(&ui.stop);
     let plan = Plan {
         run: &run,
         calibration: &sets.calibration.samples,
@@ -134,6 +141,11 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
         }),
         budget: args.budget_drop / 100.0,
         pins: Some(if args.afresh { Pins::afresh(&cache) } else { Pins::kept(&cache) }),
+        tuning: args.qat.map(|epochs| {
+            let usual = qat::Plan::default();
+            let plan = qat::Plan { schedule: Schedule { epochs, ..usual.schedule }, ..usual };
+            Tuning { pictures: &sets.train, plan, stop: &stop }
+        }),
         on_bad: if args.strict { OnBad::Fail } else { OnBad::Skip },
     };
     let bar = ui.bar("quantizing");
@@ -142,6 +154,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
             Stage::Calibrating => "calibrating",
             Stage::Layers => "layers",
             Stage::Evaluating => "evaluating",
+            Stage::Tuning => "fine-tuning",
         });
         bar.set_length(of as u64);
         bar.set_position(done as u64);
@@ -187,6 +200,8 @@ impl std::error::Error for Refused {}
 /// The pictures, of which those for ranges and those for the price are not the same.
 struct Sets {
     calibration: Dataset,
+    /// All that may be learnt from.
+    train: Dataset,
     test: Dataset,
     /// Whether both come from one set.
     is_one: bool,
@@ -206,12 +221,13 @@ impl Sets {
         if let Some(test) = &args.test {
             let count = args.calibration_pictures.min(n);
             let calibration = data.part((0..count).map(|i| i * n / count));
-            return Ok(Self { calibration, test: Dataset::open_as(test, None, &columns)?, is_one: false });
+            return Ok(Self { calibration, train: data, test: Dataset::open_as(test, None, &columns)?, is_one: false });
         }
         // Half of them at most show ranges: the price must be told by others.
         let share = (args.calibration_pictures as f64 / n as f64).min(0.5);
         let (test, calibration) = data.split(share, 0);
-        Ok(Self { calibration: data.part(calibration), test: data.part(test), is_one: true })
+        let calibration = data.part(calibration);
+        Ok(Self { train: calibration.clone(), calibration, test: data.part(test), is_one: true })
     }
 }
 
@@ -250,6 +266,7 @@ fn report(ui: &Ui, report: &Report, is_one: bool) -> Result<()> {
 fn name(c: &Candidate) -> String {
     match c.kind {
         Kind::Float => "float".into(),
+        Kind::Int8 if c.is_tuned => "int8, fine-tuned".into(),
         Kind::Int8 => "int8".into(),
         Kind::Mixed => format!("int8, {} in float", c.float_layers.len()),
         Kind::Weights => "8-bit weights".into(),

@@ -19,13 +19,16 @@ use graft_zoo::network::{Linear, Op};
 use super::folded::{Folded, take};
 use super::linear::{Layer, Made};
 use super::normalisation::Normalisation;
+use super::quantized::round;
 use super::shape::{Identity, Shape, bounds, function, shapes, window};
 use super::weights::Weights;
 use super::{HEAD, Norm};
 
+mod bare;
 mod conv;
 mod squeeze;
 
+use bare::Bare;
 use squeeze::Gate;
 
 /// A network on the kernels.
@@ -46,6 +49,9 @@ pub(super) struct Engine {
     values: Vec<Buffer>,
     /// The normalisation of each trained convolution, as of the last forward pass.
     norms: Vec<Option<Normalisation>>,
+    /// Both of each trained node before its activation was rounded, where the network is quantized: then the former are
+    /// rounded activations.
+    bare: Vec<Option<Bare>>,
     /// What the fully connected layers made, by node, and the head behind the last.
     layers: BTreeMap<usize, Made>,
     /// What the squeezes made, by node.
@@ -94,6 +100,7 @@ impl Engine {
             identity: Identity::new(&shapes),
             values: vec![Buffer::default(); nodes],
             norms: vec![None; nodes],
+            bare: vec![None; nodes],
             layers: BTreeMap::new(),
             gates: BTreeMap::new(),
             shapes,
@@ -103,9 +110,10 @@ impl Engine {
     }
 
     /// Returns logits `[pictures, padded(classes)]` with fixed statistics.
-    pub(super) fn logits(&mut self, weights: &Weights, input: &[f32], pictures: usize) -> Result<Vec<f32>> {
+    pub(super) fn logits(&mut self, weights: &mut Weights, input: &[f32], pictures: usize) -> Result<Vec<f32>> {
         let nodes = self.network.nodes.len();
         if self.whole.is_none() {
+            weights.refresh()?;
             self.whole = Some(Folded::new(&self.network, &self.shapes, weights, nodes)?);
         }
         let whole = self.whole.as_ref().context("expected the network folded")?;
@@ -125,10 +133,16 @@ impl Engine {
     /// Returns outputs `[pictures, padded(outputs)]` as training sees them, and moves running statistics.
     pub(super) fn forward(&mut self, weights: &mut Weights, start: Start<'_>, pictures: usize) -> Result<Vec<f32>> {
         self.whole = None;
+        weights.refresh()?;
         self.reuse_values();
         match start {
             Start::Pictures(input) if self.first > 1 => self.run_frozen(&input, pictures)?,
-            Start::Pictures(input) => self.values[0] = input,
+            Start::Pictures(mut input) => {
+                if let Some(affine) = weights.affine(0) {
+                    round(&mut self.threads, affine, &mut input);
+                }
+                self.values[0] = input;
+            }
             Start::Frozen(rows) => self.take_frozen(rows)?,
         }
         for i in self.first..self.network.nodes.len() {
@@ -147,6 +161,7 @@ impl Engine {
                 Op::Linear(l) => self.linear(weights, i, l, pictures, &mut y)?,
             }
             self.values[i] = y;
+            self.close(weights, i, pictures);
         }
         let features = self.values.last().context("expected a network with nodes")?;
         let made = head().forward(self.isa, &mut self.threads, weights, features, pictures)?;
@@ -202,6 +217,7 @@ impl Engine {
     fn reuse_values(&mut self) {
         // The pictures came from elsewhere.
         self.values[0] = Buffer::default();
+        self.spare.extend(self.bare.iter_mut().filter_map(Option::take).map(|b| b.values));
         self.spare.extend(self.values.iter_mut().map(std::mem::take).filter(|b| !b.is_empty()));
     }
 
@@ -299,6 +315,7 @@ impl Engine {
         for i in (self.first..nodes).rev() {
             let node = self.network.nodes[i].clone();
             let Some(mut gradient) = gradients[i].take() else { continue };
+            self.open(weights, i, pictures, &mut gradient)?;
             match &node.op {
                 Op::Input => {}
                 Op::Conv(c) => self.conv_backward(weights, i, c, pictures, &gradient, &mut gradients)?,
@@ -438,6 +455,17 @@ impl Engine {
     /// Forgets what was made of weights that have changed.
     pub(super) fn forget(&mut self) {
         self.whole = None;
+    }
+
+    /// Folds frozen nodes anew, whose weights have come to be quantized.
+    pub(super) fn refreeze(&mut self, weights: &Weights) -> Result<()> {
+        self.frozen = Folded::new(&self.network, &self.shapes, weights, self.first)?;
+        self.whole = None;
+        Ok(())
+    }
+
+    pub(super) fn network(&self) -> &Network {
+        &self.network
     }
 
     /// Returns the kernels' instruction set and threads.

@@ -7,9 +7,11 @@ use graft_kernels::pointwise::{self, Pointwise};
 use graft_kernels::pool::{self, Pool};
 use graft_kernels::train::norm::{Residual, normalise};
 use graft_kernels::{Activation, Buffer, Isa, Threads, Window, padded};
+use graft_onnx::Affine;
 use graft_zoo::Network;
 use graft_zoo::network::{Conv, Op};
 
+use super::quantized::{FACTORS, MEANS, REDUCED, round};
 use super::shape::{Identity, Shape, function, window};
 use super::weights::Weights;
 
@@ -20,6 +22,8 @@ pub(super) struct Folded {
     /// The last node of these that reads each.
     last_use: Vec<usize>,
     identity: Identity,
+    /// How the activations of each node are rounded, those within it first; nothing where they are not.
+    affines: Vec<Vec<Affine>>,
 }
 
 #[derive(Debug, Clone)]
@@ -62,7 +66,8 @@ impl Folded {
         for node in &network.nodes[nodes..] {
             node.inputs.iter().filter(|&&j| j < nodes).for_each(|&j| last_use[j] = usize::MAX);
         }
-        Ok(Self { kernels, last_use, identity: Identity::new(shapes) })
+        let affines = (0..nodes).map(|i| weights.affines(i)).collect();
+        Ok(Self { kernels, last_use, identity: Identity::new(shapes), affines })
     }
 
     /// Computes every node of one picture, of which `values[0]` is the input; what no later node reads is left empty.
@@ -76,7 +81,11 @@ impl Folded {
         values: &mut [Buffer],
     ) -> Result<()> {
         for (i, kernel) in self.kernels.iter().enumerate() {
+            let affines = &self.affines[i];
             if matches!(kernel, Kernel::Input) {
+                if let Some(affine) = affines.last() {
+                    round(threads, *affine, &mut values[i]);
+                }
                 continue;
             }
             let inputs = &network.nodes[i].inputs;
@@ -104,13 +113,24 @@ impl Folded {
                     let (stride, width) = (shape.stride, padded(reduce.outputs()));
                     let [mut means, mut factors] = [(); 2].map(|()| vec![0.0; stride]);
                     let mut reduced = vec![0.0; width];
+                    let close = |threads: &mut Threads, part: usize, values: &mut [f32]| {
+                        if let Some(affine) = affines.get(part) {
+                            round(threads, *affine, values);
+                        }
+                    };
                     self.mean(isa, threads, data, shape, &mut means);
+                    close(threads, MEANS, &mut means);
                     let row = |data, stride| Source { data, size: [1; 2], stride, edges: None };
                     reduce.run(isa, threads, row(&means, stride), None, &mut reduced);
+                    close(threads, REDUCED, &mut reduced);
                     expand.run(isa, threads, row(&reduced, width), None, &mut factors);
+                    close(threads, FACTORS, &mut factors);
                     let scale = Pointwise::Scale(&factors);
                     pointwise::run(isa, threads, &data[..out.len()], scale, Activation::NONE, out);
                 }
+            }
+            if let Some(affine) = affines.last() {
+                round(threads, *affine, out);
             }
             values[i] = y;
             for &j in inputs {
@@ -139,11 +159,11 @@ pub(super) fn take(spare: &mut Vec<Buffer>, len: usize) -> Buffer {
 }
 
 fn fold(network: &Network, c: &Conv, size: [usize; 2], weights: &Weights) -> Result<Kernel> {
-    let part = |name: &str| weights.vector(&format!("{}.{name}", c.norm));
+    let part = |name: &str| weights.used(&format!("{}.{name}", c.norm));
     let (gamma, beta, mean, variance) = (part("weight")?, part("bias")?, part("running_mean")?, part("running_var")?);
     let scale: Vec<f32> = gamma.iter().zip(&variance).map(|(g, v)| g / (v + network.bn_eps).sqrt()).collect();
     let bias: Vec<f32> = beta.iter().zip(&mean).zip(&scale).map(|((b, m), s)| b - m * s).collect();
-    let mut weight = weights.vector(&format!("{}.weight", c.name))?;
+    let mut weight = weights.used(&format!("{}.weight", c.name))?;
     let per = weight.len() / c.outputs;
     for (row, s) in weight.chunks_exact_mut(per).zip(&scale) {
         row.iter_mut().for_each(|w| *w *= s);
@@ -159,6 +179,6 @@ fn fold(network: &Network, c: &Conv, size: [usize; 2], weights: &Weights) -> Res
 
 /// Returns a fully connected layer as a convolution of one pixel.
 fn layer(name: &str, activation: Activation, weights: &Weights) -> Result<conv::Conv> {
-    let [weight, bias] = ["weight", "bias"].map(|part| weights.vector(&format!("{name}.{part}")));
+    let [weight, bias] = ["weight", "bias"].map(|part| weights.used(&format!("{name}.{part}")));
     Ok(conv::Conv::new(&weight?, &bias?, Window::POINT, activation).for_input([1; 2]))
 }

@@ -43,8 +43,8 @@ impl Layer {
         let width = padded(dense.outputs);
         let [mut z, mut y] = [(); 2].map(|()| Buffer::zeros(rows * width));
         let source = Source { data: x, size: [1, rows], stride: padded(dense.inputs), edges: None };
-        dense.forward(&weight.values, [1, rows], 1, threads).run(isa, threads, source, None, &mut z);
-        let affine = Affine { scale: &vec![1.0; width], shift: &bias.values, activation: self.activation };
+        dense.forward(weight.used(), [1, rows], 1, threads).run(isa, threads, source, None, &mut z);
+        let affine = Affine { scale: &vec![1.0; width], shift: bias.used(), activation: self.activation };
         norm::normalise(isa, threads, &z, affine, None, &mut y);
         Ok(Made { z, y })
     }
@@ -65,7 +65,7 @@ impl Layer {
         let bias = weights.parameter_mut(&self.bias)?;
         let width = bias.values.len();
         let (ones, zeros) = (vec![1.0; width], vec![0.0; width]);
-        let affine = Affine { scale: &ones, shift: &bias.values, activation: self.activation };
+        let affine = Affine { scale: &ones, shift: bias.used(), activation: self.activation };
         let gradient = &gradient[..made.z.len()];
         let (mut sums, mut dz) = (Sums::zeros(width), Buffer::zeros(made.z.len()));
         norm::moments(isa, threads, &made.z, affine, gradient, &zeros, &mut sums);
@@ -80,7 +80,7 @@ impl Layer {
             return Ok(None);
         }
         let mut dx = Buffer::zeros(size[1] * stride);
-        dense.backward(&weight.values, size, 1, threads).run(isa, threads, &dz, size, 1, &mut [], &mut dx);
+        dense.backward(weight.used(), size, 1, threads).run(isa, threads, &dz, size, 1, &mut [], &mut dx);
         Ok(Some(dx))
     }
 }

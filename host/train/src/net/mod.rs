@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::{DType, Device};
 use graft_kernels::train::{Step as Adamw, adamw};
 use graft_kernels::{Buffer, Isa, Threads, padded};
-use graft_onnx::Head;
+use graft_onnx::{Activations, Head};
 use graft_zoo::network::{Parameter, Role};
 use graft_zoo::weights::Tensors;
 use graft_zoo::{Network, Preprocessing, Tensor};
@@ -23,11 +23,13 @@ mod folded;
 mod linear;
 mod normalisation;
 mod plain;
+mod quantized;
 mod shape;
 mod weights;
 
 use engine::{Engine, Start};
 use plain::Plain;
+pub use quantized::Steps;
 use weights::Weights;
 
 /// Which batch statistics normalise.
@@ -44,6 +46,8 @@ pub enum Norm {
 pub struct Net {
     preprocessing: Preprocessing,
     norm: Norm,
+    /// Stages from this one on are trained.
+    first: usize,
     outputs: usize,
     weights: Weights,
     walk: Walk,
@@ -112,7 +116,33 @@ impl Net {
             _ => Walk::Candle(Plain::new(network, first, norm, device, DType::F32)),
         };
         let preprocessing = preprocessing.clone();
-        Ok(Self { preprocessing, norm, outputs: head.bias.len(), weights, walk })
+        Ok(Self { preprocessing, norm, first, outputs: head.bias.len(), weights, walk })
+    }
+
+    /// Has the net compute from here on what the int8 graph of its weights and these activations computes, while what is
+    /// trained stays in full precision: every weight, bias and activation is rounded, and gradients pass as if it were not,
+    /// but stop where an activation is clipped.
+    ///
+    /// # Errors
+    ///
+    /// If the activations are not this network's, a weight is not finite, or statistics of batches normalise: the graph
+    /// has the running ones folded in.
+    pub fn quantize(&mut self, activations: &Activations, steps: Steps) -> Result<()> {
+        ensure!(self.norm == Norm::Frozen, "expected frozen statistics of a net to quantize, found those of batches");
+        let network = match &self.walk {
+            Walk::Kernels(engine) => engine.network(),
+            Walk::Candle(plain) => plain.network(),
+        };
+        self.weights.quantize(network, self.first, activations, steps)?;
+        if let Walk::Kernels(engine) = &mut self.walk {
+            engine.refreeze(&self.weights)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the activations' parameters that the net was quantized by, with steps as they have been trained; none of a float net.
+    pub fn activations(&self) -> Option<Activations> {
+        self.weights.activations()
     }
 
     /// Returns everything that training changes: trained parameters and running statistics.
@@ -148,6 +178,7 @@ impl Net {
     /// If a value is not finite: training has diverged.
     pub fn finish(&self) -> Result<(Tensors, Head)> {
         let mut all = self.weights.all();
+        all.retain(|name, _| !self.weights.is_step(name));
         for (name, tensor) in &all {
             ensure!(
                 tensor.data.iter().all(|v| v.is_finite()),
@@ -174,8 +205,10 @@ impl Net {
     pub(crate) fn logits(&mut self, pictures: &[Vec<u8>]) -> Result<Vec<f32>> {
         let input = self.input(pictures)?;
         match &mut self.walk {
-            Walk::Kernels(engine) => Ok(narrow(&engine.logits(&self.weights, &input, pictures.len())?, self.outputs)),
-            Walk::Candle(plain) => plain.logits(&self.weights, &input, pictures.len()),
+            Walk::Kernels(engine) => {
+                Ok(narrow(&engine.logits(&mut self.weights, &input, pictures.len())?, self.outputs))
+            }
+            Walk::Candle(plain) => plain.logits(&mut self.weights, &input, pictures.len()),
         }
     }
 
@@ -237,7 +270,7 @@ impl Net {
             scale *= (longest / (length + 1e-6)).min(1.0);
         }
         for p in self.weights.parameters.values_mut() {
-            let rate = step.rate * step.stage_decay.powi(i32::try_from(p.depth).unwrap_or(i32::MAX));
+            let rate = p.pace * step.rate * step.stage_decay.powi(i32::try_from(p.depth).unwrap_or(i32::MAX));
             let decay = if p.decays() { step.decay } else { 0.0 };
             let [first, second] = &mut p.moments;
             match step.optimiser {

@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Tensor as Array, Var};
 use graft_zoo::network::{Activation, Conv, Op, SqueezeExcite};
 use graft_zoo::{Network, Padding, Tensor};
 
+use super::quantized::{FACTORS, MEANS, REDUCED, WITHIN, ends, step_factor};
 use super::weights::Weights;
 use super::{MOMENTUM, Norm};
 use crate::objective::Objective;
@@ -27,11 +28,33 @@ pub(super) struct Plain {
 type Seen = Vec<(String, Vec<f32>, Vec<f32>, usize)>;
 
 /// The network's tensors on the device.
-struct Arrays(BTreeMap<String, Array>);
+struct Arrays<'a> {
+    arrays: BTreeMap<String, Array>,
+    weights: &'a Weights,
+}
 
-impl Arrays {
+impl Arrays<'_> {
     fn get(&self, name: &str) -> Result<&Array> {
-        self.0.get(name).with_context(|| format!("expected tensor {name}, found none"))
+        self.arrays.get(name).with_context(|| format!("expected tensor {name}, found none"))
+    }
+
+    /// Rounds an activation of a node, `[n, ...]`, where the network is quantized: that at `part`.
+    fn round(&self, node: usize, part: usize, x: &Array) -> Result<Array> {
+        let Some(affine) = self.weights.affines(node).get(part).copied() else { return Ok(x.clone()) };
+        let (low, high) = ends(affine);
+        let scale = match self.weights.step_of(node, part) {
+            None => Array::new(&[affine.scale], x.device())?.to_dtype(x.dtype())?,
+            Some(log) => {
+                // The number itself, with a gradient that is scaled.
+                let (log, factor) = (self.get(&log)?, step_factor(x.elem_count() / x.dim(0)?));
+                ((log * factor)? + (log - (log * factor)?)?.detach())?.exp()?
+            }
+        };
+        let steps = x.broadcast_div(&scale)?.clamp(low - 0.5, high + 0.5)?;
+        // Half to even, by a sum whose last digit is that of the ones.
+        let ones = if x.dtype() == DType::F64 { 1.5 * 2f64.powi(52) } else { 1.5 * 2f64.powi(23) };
+        let whole = ((&steps.detach() + ones)? - ones)?.clamp(low, high)?;
+        Ok((&steps + (whole - &steps)?.detach())?.broadcast_mul(&scale)?)
     }
 }
 
@@ -41,7 +64,8 @@ impl Plain {
     }
 
     /// Returns logits `[pictures, classes]` with fixed statistics.
-    pub(super) fn logits(&self, weights: &Weights, input: &[f32], pictures: usize) -> Result<Vec<f32>> {
+    pub(super) fn logits(&self, weights: &mut Weights, input: &[f32], pictures: usize) -> Result<Vec<f32>> {
+        weights.refresh()?;
         let (arrays, _) = self.arrays(weights)?;
         numbers(&self.run(&arrays, input, pictures, None)?)
     }
@@ -60,6 +84,7 @@ impl Plain {
         pictures: usize,
         objective: &Objective<'_>,
     ) -> Result<f64> {
+        weights.refresh()?;
         let (arrays, vars) = self.arrays(weights)?;
         let mut seen = Seen::new();
         let logits = self.run(&arrays, input, pictures, (self.norm == Norm::Batch).then_some(&mut seen))?;
@@ -87,28 +112,40 @@ impl Plain {
         Ok(loss)
     }
 
-    fn arrays(&self, weights: &Weights) -> Result<(Arrays, BTreeMap<String, Var>)> {
+    pub(super) fn network(&self) -> &Network {
+        &self.network
+    }
+
+    fn arrays<'a>(&self, weights: &'a Weights) -> Result<(Arrays<'a>, BTreeMap<String, Var>)> {
         let array = |t: &Tensor| Array::from_slice(&t.data, t.shape.as_slice(), &self.device)?.to_dtype(self.precision);
         let (mut arrays, mut vars) = (BTreeMap::new(), BTreeMap::new());
         for (name, tensor) in &weights.fixed {
-            arrays.insert(name.clone(), array(tensor)?);
+            arrays.insert(name.clone(), array(weights.stand_ins.get(name).unwrap_or(tensor))?);
         }
         for (name, parameter) in &weights.parameters {
-            let var = Var::from_tensor(&array(&parameter.tensor())?)?;
+            // The gradient of what is computed with is taken for that of the parameter.
+            let used = parameter.layout.unpack(parameter.used(), &parameter.shape);
+            let var = Var::from_tensor(&array(&used)?)?;
             arrays.insert(name.clone(), var.as_tensor().clone());
             vars.insert(name.clone(), var);
         }
-        Ok((Arrays(arrays), vars))
+        Ok((Arrays { arrays, weights }, vars))
     }
 
-    fn run(&self, arrays: &Arrays, input: &[f32], pictures: usize, seen: Option<&mut Seen>) -> Result<Array> {
+    fn run(&self, arrays: &Arrays<'_>, input: &[f32], pictures: usize, seen: Option<&mut Seen>) -> Result<Array> {
         let values = self.walk(arrays, input, pictures, seen)?;
         let features = values.last().context("expected a network with nodes, found none")?;
         product(arrays, features, super::HEAD)
     }
 
     /// Returns the value of every node.
-    fn walk(&self, arrays: &Arrays, input: &[f32], pictures: usize, mut seen: Option<&mut Seen>) -> Result<Vec<Array>> {
+    fn walk(
+        &self,
+        arrays: &Arrays<'_>,
+        input: &[f32],
+        pictures: usize,
+        mut seen: Option<&mut Seen>,
+    ) -> Result<Vec<Array>> {
         let side = (input.len() / (3 * pictures.max(1))).isqrt();
         let input = Array::from_slice(&input[..pictures * side * side * 3], (pictures, side, side, 3), &self.device)?;
         let input = input.permute((0, 3, 1, 2))?.contiguous()?.to_dtype(self.precision)?;
@@ -125,16 +162,17 @@ impl Plain {
                 Op::Add(activation) => apply(&(from(0)? + from(1)?)?, *activation)?,
                 Op::MaxPool => max_pool(from(0)?, self.network.padding)?,
                 Op::GlobalAveragePool => from(0)?.mean((2, 3))?,
-                Op::SqueezeExcite(s) => squeeze(arrays, from(0)?, s)?,
+                Op::SqueezeExcite(s) => squeeze(arrays, from(0)?, i, s)?,
                 Op::Linear(l) => apply(&product(arrays, from(0)?, &l.name)?, l.activation)?,
             };
-            values.push(value);
+            let own = if matches!(node.op, Op::SqueezeExcite(_)) { WITHIN } else { 0 };
+            values.push(arrays.round(i, own, &value)?);
         }
         Ok(values)
     }
 
     /// Convolution, normalisation and activation: `x [n, c, h, w]`.
-    fn conv(&self, arrays: &Arrays, x: &Array, c: &Conv, seen: Option<&mut Seen>) -> Result<Array> {
+    fn conv(&self, arrays: &Arrays<'_>, x: &Array, c: &Conv, seen: Option<&mut Seen>) -> Result<Array> {
         let (x, padding) = padded(x, self.network.padding, c.kernel, c.stride)?;
         let y = x.conv2d(arrays.get(&format!("{}.weight", c.name))?, padding, c.stride, 1, c.groups)?;
         let part = |name: &str| arrays.get(&format!("{}.{name}", c.norm));
@@ -158,14 +196,17 @@ impl Plain {
 }
 
 /// Takes means through two layers to factors of the channels: `x [n, c, h, w]`.
-fn squeeze(arrays: &Arrays, x: &Array, s: &SqueezeExcite) -> Result<Array> {
-    let reduced = apply(&product(arrays, &x.mean((2, 3))?, &s.reduce)?, s.activation)?;
+fn squeeze(arrays: &Arrays<'_>, x: &Array, node: usize, s: &SqueezeExcite) -> Result<Array> {
+    let means = arrays.round(node, MEANS, &x.mean((2, 3))?)?;
+    let reduced = apply(&product(arrays, &means, &s.reduce)?, s.activation)?;
+    let reduced = arrays.round(node, REDUCED, &reduced)?;
     let factors = apply(&product(arrays, &reduced, &s.expand)?, s.gate)?;
+    let factors = arrays.round(node, FACTORS, &factors)?;
     Ok(x.broadcast_mul(&factors.unsqueeze(2)?.unsqueeze(3)?)?)
 }
 
 /// The product of rows `[n, inputs]` with a layer's weights, and its bias.
-fn product(arrays: &Arrays, x: &Array, name: &str) -> Result<Array> {
+fn product(arrays: &Arrays<'_>, x: &Array, name: &str) -> Result<Array> {
     // `[outputs, inputs]`, or a 1×1 convolution's.
     let weight = arrays.get(&format!("{name}.weight"))?.flatten_from(1)?;
     Ok(x.matmul(&weight.t()?)?.broadcast_add(arrays.get(&format!("{name}.bias"))?)?)

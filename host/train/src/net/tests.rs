@@ -8,7 +8,10 @@ use crate::objective::{Loss, Targets};
 /// A net whose activations are all well within the bends of their activation or well beyond them, as their channel has it:
 /// rounding must not decide which gradients pass.
 fn net(id: &str, side: u32, padding: Padding, unfrozen: usize, norm: Norm) -> (Net, Network, Vec<Vec<u8>>) {
-    let network = id.parse::<Architecture>().unwrap().backbone(padding, 1e-3);
+    net_of(id.parse::<Architecture>().unwrap().backbone(padding, 1e-3), side, unfrozen, norm)
+}
+
+pub(super) fn net_of(network: Network, side: u32, unfrozen: usize, norm: Norm) -> (Net, Network, Vec<Vec<u8>>) {
     let (mut backbone, mut head) = random(&network, 3, 5);
     let mut rng = Rng::new(9);
     for (_, c) in network.convs() {
@@ -47,14 +50,14 @@ fn net(id: &str, side: u32, padding: Padding, unfrozen: usize, norm: Norm) -> (N
 }
 
 /// Smoothed cross-entropy of two pictures, of the third and the first of three classes.
-fn smoothed(outputs: &[f32]) -> Result<(f64, Vec<f32>)> {
+pub(super) fn smoothed(outputs: &[f32]) -> Result<(f64, Vec<f32>)> {
     let targets = Targets::Classes { of: vec![2, 0], count: 3 };
     let rows: Vec<f32> = (0..2).flat_map(|i| targets.row(i)).collect();
     Loss::CrossEntropy { smoothing: 0.1, weights: vec![] }.of(outputs, &rows, 3)
 }
 
 /// The same net, walked by candle in double precision.
-fn by_candle(net: &Net, network: &Network, unfrozen: usize) -> Net {
+pub(super) fn by_candle(net: &Net, network: &Network, unfrozen: usize) -> Net {
     let first = network.stages - unfrozen;
     Net {
         preprocessing: net.preprocessing.clone(),
@@ -64,12 +67,12 @@ fn by_candle(net: &Net, network: &Network, unfrozen: usize) -> Net {
     }
 }
 
-fn largest(values: &[f32]) -> f32 {
+pub(super) fn largest(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |m, v| m.max(v.abs()))
 }
 
 /// Asserts that two lists agree within `tolerance` of the largest entry or of `floor`.
-fn assert_near(what: &str, found: &[f32], expected: &[f32], floor: f32, tolerance: f32) {
+pub(super) fn assert_near(what: &str, found: &[f32], expected: &[f32], floor: f32, tolerance: f32) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let scale = largest(expected).max(floor);
     let worst = found.iter().zip(expected).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));

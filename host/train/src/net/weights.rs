@@ -1,11 +1,14 @@
 //! The numbers of a network that learns: parameters as kernels lay them out, and what stays fixed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use graft_kernels::{Buffer, padded};
 use graft_zoo::Tensor;
 use graft_zoo::weights::Tensors;
+
+use super::quantized::Quantized;
 
 /// How kernels lay a parameter out, padded to blocks of channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,14 +87,24 @@ pub(crate) struct Parameter {
     pub(crate) average: Option<Buffer>,
     /// Stages between it and the outputs: 0 is the head.
     pub(crate) depth: usize,
+    /// What its rate is, in rates of its stage.
+    pub(crate) pace: f64,
+    /// What is computed with instead of the values, where the network is quantized.
+    pub(crate) stand_in: Option<Buffer>,
 }
 
 impl Parameter {
-    fn new(tensor: &Tensor, groups: usize, depth: usize) -> Self {
+    pub(crate) fn new(tensor: &Tensor, groups: usize, depth: usize) -> Self {
         let layout = Layout::of(&tensor.shape, groups);
         let zeros = || Buffer::zeros(layout.numbers());
         let (shape, values) = (tensor.shape.clone(), layout.pack(&tensor.data));
-        Self { shape, layout, values, gradient: zeros(), moments: [zeros(), zeros()], average: None, depth }
+        let (gradient, moments) = (zeros(), [zeros(), zeros()]);
+        Self { shape, layout, values, gradient, moments, average: None, depth, pace: 1.0, stand_in: None }
+    }
+
+    /// Returns what is computed with.
+    pub(crate) fn used(&self) -> &Buffer {
+        self.stand_in.as_ref().unwrap_or(&self.values)
     }
 
     /// Moves the average towards the values, of which the past weighs `past`.
@@ -118,6 +131,10 @@ pub(crate) struct Weights {
     pub(crate) parameters: BTreeMap<String, Parameter>,
     /// What is not, running statistics among it.
     pub(crate) fixed: Tensors,
+    /// What is computed with instead of the latter, where the network is quantized.
+    pub(crate) stand_ins: Tensors,
+    /// How the network is quantized, if it is.
+    pub(crate) quantized: Option<Arc<Quantized>>,
 }
 
 /// The moments' prefixes in a checkpoint.
@@ -148,9 +165,15 @@ impl Weights {
         found.with_context(|| format!("expected tensor {name}, found none"))
     }
 
-    /// Returns a vector, trained or not.
-    pub(crate) fn vector(&self, name: &str) -> Result<Vec<f32>> {
-        Ok(self.tensor(name)?.data)
+    /// Returns the numbers of a tensor that are computed with, trained or not, in torchvision's layout.
+    pub(crate) fn used(&self, name: &str) -> Result<Vec<f32>> {
+        if let Some(stand_in) = self.stand_ins.get(name) {
+            return Ok(stand_in.data.clone());
+        }
+        match self.parameters.get(name) {
+            Some(p) => Ok(p.layout.unpack(p.used(), &p.shape).data),
+            None => Ok(self.tensor(name)?.data),
+        }
     }
 
     /// Returns every tensor.

@@ -1,10 +1,8 @@
 //! Chooses ranges, and the repairs that help: by the noise that rounding adds to the answers.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result};
 use graft_onnx::quantize::RangeMethod;
-use graft_onnx::{Affine, Factors, Format, Layers, Outputs, Quantization};
+use graft_onnx::{Activations, Affine, Factors, Format, Layers, Outputs, Quantization, Value};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -38,6 +36,8 @@ pub(super) struct Found {
     pub(super) method: String,
     pub(super) repairs: Vec<Repair>,
     pub(super) tried: Vec<Tried>,
+    /// The best ranges of the network as it is.
+    pub(super) plain: Activations,
 }
 
 /// The search, with the pictures by which ways of rounding are compared.
@@ -71,6 +71,7 @@ impl<'a> Search<'a> {
         let mut tried = vec![];
         let seen = self.observe(self.layers, self.plan.calibration, |done| progress(done, steps))?;
         let (mut best, mut method) = self.ranges(self.layers, &seen, "", &mut tried)?;
+        let plain = best.quantized.quantization.activations.clone();
         let (mut factors, mut repairs, mut features) = (Factors::default(), vec![], None);
         let wants = |r| self.plan.repairs.contains(&r);
         if wants(Repair::Equalize) {
@@ -126,7 +127,7 @@ impl<'a> Search<'a> {
         }
         progress(steps, steps);
         repairs.sort_unstable();
-        Ok(Found { quantized: best.quantized, factors, features, method, repairs, tried })
+        Ok(Found { quantized: best.quantized, factors, features, method, repairs, tried, plain })
     }
 
     fn observe(&self, layers: &Layers, samples: &[Sample], progress: impl FnMut(usize)) -> Result<Vec<Seen>> {
@@ -140,12 +141,7 @@ impl<'a> Search<'a> {
         let first = tried.len();
         let mut best: Option<(Best, String, usize)> = None;
         for method in methods {
-            let mut activations = BTreeMap::new();
-            for (value, seen) in self.source.values.iter().zip(seen) {
-                let (low, high) = seen.observer.range(method).with_context(|| format!("calibrating {}", value.name))?;
-                activations.insert(value.name.clone(), Affine::from_range(low, high));
-            }
-            let quantization = Quantization::nearest(layers, activations)?;
+            let quantization = Quantization::nearest(layers, activations(&self.source.values, seen, method)?)?;
             let quantized = Quantized { layers: layers.clone(), quantization };
             let (noise, same) = self.measure(&quantized)?;
             tried.push(Tried { what: format!("{with}{method}"), noise, same, kept: false });
@@ -217,6 +213,15 @@ impl<'a> Search<'a> {
         }
         Ok(out)
     }
+}
+
+/// Chooses the range of every activation.
+pub(super) fn activations(values: &[Value], seen: &[Seen], method: RangeMethod) -> Result<Activations> {
+    let one = |(value, seen): (&Value, &Seen)| {
+        let (low, high) = seen.observer.range(method).with_context(|| format!("calibrating {}", value.name))?;
+        Ok((value.name.clone(), Affine::from_range(low, high)))
+    };
+    values.iter().zip(seen).map(one).collect()
 }
 
 /// Picks at most `count` samples, spread over all of them: they come sorted by class.

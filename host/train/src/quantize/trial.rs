@@ -46,6 +46,8 @@ pub struct Candidate {
     pub kind: Kind,
     /// Layers that stay in f32.
     pub float_layers: Vec<String>,
+    /// Whether its weights were fine-tuned for it.
+    pub is_tuned: bool,
     /// What came out.
     pub measured: Measured,
     /// Score that is lost.
@@ -151,8 +153,29 @@ impl<'a> Trial<'a> {
             }
         }
         let drop = self.float.score - measured.score;
-        self.candidates.push(Candidate { kind, float_layers, measured, drop, p_value, recall, changed });
+        self.candidates.push(Candidate {
+            kind,
+            float_layers,
+            is_tuned: false,
+            measured,
+            drop,
+            p_value,
+            recall,
+            changed,
+        });
         self.candidates.last().context("expected the candidate that was just added")
+    }
+
+    /// As [`Trial::add`], of a network whose weights were fine-tuned for it.
+    pub(super) fn add_tuned(
+        &mut self,
+        quantized: &Quantized,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<&Candidate> {
+        self.add(Kind::Int8, quantized, progress)?;
+        let last = self.candidates.last_mut().context("expected the candidate that was just added")?;
+        last.is_tuned = true;
+        Ok(last)
     }
 
     /// Returns the score of a network on bytes.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layers::LayerReport;
 use super::trial::{Candidate, Measured, Trial};
-use super::{Kind, Plan, Quantized};
+use super::{Kind, Plan, Quantized, Stage};
 
 /// What to ship, and why.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub struct Verdict {
 pub(super) struct Chosen {
     pub(super) kind: Kind,
     pub(super) quantized: Quantized,
+    /// Whether its weights were fine-tuned for it.
+    pub(super) is_tuned: bool,
 }
 
 /// Tries networks in fewer bits until one is good enough.
@@ -29,12 +31,13 @@ pub(super) fn find(
     quantized: &Quantized,
     layers: &[LayerReport],
     is_pinned: bool,
-    mut progress: impl FnMut(usize, usize),
+    tune: &Tune<'_>,
+    progress: &mut dyn FnMut(Stage, usize, usize),
 ) -> Result<(Verdict, Option<Chosen>)> {
-    let chosen = |kind, quantized: &Quantized| Some(Chosen { kind, quantized: quantized.clone() });
+    let chosen = |kind, quantized: &Quantized| Some(Chosen { kind, quantized: quantized.clone(), is_tuned: false });
     if let Some(kind) = plan.kind.filter(|k| *k != Kind::Mixed) {
         let float = trial.float.clone();
-        let why = format!("as asked for; {}", told(trial.add(kind, quantized, progress)?, &float));
+        let why = format!("as asked for; {}", told(trial.add(kind, quantized, &mut evaluating(progress))?, &float));
         return Ok((Verdict { ship: kind, why }, chosen(kind, quantized)));
     }
     let float = trial.float.clone();
@@ -43,11 +46,21 @@ pub(super) fn find(
     let is_good = |c: &Candidate| c.drop <= plan.budget + 1e-9;
 
     let all = quantized.quantization.layers.len() == quantized.layers.iter().count();
-    let first = trial.add(if all { Kind::Int8 } else { Kind::Mixed }, quantized, &mut progress)?.clone();
+    let first = trial.add(if all { Kind::Int8 } else { Kind::Mixed }, quantized, &mut evaluating(progress))?.clone();
     if is_good(&first) && is_faster(&first) {
         return Ok((Verdict { ship: first.kind, why: told(&first) }, chosen(first.kind, quantized)));
     }
     let mut why = told(&first);
+    if !is_good(&first)
+        && let Some(tuned) = tune(progress)?
+    {
+        let found = trial.add_tuned(&tuned, &mut evaluating(progress))?.clone();
+        why = format!("{}; {why}", told(&found));
+        if is_good(&found) && is_faster(&found) {
+            let chosen = Chosen { kind: Kind::Int8, quantized: tuned, is_tuned: true };
+            return Ok((Verdict { ship: Kind::Int8, why }, Some(chosen)));
+        }
+    }
     if is_pinned && !is_good(&first) {
         why += "; these are the backbone's pinned parameters, and --afresh would choose others";
     } else if !is_good(&first) && is_faster(&first) {
@@ -58,7 +71,7 @@ pub(super) fn find(
             let float = |name: &str| noisiest[..count].iter().any(|l| l.name == name);
             let quantization = quantized.quantization.only(&|name| !float(name));
             let mixed = Quantized { layers: quantized.layers.clone(), quantization };
-            let found = trial.add(Kind::Mixed, &mixed, &mut progress)?.clone();
+            let found = trial.add(Kind::Mixed, &mixed, &mut evaluating(progress))?.clone();
             if is_good(&found) && is_faster(&found) {
                 let why = format!("{}; {why}", told(&found));
                 return Ok((Verdict { ship: Kind::Mixed, why }, chosen(Kind::Mixed, &mixed)));
@@ -70,7 +83,7 @@ pub(super) fn find(
         }
         why += "; no few layers in float mend that and stay faster than float";
     }
-    let weights = trial.add(Kind::Weights, quantized, &mut progress)?.clone();
+    let weights = trial.add(Kind::Weights, quantized, &mut evaluating(progress))?.clone();
     if is_good(&weights) {
         let why = format!("{}; {why}", told(&weights));
         return Ok((Verdict { ship: Kind::Weights, why }, chosen(Kind::Weights, quantized)));
@@ -78,10 +91,18 @@ pub(super) fn find(
     Ok((Verdict { ship: Kind::Float, why: format!("{why}; {}", told(&weights)) }, None))
 }
 
+/// Fine-tunes for int8, if that is asked for.
+pub(super) type Tune<'a> = dyn Fn(&mut dyn FnMut(Stage, usize, usize)) -> Result<Option<Quantized>> + 'a;
+
+fn evaluating(progress: &mut dyn FnMut(Stage, usize, usize)) -> impl FnMut(usize, usize) {
+    |done, of| progress(Stage::Evaluating, done, of)
+}
+
 /// Says what a candidate loses and saves.
 fn told(c: &Candidate, float: &Measured) -> String {
     let what = match c.kind {
         Kind::Float => "float".to_owned(),
+        Kind::Int8 if c.is_tuned => "int8 with its weights fine-tuned for it".to_owned(),
         Kind::Int8 => "int8".to_owned(),
         Kind::Mixed => format!("int8 with {} in float", c.float_layers.join(", ")),
         Kind::Weights => "8-bit weights alone".to_owned(),

@@ -46,7 +46,7 @@ impl Engine {
         let from = self.network.nodes[i].inputs[0];
         let (input, output) = (self.shapes[from], self.shapes[i]);
         let window = window(self.network.padding, input.size, c.kernel, c.stride);
-        let weight = &weights.parameter(&format!("{}.weight", c.name))?.values;
+        let weight = weights.parameter(&format!("{}.weight", c.name))?.used();
         let pieces = pieces(window, &input, &output, pictures);
         let kernel = if c.groups > 1 {
             Forward::Depthwise(Depthwise::of_taps(window, c.outputs, weight))
@@ -55,7 +55,7 @@ impl Engine {
             Forward::Dense(dense.forward(weight, input.size, pieces[0].pictures, &mut self.threads))
         };
         let width = output.stride;
-        let centre = padded_vector(&weights.vector(&format!("{}.running_mean", c.norm))?);
+        let centre = padded_vector(&weights.used(&format!("{}.running_mean", c.norm))?);
         let mut sums = Sums::zeros(width);
         for piece in &pieces {
             let x = activation(
@@ -112,12 +112,12 @@ impl Engine {
             }
             None => {
                 let wide = |part: &str| -> Result<Vec<f64>> {
-                    Ok(padded_vector(&weights.vector(&name(part))?).into_iter().map(f64::from).collect())
+                    Ok(padded_vector(&weights.used(&name(part))?).into_iter().map(f64::from).collect())
                 };
                 (wide("running_mean")?, wide("running_var")?)
             }
         };
-        let (gamma, beta) = (&weights.parameter(&name("weight"))?.values, &weights.parameter(&name("bias"))?.values);
+        let (gamma, beta) = (weights.parameter(&name("weight"))?.used(), weights.parameter(&name("bias"))?.used());
         let mut n = Normalisation::closed_by(function(c.activation));
         for (channel, (mean, variance)) in mean.iter().zip(&variance).enumerate() {
             let rstd = 1.0 / (variance + f64::from(self.network.bn_eps)).sqrt();
@@ -162,7 +162,7 @@ impl Engine {
         let pieces = pieces(window, &input, &output, pictures);
         let at_once = pieces[0].pictures;
         let backward =
-            (wanted && c.groups == 1).then(|| dense.backward(&weight.values, input.size, at_once, &mut self.threads));
+            (wanted && c.groups == 1).then(|| dense.backward(weight.used(), input.size, at_once, &mut self.threads));
         let need = backward.as_ref().map_or(0, |b| b.scratch(input.size, at_once));
         grow(&mut self.scratch.kernel, need);
         // Where another node has left a gradient already, this one's is added to it.
@@ -209,7 +209,7 @@ impl Engine {
                 }
                 None => {
                     for (dx, dz) in dx.chunks_exact_mut(input.numbers()).zip(dz.chunks_exact(output.numbers())) {
-                        depthwise::input_gradient(isa, threads, window, &weight.values, dz, input.size, width, dx);
+                        depthwise::input_gradient(isa, threads, window, weight.used(), dz, input.size, width, dx);
                     }
                 }
             }
