@@ -15,7 +15,7 @@ use graft_train::quantize::{
     Candidate, Explanation, Kind, LayerReport, Measured, Pins, Plan, Repair, Report, Stage, Tuning, Verdict, quantize,
 };
 use graft_train::run::{Run, write_atomic};
-use serde_json::json;
+use serde::Serialize;
 
 use super::train::{Columns, cache_folder};
 use crate::model_file;
@@ -169,12 +169,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     let seconds = start.elapsed().as_secs_f64();
     let written = outcome.onnx.as_ref().map(|_| out);
     if args.json {
-        let mut told = serde_json::to_value(&outcome.report)?;
-        if let Some(told) = told.as_object_mut() {
-            told.insert("out".into(), json!(written));
-            told.insert("seconds".into(), json!(seconds));
-        }
-        ui.json(&told)?;
+        ui.json(&Told { report: &outcome.report, out: written, seconds })?;
     } else {
         report(ui, &outcome.report, sets.is_one)?;
         if let Some(out) = written {
@@ -196,6 +191,14 @@ impl std::fmt::Display for Refused {
 }
 
 impl std::error::Error for Refused {}
+
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    out: Option<&'a PathBuf>,
+    seconds: f64,
+}
 
 /// The pictures, of which those for ranges and those for the price are not the same.
 struct Sets {
