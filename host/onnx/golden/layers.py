@@ -10,7 +10,7 @@ import pathlib
 
 import numpy as np
 import onnxruntime
-from draw import bell, draw
+from bell import bell, draw
 from onnx import TensorProto, helper
 
 DAMPING = 0.01

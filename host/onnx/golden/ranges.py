@@ -10,7 +10,7 @@ import json
 import pathlib
 
 import numpy as np
-from draw import bell, draw
+from bell import bell, draw
 from onnxruntime.quantization.calibrate import HistogramCollector
 
 COUNT = 20_000

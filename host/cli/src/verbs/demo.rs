@@ -227,12 +227,9 @@ const CALIBRATION: usize = 60;
 /// Quantizes a run; the backbone's parameters are pinned in the demo's folder, so that its bytes stay as they are on the
 /// device when the head is another.
 fn quantized(out: &Path, run: &Run, sets: &Sets, ui: &Ui) -> Result<Outcome> {
-    let n = sets.train.samples.len();
-    let count = CALIBRATION.min(n);
-    let calibration = sets.train.part((0..count).map(|i| i * n / count));
     let plan = quantize::Plan {
         run,
-        calibration: &calibration.samples,
+        calibration: &Dataset::spread(&sets.train.samples, CALIBRATION),
         test: &sets.test,
         ranges: None,
         repairs: &Repair::ALL,

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use graft_onnx::quantize::RangeMethod;
 use graft_runtime::unsupported_operators;
-use graft_train::dataset::Dataset;
+use graft_train::dataset::{Dataset, Sample};
 use graft_train::fit::Schedule;
 use graft_train::pictures::OnBad;
 use graft_train::qat;
@@ -130,7 +130,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     let stop = Arc::clone(&ui.stop);
     let plan = Plan {
         run: &run,
-        calibration: &sets.calibration.samples,
+        calibration: &sets.calibration,
         test: &sets.test,
         ranges: (args.method != "auto").then(|| args.method.parse::<RangeMethod>()).transpose()?,
         repairs: &repairs,
@@ -202,7 +202,7 @@ struct Told<'a> {
 
 /// The pictures, of which those for ranges and those for the price are not the same.
 struct Sets {
-    calibration: Dataset,
+    calibration: Vec<Sample>,
     /// All that may be learnt from.
     train: Dataset,
     test: Dataset,
@@ -222,15 +222,14 @@ impl Sets {
         let data = Dataset::open_as(data, None, &columns)?;
         let n = data.samples.len();
         if let Some(test) = &args.test {
-            let count = args.calibration_pictures.min(n);
-            let calibration = data.part((0..count).map(|i| i * n / count));
+            let calibration = Dataset::spread(&data.samples, args.calibration_pictures);
             return Ok(Self { calibration, train: data, test: Dataset::open_as(test, None, &columns)?, is_one: false });
         }
         // Half of them at most show ranges: the price must be told by others.
         let share = (args.calibration_pictures as f64 / n as f64).min(0.5);
         let (test, calibration) = data.split(share, 0);
-        let calibration = data.part(calibration);
-        Ok(Self { train: calibration.clone(), calibration, test: data.part(test), is_one: true })
+        let train = data.part(calibration);
+        Ok(Self { calibration: train.samples.clone(), train, test: data.part(test), is_one: true })
     }
 }
 

@@ -1,23 +1,11 @@
-//! What tests share with the scripts of `host/onnx/golden`: numbers drawn from a name, as `draw.py` has them.
+//! What tests share with the scripts of `host/onnx/golden`: numbers drawn from a name.
 
-/// FNV-1a.
-fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
-}
+#[path = "../../../../models/zoo/golden/draw.rs"]
+mod draw;
 
-/// Numbers of [0, 1): as `draw` of `draw.py`.
-pub(super) fn draw(name: &str, len: usize) -> Vec<f64> {
-    let start = hash(name);
-    let number = |i: usize| {
-        let mut x = start.wrapping_add((i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((x ^ (x >> 31)) >> 40) as f64 / f64::from(1 << 24)
-    };
-    (0..len).map(number).collect()
-}
+pub(super) use draw::draw;
 
-/// Nearly normal: as `bell` of `draw.py`.
+/// Nearly normal: as `bell` of `bell.py`.
 pub(super) fn bell(name: &str, len: usize) -> Vec<f64> {
     draw(name, 12 * len).chunks(12).map(|c| c.iter().sum::<f64>() - 6.0).collect()
 }

@@ -181,6 +181,12 @@ impl Dataset {
         Self { task: self.task, labels: self.labels.clone(), samples, ignored: vec![] }
     }
 
+    /// Returns at most `count` samples, spread over all of them: they come sorted by key, and so by class.
+    pub fn spread(samples: &[Sample], count: usize) -> Vec<Sample> {
+        let (n, count) = (samples.len(), count.min(samples.len()));
+        (0..count).map(|i| samples[i * n / count].clone()).collect()
+    }
+
     /// Returns the number of pictures of each class.
     pub fn counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.labels.len()];

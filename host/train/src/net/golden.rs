@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use graft_onnx::quantize::RangeMethod;
-use graft_onnx::{Export, Format, Layers, Metadata, Observer, Outputs, Quantization, values};
-use graft_runtime::{Model, PREPROCESSING, PREPROCESSING_DIGEST};
+use graft_onnx::{Format, Observer, Outputs, Quantization, values};
+use graft_runtime::Model;
 use graft_zoo::network::{Op, Parameter, Role};
 use graft_zoo::{Architecture, Names, Padding, names};
 
+use super::exported::Float;
 use super::*;
 use crate::metrics::argmax;
 
@@ -34,22 +35,10 @@ struct Record {
     samples: Vec<f64>,
 }
 
-/// FNV-1a.
-fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
-}
+#[path = "../../../../models/zoo/golden/draw.rs"]
+mod draw;
 
-/// Numbers of [0, 1): as `draw` of `layers.py`.
-fn draw(name: &str, len: usize) -> Vec<f64> {
-    let start = hash(name);
-    let number = |i: usize| {
-        let mut x = start.wrapping_add((i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((x ^ (x >> 31)) >> 40) as f64 / f64::from(1 << 24)
-    };
-    (0..len).map(number).collect()
-}
+use draw::{draw, hash};
 
 /// As `fill` of `layers.py`.
 fn fill(name: &str, shape: &[usize], role: Role) -> Tensor {
@@ -131,20 +120,9 @@ impl Case {
         Net::new(network, &self.backbone, &self.head, &self.preprocessing, 0, Norm::Frozen, &device).unwrap()
     }
 
-    fn layers(&self) -> Layers {
-        Layers::fold(&self.network, &self.backbone, Some(&self.head)).unwrap()
-    }
-
-    fn write(&self, format: Format<'_>, outputs: Outputs) -> Vec<u8> {
-        let export = Export { network: &self.network, layers: &self.layers(), preprocessing: &self.preprocessing };
-        export.write(format, outputs, &self.metadata()).unwrap()
-    }
-
-    fn metadata(&self) -> Metadata {
-        Metadata::from([
-            (PREPROCESSING.to_owned(), self.preprocessing.to_json()),
-            (PREPROCESSING_DIGEST.to_owned(), self.preprocessing.digest()),
-        ])
+    fn float(&self) -> Float {
+        let (network, backbone, head) = (self.network.clone(), self.backbone.clone(), self.head.clone());
+        Float { network, backbone, head, preprocessing: self.preprocessing.clone() }
     }
 
     /// The name that the file has for what a node computes, as far as that has one.
@@ -199,7 +177,7 @@ fn every_node_gives_what_torchvision_and_timm_give() {
 #[test]
 fn exported_graphs_run_on_our_kernels_and_give_the_same() {
     for case in Case::all() {
-        let model = Model::from_onnx(&case.write(Format::Float, Outputs::Last)).unwrap();
+        let model = Model::from_onnx(&case.float().write(Format::Float, Outputs::Last)).unwrap();
         assert!(model.engine().contains("kernels"), "{}: {}", case.what, model.engine());
         assert_recorded(&case.what, case.golden.nodes.last().unwrap(), &model.run(&picture()).unwrap()[0], 1e-4);
     }
@@ -222,7 +200,7 @@ fn int8_graphs_answer_as_the_float_ones_do() {
                 (0..(SIDE * SIDE * 3) as usize).map(|i| (number(i) + rng.range(-20.0, 20.0)) as u8).collect()
             })
             .collect();
-        let watched = Model::from_onnx(&case.write(Format::Float, Outputs::Activations)).unwrap();
+        let watched = Model::from_onnx(&case.float().write(Format::Float, Outputs::Activations)).unwrap();
         let names: Vec<String> = values(&case.network).into_iter().map(|v| v.name).collect();
         let outputs = watched.outputs();
         let mut observers = vec![Observer::default(); names.len()];
@@ -240,8 +218,8 @@ fn int8_graphs_answer_as_the_float_ones_do() {
             (name.clone(), graft_onnx::Affine::from_range(low, high))
         };
         let activations = names.iter().zip(&observers).map(range).collect();
-        let quantization = Quantization::nearest(&case.layers(), activations).unwrap();
-        let model = Model::from_onnx(&case.write(Format::Bytes(&quantization), Outputs::Last)).unwrap();
+        let quantization = Quantization::nearest(&case.float().layers(), activations).unwrap();
+        let model = Model::from_onnx(&case.float().write(Format::Bytes(&quantization), Outputs::Last)).unwrap();
         assert!(model.engine().contains("kernels"), "{id}: {}", model.engine());
         let answers = float.iter().zip(&pictures).map(|(f, p)| (argmax(f), argmax(&model.run(p).unwrap()[0])));
         let equal = answers.filter(|(a, b)| a == b).count();

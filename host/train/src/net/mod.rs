@@ -371,6 +371,8 @@ pub fn random(network: &Network, classes: usize, seed: u64) -> (Tensors, Head) {
 }
 
 #[cfg(test)]
+mod exported;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::observe::{self, Seen, answers, crops, noise};
 use super::repair::{Moments, Repair, correct_biases, means};
 use super::{Plan, Quantized, Source};
-use crate::dataset::Sample;
+use crate::dataset::{Dataset, Sample};
 use crate::metrics::argmax;
 use crate::rng::Rng;
 
@@ -60,7 +60,8 @@ struct Best {
 impl<'a> Search<'a> {
     /// Has the float network answer the pictures that are compared.
     pub(super) fn new(plan: &'a Plan<'a>, source: &'a Source<'a>, layers: &'a Layers) -> Result<Self> {
-        let compared = crops(&spread(plan.calibration, COMPARED), &plan.run.record.preprocessing, plan.on_bad)?;
+        let compared =
+            crops(&Dataset::spread(plan.calibration, COMPARED), &plan.run.record.preprocessing, plan.on_bad)?;
         let float = answers(&source.write(layers, Format::Float, Outputs::Last)?, &compared)?;
         Ok(Self { plan, source, layers, compared, float })
     }
@@ -81,7 +82,7 @@ impl<'a> Search<'a> {
                 let mut layers = self.layers.clone();
                 found.apply(&mut layers);
                 // A few pictures tell whether it is worth while to watch all of them again.
-                let few = spread(self.plan.calibration, FEW);
+                let few = Dataset::spread(self.plan.calibration, FEW);
                 let seen = self.observe(&layers, &few, |_| ())?;
                 let first = self.ranges(&layers, &seen, "equalize, ", &mut vec![])?.0;
                 if first.noise < WORTH * best.noise {
@@ -103,7 +104,7 @@ impl<'a> Search<'a> {
         }
         if wants(Repair::Bias) {
             // Both networks' means must be those of the same pictures: pictures differ more than networks do.
-            let samples = spread(self.plan.calibration, COMPARED);
+            let samples = Dataset::spread(self.plan.calibration, COMPARED);
             let watch = |onnx: &[u8]| -> Result<_> {
                 let seen = observe::observe(onnx, &self.source.values, &samples, self.plan.on_bad, |_| ())?;
                 Ok(means(&self.source.values, &seen))
@@ -222,12 +223,6 @@ pub(super) fn activations(values: &[Value], seen: &[Seen], method: RangeMethod) 
         Ok((value.name.clone(), Affine::from_range(low, high)))
     };
     values.iter().zip(seen).map(one).collect()
-}
-
-/// Picks at most `count` samples, spread over all of them: they come sorted by class.
-pub(super) fn spread(samples: &[Sample], count: usize) -> Vec<Sample> {
-    let (n, count) = (samples.len(), count.min(samples.len()));
-    (0..count).map(|i| samples[i * n / count].clone()).collect()
 }
 
 /// Pictures on which ways of rounding are compared.

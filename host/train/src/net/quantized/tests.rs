@@ -3,43 +3,17 @@
 use std::cell::RefCell;
 
 use graft_onnx::quantize::{RangeMethod, quantize_weights};
-use graft_onnx::{Export, Format, Layers, Metadata, Observer, Outputs, Quantization, values};
-use graft_runtime::{Model, PREPROCESSING, PREPROCESSING_DIGEST};
+use graft_onnx::{Format, Observer, Outputs, Quantization, values};
+use graft_runtime::Model;
 use graft_zoo::network::{Activation, Conv, Linear, SqueezeExcite};
 use graft_zoo::{Architecture, Padding};
 
+use super::super::exported::Float;
 use super::super::tests::{assert_near, by_candle, largest, net_of, smoothed};
 use super::super::*;
 use super::*;
 
-/// Weights of a float network as they are exported.
-struct Float {
-    network: Network,
-    backbone: Tensors,
-    head: Head,
-    preprocessing: Preprocessing,
-}
-
 impl Float {
-    fn of(net: &Net, network: &Network) -> Self {
-        let (backbone, head) = net.finish().unwrap();
-        Self { network: network.clone(), backbone, head, preprocessing: net.preprocessing.clone() }
-    }
-
-    fn layers(&self) -> Layers {
-        Layers::fold(&self.network, &self.backbone, Some(&self.head)).unwrap()
-    }
-
-    fn write(&self, format: Format<'_>, outputs: Outputs) -> Vec<u8> {
-        let export = Export { network: &self.network, layers: &self.layers(), preprocessing: &self.preprocessing };
-        export.write(format, outputs, &self.metadata()).unwrap()
-    }
-
-    fn metadata(&self) -> Metadata {
-        let p = &self.preprocessing;
-        Metadata::from([(PREPROCESSING.to_owned(), p.to_json()), (PREPROCESSING_DIGEST.to_owned(), p.digest())])
-    }
-
     fn calibrate(&self, pictures: &[Vec<u8>], method: RangeMethod) -> Activations {
         let graph = self.write(Format::Float, Outputs::Activations);
         let model = Model::from_onnx(&graph).unwrap();

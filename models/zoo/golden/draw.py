@@ -21,8 +21,3 @@ def draw(name: str, count: int) -> np.ndarray:
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         x = x ^ (x >> np.uint64(31))
     return (x >> np.uint64(40)).astype(np.float64) / 2.0**24
-
-
-def bell(name: str, count: int) -> np.ndarray:
-    """Nearly normal: the sum of twelve draws less six, which is exact."""
-    return draw(name, 12 * count).reshape(count, 12).sum(axis=1) - 6.0
