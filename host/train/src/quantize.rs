@@ -200,7 +200,9 @@ pub fn quantize(plan: &Plan<'_>, mut progress: impl FnMut(Stage, usize, usize)) 
     let mut trial = Trial::new(plan, &source, &layers, |done, of| progress(Stage::Evaluating, done, of))?;
     let tune = |progress: &mut dyn FnMut(Stage, usize, usize)| tuned(plan, &fresh.plain, progress);
     let (verdict, chosen) = verdict::find(plan, &mut trial, quantized, &told, pinned.is_some(), &tune, &mut progress)?;
-    let pinned_cost = match (&applied, trial.candidates.first()) {
+    // Only numbers on bytes go by what is pinned.
+    let on_bytes = trial.candidates.first().filter(|c| matches!(c.kind, Kind::Int8 | Kind::Mixed));
+    let pinned_cost = match (&applied, on_bytes) {
         (Some(_), Some(first)) => Some(
             trial.score(&fresh.quantized, |done, of| progress(Stage::Evaluating, done, of))? - first.measured.score,
         ),
@@ -231,11 +233,8 @@ pub fn quantize(plan: &Plan<'_>, mut progress: impl FnMut(Stage, usize, usize)) 
 }
 
 /// Returns how the activations of a run are rounded by one method.
-///
-/// # Errors
-///
-/// If no picture can be read, or the graph cannot be written or run.
-pub fn ranges(run: &Run, samples: &[Sample], method: RangeMethod) -> Result<Activations> {
+#[cfg(test)]
+pub(crate) fn ranges(run: &Run, samples: &[Sample], method: RangeMethod) -> Result<Activations> {
     let source = Source { run, values: values(run.network()) };
     let watched = source.write(&run.layers()?, Format::Float, Outputs::Activations)?;
     let seen = observe::observe(&watched, &source.values, samples, OnBad::Skip, |_| ())?;

@@ -113,6 +113,9 @@ fn a_new_head_leaves_the_pinned_backbone_as_it_was() {
     let few = test.part(0..8);
     let two = done(&Plan { pins: pins(), calibration: &few.samples, ..plan(&other, &train, &test) });
     assert!(two.report.calibration.pinned_cost.is_some());
+    let halves =
+        Plan { kind: Some(Kind::Half), pins: pins(), calibration: &few.samples, ..plan(&other, &train, &test) };
+    assert!(done(&halves).report.calibration.pinned_cost.is_none(), "halves go by nothing that is pinned");
     let (one, two) = (one.onnx.unwrap(), two.onnx.unwrap());
     let large = |onnx: &[u8]| -> Vec<Vec<u8>> {
         let borders = graft_onnx::tensor_borders(onnx).unwrap();
