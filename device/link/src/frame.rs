@@ -211,6 +211,11 @@ impl Decoder {
         self.skipped
     }
 
+    /// Returns the bytes set aside for what is not yet understood.
+    pub fn memory(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     fn seek_magic(&mut self) {
         let rest = self.buffer.get(self.start..).unwrap_or_default();
         let found = rest.windows(2).position(|pair| pair == MAGIC);

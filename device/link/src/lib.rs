@@ -7,6 +7,7 @@ pub mod channel;
 pub mod connection;
 pub mod frame;
 pub mod messages;
+pub mod simulated;
 pub mod transport;
 
 pub use connection::{Client, Greeting, LinkError, Service, serve};

@@ -6,8 +6,10 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-/// Version of the messages, carried in `Hello`. A device answers another one with `Refused(Version)`.
-pub const PROTOCOL_VERSION: u16 = 1;
+/// Newest version of the messages that is spoken here; `Hello` finds the newest that both sides speak.
+pub const PROTOCOL_VERSION: u16 = 2;
+/// Oldest version that is spoken here.
+pub const OLDEST_PROTOCOL: u16 = 1;
 /// Largest message, in bytes, encoded.
 pub const MAX_MESSAGE: usize = 1 << 20;
 
@@ -63,6 +65,101 @@ pub enum Request {
         /// At most this many.
         count: u32,
     },
+    /// Asks what the device is made of. Since protocol 2, as all below.
+    About,
+    /// Has the same bytes sent back, to try the line.
+    Echo {
+        /// Anything.
+        #[serde(with = "bytes")]
+        bytes: Vec<u8>,
+    },
+    /// Has the device go on at another rate of the line, once its answer is there. It returns to the rate of its
+    /// configuration at the end of the session, and when it hears nothing good.
+    Rate {
+        /// Bits a second.
+        bits_per_second: u32,
+    },
+    /// Asks for the newest entries of the device's log of bundles.
+    Log {
+        /// At most this many.
+        count: u32,
+    },
+    /// Gives the device another name.
+    Rename {
+        /// 1 to 64 printable characters.
+        name: String,
+    },
+    /// Asks for the device's clock, after setting it if a time is given.
+    Clock {
+        /// Milliseconds since 1970.
+        set_unix_ms: Option<u64>,
+    },
+    /// Has the device start anew.
+    Restart {
+        /// What of it.
+        what: Restart,
+    },
+    /// Has the device prove who it is.
+    Prove {
+        /// Random, and new each time.
+        nonce: [u8; 32],
+    },
+    /// Says who the host is; answers the challenge in `Proof`.
+    Identify {
+        /// The host's ed25519 key.
+        key: [u8; 32],
+        /// Over what `docs/formats/link.md` says.
+        #[serde(with = "bytes")]
+        signature: Vec<u8>,
+    },
+}
+
+/// What starts anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Restart {
+    /// The daemon alone.
+    Daemon,
+    /// The board.
+    Board,
+}
+
+impl Request {
+    /// Returns the request's name, for messages.
+    pub fn name(&self) -> &'static str {
+        self.told().0
+    }
+
+    /// Returns the first protocol that has it.
+    pub fn since(&self) -> u16 {
+        self.told().1
+    }
+
+    fn told(&self) -> (&'static str, u16) {
+        match self {
+            Self::Hello { .. } => ("Hello", 1),
+            Self::Info => ("Info", 1),
+            Self::Slots => ("Slots", 1),
+            Self::Begin { .. } => ("Begin", 1),
+            Self::Missing => ("Missing", 1),
+            Self::Chunk { .. } => ("Chunk", 1),
+            Self::Finish => ("Finish", 1),
+            Self::Commit => ("Commit", 1),
+            Self::Rollback => ("Rollback", 1),
+            Self::Classify { .. } => ("Classify", 1),
+            Self::Screen => ("Screen", 1),
+            Self::Recent { .. } => ("Recent", 1),
+            Self::About => ("About", 2),
+            Self::Echo { .. } => ("Echo", 2),
+            Self::Rate { .. } => ("Rate", 2),
+            Self::Log { .. } => ("Log", 2),
+            Self::Rename { .. } => ("Rename", 2),
+            Self::Clock { .. } => ("Clock", 2),
+            Self::Restart { .. } => ("Restart", 2),
+            Self::Prove { .. } => ("Prove", 2),
+            Self::Identify { .. } => ("Identify", 2),
+        }
+    }
 }
 
 /// What the device answers.
@@ -122,6 +219,57 @@ pub enum Response {
     },
     /// Comes any number of times before the answer.
     Progress(Progress),
+    /// Answers `About`. Since protocol 2, as all below.
+    About(About),
+    /// Answers `Echo`.
+    Echo {
+        /// The bytes as they came.
+        #[serde(with = "bytes")]
+        bytes: Vec<u8>,
+    },
+    /// Answers `Log`, newest first.
+    Log(Vec<LogEntry>),
+    /// Answers `Clock`.
+    Clock {
+        /// The device's clock, milliseconds since 1970.
+        unix_ms: u64,
+        /// Whether the clock of the system was set, and not the daemon's alone.
+        is_system: bool,
+    },
+    /// Answers `Prove`.
+    Proof {
+        /// The device's ed25519 key.
+        key: [u8; 32],
+        /// Over what `docs/formats/link.md` says.
+        #[serde(with = "bytes")]
+        signature: Vec<u8>,
+        /// What a host signs to say who it is; good for this session.
+        challenge: [u8; 32],
+    },
+}
+
+/// What a device is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct About {
+    /// The board as its firmware names it; empty where it does not.
+    pub board: String,
+    /// The system.
+    pub system: String,
+    /// The device's ed25519 key, which `Prove` has it prove.
+    pub key: [u8; 32],
+    /// Largest bundle taken, in bytes on the device's disk.
+    pub max_bundle_bytes: u64,
+    /// Whether this host may only read status, because its key is not trusted.
+    pub is_guarded: bool,
+}
+
+/// One entry of the device's log of bundles.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// The device's clock, milliseconds since 1970.
+    pub unix_ms: u64,
+    /// What happened.
+    pub text: String,
 }
 
 /// How far a long request has come.
@@ -265,6 +413,8 @@ pub enum RefusalCode {
     Unsupported,
     /// The device has a fault of its own.
     Internal,
+    /// The host's key is not trusted.
+    Untrusted,
     /// A reason newer than this version.
     Other(u16),
 }
@@ -285,7 +435,7 @@ impl From<RefusalCode> for u16 {
 }
 
 /// The numbers of `docs/formats/link.md`.
-const KNOWN_CODES: [(RefusalCode, u16); 12] = [
+const KNOWN_CODES: [(RefusalCode, u16); 13] = [
     (RefusalCode::Digest, 1),
     (RefusalCode::Signature, 2),
     (RefusalCode::Gate, 3),
@@ -298,6 +448,7 @@ const KNOWN_CODES: [(RefusalCode, u16); 12] = [
     (RefusalCode::State, 10),
     (RefusalCode::Unsupported, 11),
     (RefusalCode::Internal, 12),
+    (RefusalCode::Untrusted, 13),
 ];
 
 /// A set of chunk numbers as ascending runs `(first, count)`.
@@ -435,6 +586,15 @@ mod tests {
         assert_eq!(last, [0, 11, 1]);
         let refused = Response::Refused { code: RefusalCode::Gate, message: "no".into() };
         assert_eq!(encode(0, &refused).unwrap(), [0, 10, 3, 2, b'n', b'o']);
+    }
+
+    #[test]
+    fn the_numbers_of_protocol_2_stay() {
+        let identify = Request::Identify { key: [7; 32], signature: vec![9] };
+        assert_eq!(encode(0, &identify).unwrap(), [&[0, 20][..], &[7; 32], &[1, 9]].concat());
+        assert_eq!(encode(0, &Request::Restart { what: Restart::Board }).unwrap(), [0, 18, 1]);
+        let proof = Response::Proof { key: [1; 32], signature: vec![2], challenge: [3; 32] };
+        assert_eq!(encode(0, &proof).unwrap(), [&[0, 16][..], &[1; 32], &[1, 2], &[3; 32]].concat());
     }
 
     #[test]

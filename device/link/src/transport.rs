@@ -1,9 +1,12 @@
-//! Transports: whatever carries bytes both ways. The in-memory pair and the faulty one are for tests everywhere.
+//! Transports: whatever carries bytes both ways. The in-memory pair and the faulty one are for tests everywhere; a
+//! line with a pace and a rate is in [`crate::simulated`].
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+#[cfg(unix)]
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A byte stream with patience.
@@ -21,6 +24,26 @@ pub trait Transport: Send {
     ///
     /// As [`Transport::read`].
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Returns the time since any fixed moment. A simulated line has a time of its own.
+    fn now(&self) -> Duration {
+        static START: OnceLock<Instant> = OnceLock::new();
+        START.get_or_init(Instant::now).elapsed()
+    }
+
+    /// Returns the bits a second, where the line has such a thing.
+    fn rate(&self) -> Option<u32> {
+        None
+    }
+
+    /// Lets what was written leave, drops what has come and was not read, and goes on at another rate.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] where a line has no rate, or not this one; else as [`Transport::read`].
+    fn set_rate(&mut self, _bits_per_second: u32) -> io::Result<()> {
+        Err(ErrorKind::Unsupported.into())
+    }
 }
 
 impl<T: Transport + ?Sized> Transport for Box<T> {
@@ -30,6 +53,40 @@ impl<T: Transport + ?Sized> Transport for Box<T> {
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         (**self).write_all(bytes)
+    }
+
+    fn now(&self) -> Duration {
+        (**self).now()
+    }
+
+    fn rate(&self) -> Option<u32> {
+        (**self).rate()
+    }
+
+    fn set_rate(&mut self, bits_per_second: u32) -> io::Result<()> {
+        (**self).set_rate(bits_per_second)
+    }
+}
+
+impl<T: Transport + ?Sized> Transport for &mut T {
+    fn read(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<usize> {
+        (**self).read(buffer, patience)
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        (**self).write_all(bytes)
+    }
+
+    fn now(&self) -> Duration {
+        (**self).now()
+    }
+
+    fn rate(&self) -> Option<u32> {
+        (**self).rate()
+    }
+
+    fn set_rate(&mut self, bits_per_second: u32) -> io::Result<()> {
+        (**self).set_rate(bits_per_second)
     }
 }
 
@@ -49,6 +106,9 @@ pub fn read_patiently(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<u
     }
 }
 
+/// Longest wait for a peer that takes nothing.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+
 impl Transport for TcpStream {
     fn read(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<usize> {
         self.set_read_timeout(Some(patience.max(LEAST)))?;
@@ -56,6 +116,20 @@ impl Transport for TcpStream {
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.set_write_timeout(Some(WRITE_PATIENCE))?;
+        Write::write_all(self, bytes)
+    }
+}
+
+#[cfg(unix)]
+impl Transport for UnixStream {
+    fn read(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<usize> {
+        self.set_read_timeout(Some(patience.max(LEAST)))?;
+        read_patiently(self, buffer)
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.set_write_timeout(Some(WRITE_PATIENCE))?;
         Write::write_all(self, bytes)
     }
 }

@@ -3,7 +3,7 @@
 //! Does no I/O and has no clock: the caller passes in bytes and the time since any fixed moment, and takes
 //! out bytes and events. Spec: `docs/formats/link.md`.
 
-use crate::frame::{Decoder, Frame, FrameError, Kind, MAX_PAYLOAD, Role};
+use crate::frame::{Decoder, Frame, FrameError, Kind, MAX_FRAME, MAX_PAYLOAD, Role};
 use crate::messages::MAX_MESSAGE;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,13 +21,21 @@ pub const MAX_WINDOW: u16 = 128;
 const STALL: Duration = Duration::from_millis(250);
 /// Time between two attempts to open a session.
 const OPEN_EVERY: Duration = Duration::from_millis(300);
+/// Events kept for a caller that does not take them; older ones go.
+const EVENTS_MAX: usize = 8;
+/// Most bytes that one side of a session holds, as long as its caller sends only while less than [`BACKLOG_MAX`] waits
+/// to arrive: what came and was not read, a message being joined (its buffer doubles as it grows), pieces that came
+/// early, an answer over the backlog with a copy of what is on its way, and what the decoder looks at.
+pub const MEMORY_MAX: usize = receiver::MEMORY_MAX + sender::MEMORY_MAX + 4 * MAX_FRAME;
+/// Bytes on their way at which nothing more should be sent.
+pub const BACKLOG_MAX: usize = 128 << 10;
 
 /// What a channel may use; the smaller of both sides' window and fragment counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChannelConfig {
     /// Pieces on their way at once, 1 to [`MAX_WINDOW`].
     pub window: u16,
-    /// Bytes in one piece, 16 to [`MAX_PAYLOAD`].
+    /// Most bytes in one piece, 16 to [`MAX_PAYLOAD`]; fewer where the line loses pieces.
     pub fragment: u16,
     /// After this silence the initiator asks whether the peer is there.
     pub ping_after: Duration,
@@ -38,7 +46,7 @@ pub struct ChannelConfig {
 impl ChannelConfig {
     /// What the host uses: notices a lost device within ten seconds.
     pub const INITIATOR: Self =
-        Self { window: 64, fragment: 2048, ping_after: Duration::from_secs(2), gone_after: Duration::from_secs(10) };
+        Self { window: 128, fragment: 2048, ping_after: Duration::from_secs(2), gone_after: Duration::from_secs(10) };
     /// What a device uses: more patient, since a host may be busy between two requests.
     pub const RESPONDER: Self = Self { gone_after: Duration::from_secs(30), ..Self::INITIATOR };
 
@@ -123,7 +131,10 @@ pub struct Channel {
     events: VecDeque<Event>,
     /// A frame outside the window: the answer to `Open`, or a `Reset`. The latest replaces an older one.
     control: Option<Frame>,
+    /// When any bytes came.
     heard_at: Duration,
+    /// When a good frame of the session came: noise is no sign of life.
+    alive_at: Duration,
     pinged_at: Duration,
     bad_frames: u64,
     foreign_version: Option<u8>,
@@ -153,6 +164,7 @@ impl Channel {
             events: VecDeque::new(),
             control: None,
             heard_at: now,
+            alive_at: now,
             pinged_at: now,
             bad_frames: 0,
             foreign_version: None,
@@ -164,10 +176,10 @@ impl Channel {
         if bytes.is_empty() {
             return;
         }
-        if now.saturating_sub(self.heard_at) > STALL {
+        if now.saturating_sub(self.heard_at) >= STALL {
             self.decoder.abandon();
         }
-        self.heard_bytes(now);
+        self.heard_at = now;
         while !bytes.is_empty() {
             let taken = self.decoder.push(bytes);
             bytes = bytes.get(taken..).unwrap_or_default();
@@ -194,7 +206,7 @@ impl Channel {
             State::Open => {
                 let stall = self.decoder.has_partial().then(|| self.heard_at + STALL);
                 let ping = (self.role == Role::Initiator).then(|| self.next_ping());
-                let gone = Some(self.heard_at + self.config.gone_after);
+                let gone = Some(self.alive_at + self.config.gone_after);
                 [self.sender.deadline(), self.receiver.ack_deadline(), stall, ping, gone].into_iter().flatten().min()
             }
         }
@@ -255,6 +267,36 @@ impl Channel {
         }
     }
 
+    /// Returns when the peer last gave a sign of life in this session.
+    pub fn alive_at(&self) -> Duration {
+        self.alive_at
+    }
+
+    /// Changes after how much silence the initiator asks whether the peer is there.
+    pub fn set_ping_after(&mut self, silence: Duration) {
+        self.config.ping_after = silence;
+    }
+
+    /// Has the next transmit say what has arrived.
+    pub fn acknowledge(&mut self, now: Duration) {
+        self.receiver.demand_ack(now);
+    }
+
+    /// Returns how much of what was sent lately was lost, 0 to 1.
+    pub fn recent_loss(&self) -> f32 {
+        self.sender.recent_loss()
+    }
+
+    /// Forgets what the line has lost, and sends again what may be: it is another line now.
+    pub fn renew(&mut self) {
+        self.sender.renew();
+    }
+
+    /// Returns the bytes held now; at most [`MEMORY_MAX`].
+    pub fn memory(&self) -> usize {
+        self.receiver.memory() + self.sender.memory() + self.decoder.memory()
+    }
+
     /// Leaves the session; the next transmit tells the peer.
     pub fn close(&mut self) {
         if self.state == State::Open {
@@ -272,6 +314,10 @@ impl Channel {
                     self.bad_frames += 1;
                     if let FrameError::Version { found, .. } = error {
                         self.foreign_version = Some(found);
+                        // A host that knows only another version learns from any frame of ours which one we speak.
+                        if self.role == Role::Responder && self.state != State::Open {
+                            self.control = Some(self.frame(Kind::Reset, 0, Vec::new()));
+                        }
                     }
                 }
             }
@@ -286,6 +332,9 @@ impl Channel {
             _ => {}
         }
         let is_ours = self.state == State::Open && frame.session == self.session();
+        if is_ours {
+            self.alive_at = now;
+        }
         match frame.kind {
             Kind::Reset if is_ours => self.end(CloseReason::Reset),
             Kind::Reset => {}
@@ -337,25 +386,28 @@ impl Channel {
         self.receiver = Receiver::new(window);
         self.control = None;
         self.state = State::Open;
-        (self.heard_at, self.pinged_at) = (now, now);
-        self.events.push_back(Event::Opened);
+        (self.heard_at, self.alive_at, self.pinged_at) = (now, now, now);
+        self.tell(Event::Opened);
     }
 
     fn end(&mut self, reason: CloseReason) {
         self.state = State::Idle;
-        self.events.push_back(Event::Closed(reason));
+        self.tell(Event::Closed(reason));
     }
 
-    fn heard_bytes(&mut self, now: Duration) {
-        self.heard_at = now;
+    fn tell(&mut self, event: Event) {
+        if self.events.len() == EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
     }
 
     fn check_time(&mut self, now: Duration) {
-        if self.decoder.has_partial() && now.saturating_sub(self.heard_at) > STALL {
+        if self.decoder.has_partial() && now.saturating_sub(self.heard_at) >= STALL {
             self.decoder.abandon();
             self.take_frames(now);
         }
-        if self.state == State::Open && now.saturating_sub(self.heard_at) >= self.config.gone_after {
+        if self.state == State::Open && now.saturating_sub(self.alive_at) >= self.config.gone_after {
             self.end(CloseReason::Silent(self.config.gone_after));
         }
     }
@@ -394,7 +446,7 @@ impl Channel {
     }
 
     fn next_ping(&self) -> Duration {
-        self.heard_at.max(self.pinged_at) + self.config.ping_after
+        self.alive_at.max(self.pinged_at) + self.config.ping_after
     }
 
     fn session(&self) -> u16 {

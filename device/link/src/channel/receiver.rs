@@ -1,6 +1,6 @@
 //! The receiving half of a channel: puts pieces in order, joins them to messages, and says what arrived.
 
-use super::MAX_MESSAGE;
+use super::{MAX_MESSAGE, MAX_PAYLOAD, MAX_WINDOW};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -8,8 +8,12 @@ use std::time::Duration;
 const ACK_DELAY: Duration = Duration::from_millis(30);
 /// How many pieces in order are acknowledged together.
 const ACK_EVERY: u32 = 4;
-/// Most bytes of whole messages held for a reader; beyond, pieces are dropped as if the line had lost them.
-const HELD_MAX: usize = 2 * MAX_MESSAGE;
+/// Most bytes of messages held for a reader; beyond, pieces are dropped as if the line had lost them.
+const HELD_MAX: usize = MAX_MESSAGE + (256 << 10);
+/// What a message costs besides its bytes.
+const EACH: usize = 64;
+/// Most bytes held: [`HELD_MAX`], the buffer of a message being joined, which doubles, and pieces that came early.
+pub(super) const MEMORY_MAX: usize = HELD_MAX + MAX_MESSAGE + MAX_WINDOW as usize * (MAX_PAYLOAD + EACH);
 
 /// The message being joined grew over [`MAX_MESSAGE`].
 #[derive(Debug, PartialEq, Eq)]
@@ -50,7 +54,7 @@ impl Receiver {
             self.ack_at = Some(now);
             return Ok(());
         }
-        if self.held + self.joined.len() + payload.len() > HELD_MAX {
+        if self.held + self.joined.len() + payload.len() + EACH > HELD_MAX {
             return Ok(());
         }
         if let Some(place) = ahead.checked_sub(1) {
@@ -77,8 +81,14 @@ impl Receiver {
 
     pub(super) fn take_message(&mut self) -> Option<Vec<u8>> {
         let message = self.messages.pop_front()?;
-        self.held -= message.len();
+        self.held -= message.len() + EACH;
         Some(message)
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        let early: usize = self.early.iter().map(|p| EACH + p.as_ref().map_or(0, |p| p.0.capacity())).sum();
+        let messages: usize = self.messages.iter().map(|m| m.capacity() + EACH).sum();
+        early + messages + self.joined.capacity()
     }
 
     pub(super) fn expected(&self) -> u16 {
@@ -119,6 +129,7 @@ impl Receiver {
 
     fn join(&mut self, payload: Vec<u8>, last: bool) -> Result<(), Overlong> {
         if self.joined.len() + payload.len() > MAX_MESSAGE {
+            self.joined = Vec::new();
             return Err(Overlong);
         }
         if self.joined.is_empty() {
@@ -127,8 +138,9 @@ impl Receiver {
             self.joined.extend_from_slice(&payload);
         }
         if last {
-            let message = std::mem::take(&mut self.joined);
-            self.held += message.len();
+            let mut message = std::mem::take(&mut self.joined);
+            message.shrink_to_fit();
+            self.held += message.len() + EACH;
             self.messages.push_back(message);
         }
         Ok(())
@@ -195,7 +207,7 @@ mod tests {
         for seq in 0..2000 {
             receiver.accept(seq, vec![0; 4096], true, T0).unwrap();
         }
-        assert_eq!(receiver.messages.len(), HELD_MAX / 4096);
+        assert_eq!(receiver.messages.len(), HELD_MAX / (4096 + EACH));
         let next = receiver.expected();
         receiver.take_message();
         receiver.accept(next, vec![0; 4096], true, T0).unwrap();

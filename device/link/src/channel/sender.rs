@@ -1,15 +1,74 @@
 //! The sending half of a channel: cuts messages into pieces, keeps those on their way, and decides which
 //! to send again. Knows the time only as what the caller passes in.
 
+use super::{BACKLOG_MAX, MAX_MESSAGE, MAX_PAYLOAD, MAX_WINDOW};
+use crate::frame::{HEADER_LEN, TRAILER_LEN};
 use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Shortest wait before a piece counts as lost.
 const RTO_MIN: Duration = Duration::from_millis(150);
 /// Longest wait before a piece counts as lost.
-const RTO_MAX: Duration = Duration::from_secs(4);
+const RTO_MAX: Duration = Duration::from_secs(8);
 /// The wait while no round trip has been measured.
 const RTO_FIRST: Duration = Duration::from_secs(1);
+
+/// Most bytes held: an answer put on top of the backlog, and a copy of what is on its way.
+pub(super) const MEMORY_MAX: usize = BACKLOG_MAX + MAX_MESSAGE + 2 * MAX_WINDOW as usize * MAX_PAYLOAD;
+
+/// Fewest bytes in a piece: below, frames cost more than they save.
+const FRAGMENT_MIN: f32 = 64.0;
+/// What a piece costs besides its bytes.
+const OVERHEAD: f32 = (HEADER_LEN + TRAILER_LEN) as f32;
+
+/// What the line has lost lately.
+///
+/// A piece of `n` bytes with `h` around it, of which each is damaged with probability `p`, carries
+/// `n (1 - p)^(n + h) / (n + h)` of the line; that is largest near `n = sqrt(h / p)`. Where pieces are lost whatever
+/// their size, this ends where as much is spent on frames as is lost.
+#[derive(Debug)]
+struct Losses {
+    pieces: f32,
+    lost: f32,
+    bytes: f32,
+    lost_per_byte: f32,
+}
+
+impl Losses {
+    /// Begins as if one piece had been lost in so many bytes: in small steps, which a good line soon lengthens.
+    const PRIOR_BYTES: f32 = 4096.0;
+    /// Older losses than these fade.
+    const BYTES: f32 = 65_536.0;
+    const PIECES: f32 = 64.0;
+
+    fn new() -> Self {
+        Self { pieces: 0.0, lost: 0.0, bytes: Self::PRIOR_BYTES, lost_per_byte: 1.0 }
+    }
+
+    fn add(&mut self, len: usize, is_lost: bool) {
+        let lost = f32::from(u8::from(is_lost));
+        let bytes = len as f32 + OVERHEAD;
+        let fade = (1.0 - bytes / Self::BYTES).max(0.0);
+        self.bytes = self.bytes * fade + bytes;
+        self.lost_per_byte = self.lost_per_byte * fade + lost;
+        let fade = 1.0 - 1.0 / Self::PIECES;
+        self.pieces = self.pieces * fade + 1.0;
+        self.lost = self.lost * fade + lost;
+    }
+
+    fn fragment(&self, limit: usize) -> usize {
+        let best = (OVERHEAD * self.bytes / self.lost_per_byte.max(1e-6)).sqrt();
+        (best.max(FRAGMENT_MIN) as usize).min(limit)
+    }
+
+    /// Of the latest pieces, once there are enough.
+    fn share(&self) -> f32 {
+        if self.pieces < Self::PIECES / 3.0 { 0.0 } else { self.lost / self.pieces }
+    }
+}
+
+/// Pieces on their way before anything has arrived; each that arrives allows one more.
+const ALLOWED_FIRST: usize = 4;
 
 /// One piece on its way.
 #[derive(Debug)]
@@ -36,7 +95,11 @@ pub(super) struct Piece {
 #[derive(Debug)]
 pub(super) struct Sender {
     window: usize,
+    /// Pieces that may be on their way by now: what a port takes at once should not wait longer than a first answer may.
+    allowed: usize,
+    /// Most bytes in a piece.
     fragment: usize,
+    losses: Losses,
     messages: VecDeque<Vec<u8>>,
     /// How much of the front message has been cut off already.
     offset: usize,
@@ -48,7 +111,6 @@ pub(super) struct Sender {
     arrived_order: u64,
     smoothed: Option<Duration>,
     variation: Duration,
-    fastest: Duration,
     backoff: u32,
     resent: u64,
 }
@@ -57,7 +119,9 @@ impl Sender {
     pub(super) fn new(window: usize, fragment: usize) -> Self {
         Self {
             window: window.max(1),
+            allowed: ALLOWED_FIRST.min(window.max(1)),
             fragment: fragment.max(1),
+            losses: Losses::new(),
             messages: VecDeque::new(),
             offset: 0,
             base: 0,
@@ -66,7 +130,6 @@ impl Sender {
             arrived_order: 0,
             smoothed: None,
             variation: Duration::ZERO,
-            fastest: Duration::MAX,
             backoff: 0,
             resent: 0,
         }
@@ -91,29 +154,45 @@ impl Sender {
         self.resent
     }
 
+    pub(super) fn recent_loss(&self) -> f32 {
+        self.losses.share()
+    }
+
+    /// The line is another one now: forgets what it has lost, and sends anew what may be.
+    pub(super) fn renew(&mut self) {
+        self.losses = Losses::new();
+        self.backoff = 0;
+        self.flight.iter_mut().filter(|piece| !piece.arrived).for_each(|piece| piece.lost = true);
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        let on_their_way: usize = self.flight.iter().map(|f| f.payload.capacity() + size_of::<InFlight>()).sum();
+        let waiting: usize = self.messages.iter().map(|m| m.capacity() + size_of::<Vec<u8>>()).sum();
+        waiting + on_their_way
+    }
+
     /// Takes in what the peer says has arrived: everything before `ack`, and `ack + 1 + i` for bit `i`.
     pub(super) fn acknowledge(&mut self, ack: u16, bitmap: &[u8], now: Duration) {
         let advance = usize::from(ack.wrapping_sub(self.base));
         if advance > self.flight.len() {
             return; // an old frame, or one of a peer that counts wrongly
         }
-        let mut news = false;
         for place in 0..advance {
-            news |= self.mark_arrived(place, now);
+            self.mark_arrived(place, now);
         }
         for (byte, bits) in bitmap.iter().enumerate() {
             for bit in (0..8).filter(|bit| bits & (1 << bit) != 0) {
-                news |= self.mark_arrived(advance + 1 + byte * 8 + bit, now);
+                self.mark_arrived(advance + 1 + byte * 8 + bit, now);
             }
         }
         self.flight.drain(..advance);
         self.base = ack;
-        if news {
-            self.backoff = 0;
-        }
         // A byte stream does not reorder: what was sent before something that arrived, and has not arrived
         // itself, is lost.
         for piece in self.flight.iter_mut().filter(|p| !p.arrived && p.latest_order < self.arrived_order) {
+            if !piece.lost {
+                self.losses.add(piece.payload.len(), true);
+            }
             piece.lost = true;
         }
     }
@@ -124,7 +203,7 @@ impl Sender {
         if let Some(place) = self.flight.iter().position(|piece| piece.lost) {
             return self.resend(place, now);
         }
-        if self.flight.len() >= self.window {
+        if self.flight.len() >= self.allowed {
             return None;
         }
         let (payload, last) = self.cut()?;
@@ -148,34 +227,35 @@ impl Sender {
         if self.flight.iter().any(|piece| piece.lost) {
             return Some(Duration::ZERO);
         }
-        if self.flight.len() < self.window && !self.messages.is_empty() {
+        if self.flight.len() < self.allowed && !self.messages.is_empty() {
             return Some(Duration::ZERO);
         }
         let oldest = self.flight.iter().filter(|piece| !piece.arrived).map(|piece| piece.sent_at).min()?;
         Some(oldest + self.rto())
     }
 
-    fn mark_arrived(&mut self, place: usize, now: Duration) -> bool {
-        let Some(piece) = self.flight.get_mut(place).filter(|piece| !piece.arrived) else {
-            return false;
-        };
+    fn mark_arrived(&mut self, place: usize, now: Duration) {
+        let Some(piece) = self.flight.get_mut(place).filter(|piece| !piece.arrived) else { return };
         piece.arrived = true;
         piece.lost = false;
+        self.losses.add(piece.payload.len(), false);
+        self.allowed = (self.allowed + 1).min(self.window);
         let waited = now.saturating_sub(piece.sent_at);
         let (tries, first, latest) = (piece.tries, piece.first_order, piece.latest_order);
         if tries == 1 {
             self.measure(waited);
         }
-        // Which transmission arrived is not said. The latest did unless the answer came faster than any
-        // answer can (as in RFC 8985, section 6.2).
-        let order = if tries == 1 || waited >= self.fastest { latest } else { first };
+        // Which transmission arrived is not said. The latest did unless the answer came faster than answers do (as in
+        // RFC 8985, section 6.2, but not than any ever did: before a port's buffer was full, they were faster), or the
+        // wait for it may have been too short.
+        let usual = self.smoothed.unwrap_or_default() * 3 / 4;
+        let order = if tries == 1 || (self.backoff == 0 && waited >= usual) { latest } else { first };
         self.arrived_order = self.arrived_order.max(order);
-        true
     }
 
-    /// The estimator of RFC 6298, section 2.
+    /// The estimator of RFC 6298, section 2. Only what was sent once measures, and ends a longer wait.
     fn measure(&mut self, sample: Duration) {
-        self.fastest = self.fastest.min(sample);
+        self.backoff = 0;
         match self.smoothed {
             None => {
                 self.smoothed = Some(sample);
@@ -189,7 +269,8 @@ impl Sender {
     }
 
     fn rto(&self) -> Duration {
-        let measured = self.smoothed.map_or(RTO_FIRST, |smoothed| smoothed + self.variation * 4);
+        // At least twice the usual: a port's buffer that fills up makes answers late.
+        let measured = self.smoothed.map_or(RTO_FIRST, |smoothed| smoothed + smoothed.max(self.variation * 4));
         (measured.clamp(RTO_MIN, RTO_MAX) * 2u32.pow(self.backoff.min(5))).min(RTO_MAX)
     }
 
@@ -222,7 +303,8 @@ impl Sender {
     fn cut(&mut self) -> Option<(Vec<u8>, bool)> {
         let message = self.messages.front()?;
         let rest = message.get(self.offset..)?;
-        if let Some(payload) = rest.get(..self.fragment).filter(|_| rest.len() > self.fragment) {
+        let fragment = self.losses.fragment(self.fragment);
+        if let Some(payload) = rest.get(..fragment).filter(|_| rest.len() > fragment) {
             self.offset += payload.len();
             return Some((payload.to_vec(), false));
         }

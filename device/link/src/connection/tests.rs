@@ -2,11 +2,17 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::*;
-use crate::messages::{ChunkRanges, DeviceInfo};
+use crate::channel::{ChannelConfig, LineQuality};
+use crate::messages::{ChunkRanges, DeviceInfo, Progress, Request, decode_body, decode_id, encode};
+use crate::simulated::{End, Quality, line};
 use crate::transport::{Faults, Faulty, pair};
+
+mod lines;
+mod versions;
 
 /// Keeps chunks, and answers the rest in the simplest way.
 #[derive(Default)]
@@ -175,14 +181,4 @@ fn the_same_goes_over_tcp() {
         client.pipeline((0..40).map(chunk), |_| ()).unwrap();
     });
     assert!(shelf.chunks == expected(40));
-}
-
-impl<T: Transport> Transport for &mut T {
-    fn read(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<usize> {
-        (**self).read(buffer, patience)
-    }
-
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        (**self).write_all(bytes)
-    }
 }
