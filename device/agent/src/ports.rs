@@ -4,15 +4,15 @@ use std::fs;
 use std::io;
 use std::net::TcpListener;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError, TryLockError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use graft_link::messages::{Progress, Request, Response};
+use graft_link::messages::{Progress, RefusalCode, Request, Response};
 use graft_link::transport::read_patiently;
 use graft_link::{Greeting, Service, Transport, serve};
-use serialport::{SerialPort, TTYPort};
+use serialport::{ClearBuffer, SerialPort, TTYPort};
 
 use crate::agent::{Agent, log};
 use crate::config::Listen;
@@ -53,7 +53,21 @@ impl Service for Shared<'_> {
     }
 
     fn handle(&mut self, request: Request, progress: &mut dyn FnMut(Progress)) -> Response {
-        self.agent.lock().unwrap_or_else(PoisonError::into_inner).answer(request, progress)
+        let start = Instant::now();
+        loop {
+            match self.agent.try_lock() {
+                Ok(mut agent) => return agent.answer(request, progress),
+                Err(TryLockError::Poisoned(agent)) => return agent.into_inner().answer(request, progress),
+                Err(TryLockError::WouldBlock) if start.elapsed() < OTHERS => {
+                    progress(Progress { text: "waiting for another host".into(), done: 0, total: 0 });
+                    thread::sleep(TURN);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let message = format!("another host has kept the device at work for {OTHERS:?}; try again");
+                    return Response::Refused { code: RefusalCode::Busy, message };
+                }
+            }
+        }
     }
 
     fn connected(&mut self, is_connected: bool) {
@@ -64,7 +78,17 @@ impl Service for Shared<'_> {
     }
 }
 
-fn attend(transport: impl Transport, agent: &Mutex<Agent>, stop: &AtomicBool) -> io::Result<()> {
+/// How long a host waits for what another one has the device do, such as a self-test.
+const OTHERS: Duration = Duration::from_secs(120);
+/// How often it looks whether its turn has come.
+const TURN: Duration = Duration::from_millis(20);
+
+/// Serves the hosts on a line until `stop` is raised or the line ends.
+///
+/// # Errors
+///
+/// The line's.
+pub fn attend(transport: impl Transport, agent: &Mutex<Agent>, stop: &AtomicBool) -> io::Result<()> {
     serve(transport, &mut Shared { agent, connected: false }, stop)
 }
 
@@ -81,6 +105,16 @@ impl Transport for Port {
         self.0.set_timeout(WRITE_PATIENCE)?;
         io::Write::write_all(&mut self.0, bytes)
     }
+
+    fn rate(&self) -> Option<u32> {
+        self.0.baud_rate().ok()
+    }
+
+    fn set_rate(&mut self, bits_per_second: u32) -> io::Result<()> {
+        io::Write::flush(&mut self.0)?;
+        self.0.set_baud_rate(bits_per_second)?;
+        Ok(self.0.clear(ClearBuffer::Input)?)
+    }
 }
 
 /// A port that takes nothing for so long has nobody at its end.
@@ -91,17 +125,30 @@ fn serial(path: &Path, baud: u32, agent: &Mutex<Agent>, stop: &AtomicBool) -> io
     attend(Port(port), agent, stop)
 }
 
+/// Hosts on one TCP port at once.
+const MAX_HOSTS: usize = 8;
+
 fn tcp(address: &str, agent: &Mutex<Agent>, stop: &AtomicBool) -> io::Result<()> {
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
+    let hosts = AtomicUsize::new(0);
+    let hosts = &hosts;
     thread::scope(|scope| {
         while !stop.load(Ordering::Relaxed) {
             match listener.accept() {
                 Ok((stream, _)) => {
                     stream.set_nonblocking(false)?;
                     stream.set_nodelay(true)?;
-                    // The host closing its end is the usual end of a conversation.
-                    scope.spawn(move || attend(stream, agent, stop));
+                    // Each costs memory; one too many is hung up on.
+                    if hosts.fetch_add(1, Ordering::Relaxed) >= MAX_HOSTS {
+                        hosts.fetch_sub(1, Ordering::Relaxed);
+                        continue;
+                    }
+                    scope.spawn(move || {
+                        // The host closing its end is the usual end of a conversation.
+                        let _ = attend(stream, agent, stop);
+                        hosts.fetch_sub(1, Ordering::Relaxed);
+                    });
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(20)),
                 Err(e) => return Err(e),

@@ -3,7 +3,9 @@
 mod address;
 mod ports;
 mod session;
+mod trouble;
 
 pub use address::{Address, AddressError};
-pub use ports::{Port, ports};
+pub use ports::{Device, Found, PROBE, Port, Usb, discover, ports, probe};
 pub use session::{DeployError, FlashProgress, FlashReport, Session};
+pub use trouble::{Kind as TroubleKind, Trouble};

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
-use graft_bundle::Bundle;
+use graft_bundle::proof::{Prover, nonce as random};
+use graft_bundle::{Bundle, KeyError, PublicKey, SecretKey};
 use graft_link::connection::unexpected;
-use graft_link::messages::{Classified, DeviceInfo, Prediction, Request, Response, SelfTest, SlotInfo};
+use graft_link::messages::{
+    About, Classified, DeviceInfo, LogEntry, Prediction, Request, Response, Restart, SelfTest, SlotInfo,
+};
 use graft_link::{Client, Greeting, LinkError, Transport};
 use serde::Serialize;
 
@@ -35,12 +38,53 @@ pub enum DeployError {
         /// How.
         source: LinkError,
     },
+    /// The bundle is not for this device. Nothing was written.
+    #[error("this bundle does not fit the device at {address}: expected {expected}, found {found}; {remedy}")]
+    DoesNotFit {
+        /// Where.
+        address: String,
+        /// What the bundle needs.
+        expected: String,
+        /// What the device has.
+        found: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The device is another one than was named, or cannot prove that it is not.
+    #[error(
+        "expected the device at {address} to prove {expected}, found {found}; check the address, and the key with `graft device info`"
+    )]
+    Impostor {
+        /// Where.
+        address: String,
+        /// The key.
+        expected: String,
+        /// What it proved instead.
+        found: String,
+    },
+    /// There are no random numbers for a proof.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The caller raised its flag while the device was testing a bundle.
+    #[error("stopped while the device tests the bundle: it runs it if the test passes; see `graft slot list`")]
+    StoppedAtTest,
+    /// No device, or more than one, answers on the ports of this machine.
+    #[error("expected one device to answer, found {found}; name it with --device, such as --device {example}")]
+    NotOne {
+        /// What was found where.
+        found: String,
+        /// An address.
+        example: String,
+    },
 }
 
 impl DeployError {
     /// Whether the device said no, so that trying again is of no use.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Link { source: LinkError::Refused { .. }, .. })
+        matches!(
+            self,
+            Self::Link { source: LinkError::Refused { .. }, .. } | Self::DoesNotFit { .. } | Self::Impostor { .. }
+        )
     }
 
     /// Whether the device could not be reached, so that trying again may help.
@@ -48,8 +92,13 @@ impl DeployError {
         match self {
             Self::Unreachable { .. } => true,
             Self::Link { source, .. } => {
-                matches!(source, LinkError::NoAnswer { .. } | LinkError::Line(_) | LinkError::Closed(_))
+                matches!(
+                    source,
+                    LinkError::NoAnswer { .. } | LinkError::Line(_) | LinkError::Closed(_) | LinkError::Overdue { .. }
+                )
             }
+            Self::NotOne { .. } => true,
+            _ => false,
         }
     }
 }
@@ -88,6 +137,10 @@ pub struct FlashReport {
     pub seconds: f64,
     /// Of those, until the last chunk was stored.
     pub transfer_seconds: f64,
+    /// Rate of the line at the end, where it has one.
+    pub bits_per_second: Option<u32>,
+    /// Pieces that the host had to send more than once.
+    pub resent: u64,
     /// The slot that runs now.
     pub slot: String,
     /// Chunks of the bundle.
@@ -107,7 +160,15 @@ pub struct Session {
     client: Client<Box<dyn Transport>>,
     greeting: Greeting,
     address: String,
+    /// Bits a second up to which a long transfer may go.
+    fastest: u32,
 }
+
+/// Bytes from which on a faster rate is worth the seconds that agreeing on it takes.
+const LONG: u64 = 60_000;
+/// What a bundle may ask of a device, in its metadata.
+const NEEDS_AGENT: &str = "graft.needs.agent";
+const NEEDS_BOARD: &str = "graft.needs.board";
 
 impl Session {
     /// Reaches a device; a raised `stop` ends every wait.
@@ -119,7 +180,8 @@ impl Session {
         let name = address.to_string();
         let line =
             address.open(patience).map_err(|source| DeployError::Unreachable { address: name.clone(), source })?;
-        Self::over(line, name, patience, stop)
+        let session = Self::over(line, name, patience, stop)?;
+        Ok(Self { fastest: address.fastest(), ..session })
     }
 
     /// Begins a session on a line that is open.
@@ -135,7 +197,7 @@ impl Session {
     ) -> Result<Self, DeployError> {
         let client = concat!("graft ", env!("CARGO_PKG_VERSION"));
         match Client::connect(line, client, nonce(), patience, stop) {
-            Ok((client, greeting)) => Ok(Self { client, greeting, address }),
+            Ok((client, greeting)) => Ok(Self { client, greeting, address, fastest: u32::MAX }),
             Err(source) => Err(DeployError::Link { address, source }),
         }
     }
@@ -228,6 +290,123 @@ impl Session {
         )
     }
 
+    /// Asks what the device is made of.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::info`]; a device of protocol 1 does not know.
+    pub fn about(&mut self) -> Result<About, DeployError> {
+        self.ask(&Request::About, "About", |r| if let Response::About(a) = r { Ok(a) } else { Err(r.into()) })
+    }
+
+    /// Asks for the newest entries of the log of bundles, newest first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::about`].
+    pub fn log(&mut self, count: u32) -> Result<Vec<LogEntry>, DeployError> {
+        self.ask(&Request::Log { count }, "Log", |r| if let Response::Log(l) = r { Ok(l) } else { Err(r.into()) })
+    }
+
+    /// Gives the device another name.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::about`].
+    pub fn rename(&mut self, name: &str) -> Result<(), DeployError> {
+        let request = Request::Rename { name: name.into() };
+        self.ask(&request, "Rename", |r| if r == Response::Done { Ok(()) } else { Err(r.into()) })
+    }
+
+    /// Reads the device's clock in milliseconds since 1970, after setting it if a time is given, and whether that is the
+    /// clock of its system.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::about`].
+    pub fn clock(&mut self, set_unix_ms: Option<u64>) -> Result<(u64, bool), DeployError> {
+        self.ask(&Request::Clock { set_unix_ms }, "Clock", |r| {
+            if let Response::Clock { unix_ms, is_system } = r { Ok((unix_ms, is_system)) } else { Err(r.into()) }
+        })
+    }
+
+    /// Has the daemon or the board start anew.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::about`].
+    pub fn restart(&mut self, what: Restart) -> Result<(), DeployError> {
+        let request = Request::Restart { what };
+        self.ask(&request, "Restart", |r| if r == Response::Done { Ok(()) } else { Err(r.into()) })
+    }
+
+    /// Has the device prove its key, which must be `expected` where one is given, and says by `host` who is asking.
+    ///
+    /// # Errors
+    ///
+    /// [`DeployError::Impostor`]; else as [`Session::about`].
+    pub fn authenticate(
+        &mut self,
+        expected: Option<PublicKey>,
+        host: Option<&SecretKey>,
+    ) -> Result<PublicKey, DeployError> {
+        let nonce = random()?;
+        let (key, signature, challenge) = self.ask(&Request::Prove { nonce }, "Prove", |r| match r {
+            Response::Proof { key, signature, challenge } => Ok((PublicKey::from_bytes(key), signature, challenge)),
+            other => Err(other.into()),
+        })?;
+        let is_proved = key.proves(Prover::Device, &nonce, &challenge, &signature);
+        if !is_proved || expected.is_some_and(|e| e != key) {
+            return Err(DeployError::Impostor {
+                address: self.address.clone(),
+                expected: expected.unwrap_or(key).to_string(),
+                found: if is_proved { key.to_string() } else { "a proof that does not hold".into() },
+            });
+        }
+        if let Some(host) = host {
+            let signature = host.prove(Prover::Host, &challenge, &key.to_bytes()).to_vec();
+            let request = Request::Identify { key: host.public().to_bytes(), signature };
+            self.ask(&request, "Identify", |r| if r == Response::Done { Ok(()) } else { Err(r.into()) })?;
+        }
+        Ok(key)
+    }
+
+    /// Tells whether a bundle is for this device before anything is written; what only the device can tell, such as its
+    /// room beside what it holds already, it checks itself before it writes.
+    ///
+    /// # Errors
+    ///
+    /// [`DeployError::DoesNotFit`]; else as [`Session::info`].
+    pub fn check_fit(&mut self, bundle: &Bundle) -> Result<(), DeployError> {
+        let needs = |key| bundle.manifest().metadata.get(key).cloned();
+        let does_not_fit = |session: &Self, expected: String, found: String, remedy| {
+            Err(DeployError::DoesNotFit { address: session.address.clone(), expected, found, remedy })
+        };
+        let found = self.greeting.version.clone();
+        if let Some(least) = needs(NEEDS_AGENT).filter(|least| numbers(&found) < numbers(least)) {
+            return does_not_fit(self, format!("graftd {least} or newer"), found, "install a newer graftd");
+        }
+        if self.client.protocol() < 2 {
+            return Ok(());
+        }
+        let about = match self.about() {
+            // It has none of what is checked here.
+            Err(DeployError::Link { source: LinkError::Refused { .. }, .. }) => return Ok(()),
+            other => other?,
+        };
+        if let Some(board) = needs(NEEDS_BOARD).filter(|board| !about.board.starts_with(board.as_str())) {
+            let found = if about.board.is_empty() { "a board without a name".into() } else { about.board };
+            return does_not_fit(self, format!("a board named {board}"), found, "flash the bundle made for this board");
+        }
+        let len = bundle.manifest().payload_len();
+        if len > about.max_bundle_bytes {
+            let found = format!("max_bundle_mb of {}", about.max_bundle_bytes / 1_000_000);
+            let expected = format!("room for {len} bytes unpacked");
+            return does_not_fit(self, expected, found, "raise max_bundle_mb on the device, or pack a smaller model");
+        }
+        Ok(())
+    }
+
     /// Sends what the device has not of a bundle, and has it test and run it. A flash that was cut off goes on where it
     /// was.
     ///
@@ -239,6 +418,7 @@ impl Session {
         bundle: &Bundle,
         mut progress: impl FnMut(FlashProgress),
     ) -> Result<FlashReport, DeployError> {
+        self.check_fit(bundle)?;
         let start = Instant::now();
         let wire = |client: &Client<_>| client.wire_bytes();
         let (sent_before, received_before) = wire(&self.client);
@@ -251,7 +431,12 @@ impl Session {
         let missing: Vec<u32> = missing.below(count).collect();
         let len = |index: u32| bundle.stored_chunk(index as usize).len() as u64;
         let total = missing.iter().map(|&i| len(i)).sum();
+        if total > LONG {
+            let outcome = self.client.speed_up(self.fastest);
+            self.link(outcome)?;
+        }
         let mut done = 0;
+        progress(FlashProgress::Sending { done, total });
         let requests =
             missing.iter().map(|&index| Request::Chunk { index, stored: bundle.stored_chunk(index as usize).to_vec() });
         let outcome = self.client.pipeline(requests, |response| {
@@ -265,6 +450,9 @@ impl Session {
         let outcome = self.client.request(&Request::Finish, |p| {
             progress(FlashProgress::Device { text: p.text.clone(), done: p.done, total: p.total });
         });
+        if matches!(outcome, Err(LinkError::Stopped)) {
+            return Err(DeployError::StoppedAtTest);
+        }
         let (slot, test): (String, SelfTest) = match self.link(outcome)? {
             Response::Finished { slot, self_test } => (slot, self_test),
             other => return self.link(Err(unexpected("Finish", &other))),
@@ -276,6 +464,8 @@ impl Session {
             wire_bytes_sent: sent - sent_before,
             seconds: start.elapsed().as_secs_f64(),
             transfer_seconds,
+            bits_per_second: self.client.rate(),
+            resent: self.client.line_quality().resent,
             slot,
             chunks_total: chunks.len(),
             chunks_sent: missing.len(),
@@ -284,6 +474,11 @@ impl Session {
             device_latency_ms: test.latency_ms,
         })
     }
+}
+
+/// Returns the numbers of a version such as `0.2.10`, in the order in which versions are compared.
+fn numbers(version: &str) -> Vec<u64> {
+    version.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect()
 }
 
 /// Returns a number that no earlier session had.

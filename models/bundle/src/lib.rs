@@ -11,6 +11,7 @@ mod head;
 mod key;
 pub mod limits;
 mod manifest;
+pub mod proof;
 mod writer;
 
 pub use bundle::{Bundle, decode_chunk};
