@@ -1,4 +1,4 @@
-//! The command line of `graftd`: run, once, check, bench.
+//! The command line of `graftd`: run, once, check, factory, bench.
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use graft_bundle::Bundle;
 use graft_link::messages::RefusalCode;
 use graft_runtime::{Cache, Detail, EngineChoice, Network, Raw, Report, Settings};
 
@@ -44,6 +45,17 @@ enum Command {
     },
     /// Check a configuration and say what would run
     Check {
+        /// The configuration
+        #[arg(long, default_value = DEFAULT)]
+        config: PathBuf,
+    },
+    /// Put a bundle into the factory slot
+    ///
+    /// It runs when no other bundle may, and nothing overwrites it. It must pass its self-test here. The daemon must not be
+    /// running meanwhile, and knows of it from its next start on.
+    Factory {
+        /// A file made by `graft pack`
+        bundle: PathBuf,
         /// The configuration
         #[arg(long, default_value = DEFAULT)]
         config: PathBuf,
@@ -85,6 +97,7 @@ const EXAMPLES: &str = "Examples:
   graftd check --config graftd.toml
   graftd run --config graftd.toml
   graftd once leaf.jpg --config graftd.toml --json
+  graftd factory leaves.graft --config graftd.toml
   graftd bench leaves.onnx --threads 4";
 const BENCH_EXAMPLES: &str = "Examples:
   graftd bench leaves.onnx --threads 4 --json
@@ -96,6 +109,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run { config } => run(&config).map(|()| ExitCode::SUCCESS),
         Command::Once { image, config, json } => once(&image, &config, json),
         Command::Check { config } => check(&config).map(|()| ExitCode::SUCCESS),
+        Command::Factory { bundle, config } => factory(&bundle, &config),
         Command::Bench(arguments) => bench(&arguments).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
@@ -179,6 +193,19 @@ fn check(path: &Path) -> Result<()> {
     println!("trusts {} keys", config.trusted_keys.len());
     println!("{}", Agent::open(config, Start::Looks)?.summary());
     Ok(())
+}
+
+fn factory(bundle: &Path, config: &Path) -> Result<ExitCode> {
+    let mut agent = Agent::open(Config::open(config)?, Start::Looks)?;
+    let bundle = Bundle::open(bundle).with_context(|| format!("cannot use {} as a bundle", bundle.display()))?;
+    match agent.fill_factory(&bundle) {
+        Ok(test) => println!("the factory slot has {} ({} golden samples)", bundle.manifest().name, test.samples),
+        Err((_, message)) => {
+            eprintln!("error: {message}");
+            return Ok(ExitCode::from(4));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn bench(arguments: &Bench) -> Result<()> {

@@ -9,6 +9,8 @@ use std::str::FromStr;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::slots::Confirm;
+
 /// Resolved settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -20,12 +22,14 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// Public keys whose bundles are taken, as text.
     pub trusted_keys: Vec<String>,
+    /// Public keys of the hosts that may do more than read status, as text; none: all may.
+    pub trusted_hosts: Vec<String>,
     /// Whether bundles without a signature are taken.
     pub unsigned: Unsigned,
     /// What is shown where, as text: `none`, `png:PATH` or `fb:PATH`.
     pub display: String,
     /// When a bundle on trial becomes permanent.
-    pub commit: Commit,
+    pub confirm: Confirm,
     /// Answers with a probability below this are shown as unsure, 0 to 1.
     pub unsure_below: f32,
     /// Largest bundle taken, in bytes on disk.
@@ -45,13 +49,13 @@ pub enum Unsigned {
     Allow,
 }
 
-/// When a bundle on trial becomes permanent.
+/// Who makes a bundle on trial permanent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Commit {
-    /// As soon as its self-test has passed.
+enum Commit {
+    /// The device, after some pictures.
     Auto,
-    /// When a host says so.
+    /// A host.
     Manual,
 }
 
@@ -79,6 +83,8 @@ pub enum Listen {
     Tcp(String),
     /// A new pseudo-terminal with a link to it at this path, for tests and demonstrations.
     Pty(PathBuf),
+    /// A socket of the board itself, at this path.
+    Unix(PathBuf),
 }
 
 /// Why a configuration cannot be used.
@@ -129,9 +135,12 @@ struct Raw {
     #[serde(default)]
     trusted_keys: Vec<Spanned<String>>,
     #[serde(default)]
+    trusted_hosts: Vec<String>,
+    #[serde(default)]
     allow_unsigned: bool,
     display: Option<Spanned<String>>,
     commit: Option<Commit>,
+    confirm_after: Option<Spanned<u32>>,
     unsure_below: Option<Spanned<f32>>,
     max_bundle_mb: Option<Spanned<u64>>,
     max_store_mb: Option<Spanned<u64>>,
@@ -200,14 +209,27 @@ impl Config {
                 return Err(value(v.span().start, "unsure_below", "0 to 1", found));
             }
         };
+        let confirm = match (raw.commit.unwrap_or(Commit::Auto), raw.confirm_after) {
+            (Commit::Auto, None) => Confirm::After(DEFAULT_CONFIRM_AFTER),
+            (Commit::Auto, Some(v)) if *v.get_ref() <= MAX_CONFIRM_AFTER => Confirm::After(*v.get_ref()),
+            (Commit::Auto, Some(v)) => {
+                return Err(value(v.span().start, "confirm_after", "0 to 1000", v.get_ref().to_string()));
+            }
+            (Commit::Manual, None) => Confirm::ByHand,
+            (Commit::Manual, Some(v)) => {
+                let expected = "none besides commit = \"manual\"";
+                return Err(value(v.span().start, "confirm_after", expected, v.get_ref().to_string()));
+            }
+        };
         Ok(Self {
             name: name.clone(),
             root: folder.join(raw.root),
             listen,
             trusted_keys: raw.trusted_keys.into_iter().map(Spanned::into_inner).collect(),
+            trusted_hosts: raw.trusted_hosts,
             unsigned: if raw.allow_unsigned { Unsigned::Allow } else { Unsigned::Refuse },
             display: raw.display.map_or_else(|| "none".to_owned(), Spanned::into_inner),
-            commit: raw.commit.unwrap_or(Commit::Auto),
+            confirm,
             unsure_below,
             max_bundle_bytes: megabytes(raw.max_bundle_mb, "max_bundle_mb", DEFAULT_BUNDLE_MB)?,
             max_store_bytes: megabytes(raw.max_store_mb, "max_store_mb", DEFAULT_STORE_MB)?,
@@ -224,6 +246,9 @@ impl FromStr for Listen {
             let (host, port) = address.rsplit_once(':').ok_or(())?;
             port.parse::<u16>().map_err(|_| ())?;
             return if host.is_empty() { Err(()) } else { Ok(Self::Tcp(address.to_owned())) };
+        }
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() { Err(()) } else { Ok(Self::Unix(path.into())) };
         }
         if let Some(path) = text.strip_prefix("pty:") {
             return if path.is_empty() { Err(()) } else { Ok(Self::Pty(path.into())) };
@@ -248,6 +273,7 @@ impl std::fmt::Display for Listen {
             Self::Serial { path, baud } => write!(f, "{}?baud={baud}", path.display()),
             Self::Tcp(address) => write!(f, "tcp://{address}"),
             Self::Pty(path) => write!(f, "pty:{}", path.display()),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
@@ -256,6 +282,7 @@ impl Listen {
     fn below(self, folder: &Path) -> Self {
         match self {
             Self::Pty(path) => Self::Pty(folder.join(path)),
+            Self::Unix(path) => Self::Unix(folder.join(path)),
             other => other,
         }
     }
@@ -271,9 +298,11 @@ pub const MAX_CONFIG_LEN: u64 = 64 << 10;
 const MEGABYTE: u64 = 1_000_000;
 const DEFAULT_BUNDLE_MB: u64 = 256;
 const DEFAULT_STORE_MB: u64 = 200;
+const DEFAULT_CONFIRM_AFTER: u32 = 3;
+const MAX_CONFIRM_AFTER: u32 = 1000;
 const DEFAULT_UNSURE_BELOW: f32 = 0.5;
 const DEFAULT_BAUD: u32 = 115_200;
-const LISTEN_FORMS: &str = "/dev/NAME, /dev/NAME?baud=N, tcp://HOST:PORT or pty:PATH";
+const LISTEN_FORMS: &str = "/dev/NAME, /dev/NAME?baud=N, tcp://HOST:PORT, unix:PATH or pty:PATH";
 
 #[cfg(test)]
 mod tests {
@@ -287,7 +316,7 @@ mod tests {
     fn two_keys_are_enough_and_the_rest_is_safe() {
         let found = parse("name = \"bench\"\nroot = \"data\"\n").unwrap();
         assert_eq!(found.root, Path::new("/etc/graft/data"));
-        assert_eq!((found.unsigned, found.commit), (Unsigned::Refuse, Commit::Auto));
+        assert_eq!((found.unsigned, found.confirm), (Unsigned::Refuse, Confirm::After(3)));
         assert!(found.listen.is_empty() && found.trusted_keys.is_empty());
         assert_eq!((found.display.as_str(), found.pictures), ("none", Pictures::Drop));
         assert_eq!(found.max_bundle_bytes, 256_000_000);
@@ -314,7 +343,7 @@ mod tests {
         assert_eq!(listen, expected);
         assert_eq!(found.root, Path::new("/var/lib/graft"));
         assert_eq!(found.trusted_keys, ["graft-ed25519:00"]);
-        assert_eq!((found.unsigned, found.commit), (Unsigned::Allow, Commit::Manual));
+        assert_eq!((found.unsigned, found.confirm), (Unsigned::Allow, Confirm::ByHand));
         assert_eq!((found.unsure_below, found.pictures), (0.25, Pictures::Keep));
         assert_eq!((found.max_bundle_bytes, found.max_store_bytes), (3_000_000, 4_000_000));
     }
@@ -328,6 +357,8 @@ mod tests {
             ("name = \"\"\nroot = \"r\"", "line 1", "1 to 64"),
             ("lisen = []", "line 3", "lisen"),
             ("commit = \"never\"", "line 3", "never"),
+            ("confirm_after = 1001", "line 3", "0 to 1000"),
+            ("commit = \"manual\"\nconfirm_after = 3", "line 4", "manual"),
             ("\nlisten = [\n\"tcp://:1\"]", "line 5", "tcp://HOST:PORT"),
             ("listen = [\"tcp://h:99999\"]", "line 3", "h:99999"),
             ("listen = [\"/dev/x?speed=3\"]", "line 3", "baud=N"),

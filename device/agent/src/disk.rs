@@ -1,13 +1,20 @@
-//! The file system as slots see it: a handful of operations, each of which happens whole or not at all.
+//! Files that survive a power cut whole: the one place that knows in which order to write, sync and rename.
 //!
-//! The in-memory twin cuts the power after a number of operations, so that a test can try every moment.
+//! Below it is a [`FileSystem`], the calls a system offers. Each of those may be cut off by the power, and what was not
+//! synced may then be there, be lost or be torn, in any order; the simulated one (`torture/simulated.rs`) does just that.
+//! Knows nothing of bundles and slots.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, ErrorKind};
 
-/// A folder; paths are relative with `/` between plain parts.
-pub trait Disk {
+mod folder;
+
+pub use folder::Folder;
+
+/// What a system offers; paths are relative with `/` between plain parts, `""` is the top.
+///
+/// Only what was synced is sure to survive a power cut: a file's bytes by [`FileSystem::sync_file`], what a folder's names
+/// stand for by [`FileSystem::sync_folder`].
+pub trait FileSystem {
     /// Reads a file.
     ///
     /// # Errors
@@ -15,94 +22,146 @@ pub trait Disk {
     /// [`ErrorKind::NotFound`] if there is none; the system's.
     fn read(&self, path: &str) -> io::Result<Vec<u8>>;
 
-    /// Writes a file so that it survives a power cut whole, or is as it was before.
+    /// Lists the names in a folder, and which of them are folders.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if there is no such folder; the system's.
+    fn entries(&self, path: &str) -> io::Result<Vec<(String, Kind)>>;
+
+    /// Makes a folder in one that is there.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::AlreadyExists`] if there is one; the system's.
+    fn make_folder(&mut self, path: &str) -> io::Result<()>;
+
+    /// Makes a file or replaces the bytes of one.
+    ///
+    /// # Errors
+    ///
+    /// The system's; the file may then hold some of the bytes.
+    fn write(&mut self, path: &str, bytes: &[u8]) -> io::Result<()>;
+
+    /// Has a file's bytes survive.
     ///
     /// # Errors
     ///
     /// The system's.
-    fn write(&mut self, path: &str, bytes: &[u8]) -> io::Result<()>;
+    fn sync_file(&mut self, path: &str) -> io::Result<()>;
 
-    /// Moves a file or folder to a name that is free.
+    /// Has a folder's names survive as they are.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    fn sync_folder(&mut self, path: &str) -> io::Result<()>;
+
+    /// Moves a file or folder at once; a file of the new name is replaced.
     ///
     /// # Errors
     ///
     /// The system's.
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
 
-    /// Removes a file or folder with all it holds; one that is not there is removed already.
+    /// Removes a file.
     ///
     /// # Errors
     ///
-    /// The system's.
-    fn remove(&mut self, path: &str) -> io::Result<()>;
+    /// [`ErrorKind::NotFound`] if there is none; the system's.
+    fn remove_file(&mut self, path: &str) -> io::Result<()>;
 
-    /// Lists the names of the files in a folder; one that is not there is empty.
+    /// Removes an empty folder.
     ///
     /// # Errors
     ///
-    /// The system's.
-    fn list(&self, path: &str) -> io::Result<Vec<String>>;
+    /// [`ErrorKind::NotFound`] if there is none; the system's.
+    fn remove_folder(&mut self, path: &str) -> io::Result<()>;
 
     /// Returns the bytes left, where the system tells.
-    fn free_bytes(&self) -> Option<u64> {
-        None
-    }
+    fn free_bytes(&self) -> Option<u64>;
 }
 
-/// A folder of the real file system.
-#[derive(Debug, Clone)]
-pub struct Folder(PathBuf);
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A file, or anything else that is no folder.
+    File,
+    /// A folder.
+    Folder,
+}
 
-impl Folder {
-    /// Takes a folder, which is made if it is not there.
+/// A folder whose files change whole or not at all.
+#[derive(Debug, Clone)]
+pub struct Disk<F>(F);
+
+impl<F: FileSystem> Disk<F> {
+    /// Takes a file system.
+    pub fn new(files: F) -> Self {
+        Self(files)
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if there is none; the system's.
+    pub fn read(&self, path: &str) -> io::Result<Vec<u8>> {
+        self.0.read(path)
+    }
+
+    /// Writes a file that survives a power cut from here on; one during the call leaves it as it was, or as it is to be.
+    ///
+    /// # Errors
+    ///
+    /// The system's; the file is as it was, or, if only the last sync failed, as it is to be.
+    pub fn write(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
+        let folder = parent(path);
+        self.make_folders(folder)?;
+        // The name is always the same: what a cut leaves of it is replaced by the next attempt.
+        let fresh = format!("{path}{FRESH}");
+        let outcome = self.0.write(&fresh, bytes).and_then(|()| self.0.sync_file(&fresh));
+        if let Err(e) = outcome.and_then(|()| self.0.rename(&fresh, path)) {
+            // A full disk gets its space back.
+            let _ = self.0.remove_file(&fresh);
+            return Err(e);
+        }
+        self.0.sync_folder(folder)
+    }
+
+    /// Moves a folder, all of whose content survives, to a name that is free.
     ///
     /// # Errors
     ///
     /// The system's.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        fs::create_dir_all(path)?;
-        Ok(Self(path.to_owned()))
+    pub fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        self.make_folders(parent(to))?;
+        self.0.rename(from, to)?;
+        self.0.sync_folder(parent(to))?;
+        if parent(from) == parent(to) { Ok(()) } else { self.0.sync_folder(parent(from)) }
     }
 
-    fn sync(folder: &Path) {
-        // Not every file system can sync a folder; where it can, a rename survives a power cut.
-        if let Ok(folder) = File::open(folder) {
-            let _ = folder.sync_all();
-        }
-    }
-}
-
-impl Disk for Folder {
-    fn read(&self, path: &str) -> io::Result<Vec<u8>> {
-        fs::read(self.0.join(path))
-    }
-
-    fn write(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
-        let path = self.0.join(path);
-        let folder = path.parent().ok_or(ErrorKind::InvalidInput)?;
-        fs::create_dir_all(folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(&path).map_err(|e| e.error)?;
-        Self::sync(folder);
-        Ok(())
-    }
-
-    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
-        let to = self.0.join(to);
-        fs::rename(self.0.join(from), &to)?;
-        if let Some(folder) = to.parent() {
-            Self::sync(folder);
-        }
-        Ok(())
-    }
-
-    fn remove(&mut self, path: &str) -> io::Result<()> {
-        let path = self.0.join(path);
-        let outcome = match path.symlink_metadata() {
-            Ok(meta) if meta.is_dir() => fs::remove_dir_all(&path),
-            Ok(_) => fs::remove_file(&path),
+    /// Removes a file or folder with all it holds; one that is not there is removed already.
+    ///
+    /// A power cut may bring any of it back, as nothing is synced.
+    ///
+    /// # Errors
+    ///
+    /// The system's; some of it may be gone.
+    pub fn remove(&mut self, path: &str) -> io::Result<()> {
+        let outcome = match self.0.entries(path) {
+            Ok(entries) => {
+                for (name, kind) in entries {
+                    let path = format!("{path}/{name}");
+                    match kind {
+                        Kind::Folder => self.remove(&path)?,
+                        Kind::File => self.0.remove_file(&path)?,
+                    }
+                }
+                self.0.remove_folder(path)
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            Err(e) if e.kind() == ErrorKind::NotADirectory => self.0.remove_file(path),
             Err(e) => Err(e),
         };
         match outcome {
@@ -111,121 +170,105 @@ impl Disk for Folder {
         }
     }
 
-    fn list(&self, path: &str) -> io::Result<Vec<String>> {
-        let entries = match fs::read_dir(self.0.join(path)) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(vec![]),
-            other => other?,
+    /// Lists the names in a folder in order; one that is not there is empty.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn list(&self, path: &str) -> io::Result<Vec<String>> {
+        let mut names: Vec<String> = match self.0.entries(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => vec![],
+            other => other?.into_iter().map(|(name, _)| name).collect(),
         };
-        let mut names = Vec::new();
-        for entry in entries {
-            names.extend(entry?.file_name().into_string());
-        }
         names.sort();
         Ok(names)
     }
+
+    /// Returns the bytes left, where the system tells.
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.0.free_bytes()
+    }
+
+    /// Makes the folders of a path. A new one's name must survive before anything in it can.
+    fn make_folders(&mut self, path: &str) -> io::Result<()> {
+        let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+        for folder in ends.filter_map(|end| path.get(..end)).filter(|p| !p.is_empty()) {
+            match self.0.make_folder(folder) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
+                other => other?,
+            }
+            if let Err(e) = self.0.sync_folder(parent(folder)) {
+                // Were it left, the next attempt would take it for one that survives.
+                let _ = self.0.remove_folder(folder);
+                return Err(e);
+            }
+        }
+        Ok(())
+    }
 }
 
-#[cfg(test)]
-pub(crate) mod memory {
-    //! A folder in memory whose power can be cut.
+/// What a file is called until all of it is there.
+pub const FRESH: &str = ".new";
 
-    use std::cell::Cell;
-    use std::collections::BTreeMap;
-
-    use super::*;
-
-    /// Files by path.
-    #[derive(Debug, Clone, Default)]
-    pub(crate) struct Memory {
-        pub(crate) files: BTreeMap<String, Vec<u8>>,
-        /// Changes that still happen before the power goes; none for ever.
-        pub(crate) left: Cell<Option<usize>>,
-    }
-
-    impl Memory {
-        fn step(&self) -> io::Result<()> {
-            match self.left.get() {
-                None => Ok(()),
-                Some(0) => Err(io::Error::other("the power is gone")),
-                Some(n) => {
-                    self.left.set(Some(n - 1));
-                    Ok(())
-                }
-            }
-        }
-
-        fn below(path: &str) -> impl Fn(&String) -> bool + '_ {
-            move |p: &String| p == path || p.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'))
-        }
-    }
-
-    impl Disk for Memory {
-        fn read(&self, path: &str) -> io::Result<Vec<u8>> {
-            self.files.get(path).cloned().ok_or_else(|| ErrorKind::NotFound.into())
-        }
-
-        fn write(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
-            self.step()?;
-            self.files.insert(path.into(), bytes.to_vec());
-            Ok(())
-        }
-
-        fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
-            self.step()?;
-            let moved: Vec<String> = self.files.keys().filter(|p| Self::below(from)(p)).cloned().collect();
-            assert!(!moved.is_empty(), "{from} is not there");
-            for path in moved {
-                let bytes = self.files.remove(&path).unwrap();
-                self.files.insert(format!("{to}{}", &path[from.len()..]), bytes);
-            }
-            Ok(())
-        }
-
-        fn remove(&mut self, path: &str) -> io::Result<()> {
-            // File by file: a folder may be left half removed.
-            let gone: Vec<String> = self.files.keys().filter(|p| Self::below(path)(p)).cloned().collect();
-            for path in gone {
-                self.step()?;
-                self.files.remove(&path);
-            }
-            Ok(())
-        }
-
-        fn list(&self, path: &str) -> io::Result<Vec<String>> {
-            let front = format!("{path}/");
-            let mut names: Vec<String> = self
-                .files
-                .keys()
-                .filter_map(|p| p.strip_prefix(&front)?.split('/').next().map(str::to_owned))
-                .collect();
-            names.dedup();
-            Ok(names)
-        }
-    }
+fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::torture::Simulated;
+
+    fn does_what_it_says(files: impl FileSystem) {
+        let mut disk = Disk::new(files);
+        disk.write("a/b/one", b"1").unwrap();
+        disk.write("a/b/one", b"2").unwrap();
+        disk.write("a/two", b"3").unwrap();
+        disk.write("three", b"4").unwrap();
+        disk.rename("a", "c").unwrap();
+        assert_eq!(disk.read("c/b/one").unwrap(), b"2");
+        assert_eq!(disk.read("a/two").unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(disk.list("c").unwrap(), ["b", "two"]);
+        assert_eq!(disk.list("").unwrap(), ["c", "three"]);
+        disk.write("d/e", b"").unwrap();
+        disk.rename("c", "d/c").unwrap();
+        assert_eq!(disk.list("d").unwrap(), ["c", "e"]);
+        disk.remove("d/c/b").unwrap();
+        disk.remove("d/c/b").unwrap();
+        disk.remove("d/c/two").unwrap();
+        assert!(disk.list("d/c").unwrap().is_empty() && disk.list("x").unwrap().is_empty());
+        assert!(disk.rename("x", "y").is_err());
+    }
 
     #[test]
     fn a_folder_does_what_its_twin_does() {
         let dir = tempfile::tempdir().unwrap();
-        let mut real = Folder::open(&dir.path().join("root")).unwrap();
-        let mut twin = memory::Memory::default();
-        let disks: [&mut dyn Disk; 2] = [&mut real, &mut twin];
-        for disk in disks {
-            disk.write("a/b/one", b"1").unwrap();
-            disk.write("a/b/one", b"2").unwrap();
-            disk.write("a/two", b"3").unwrap();
-            disk.rename("a", "c").unwrap();
-            assert_eq!(disk.read("c/b/one").unwrap(), b"2");
-            assert_eq!(disk.read("a/two").unwrap_err().kind(), ErrorKind::NotFound);
-            assert_eq!(disk.list("c").unwrap(), ["b", "two"]);
-            disk.remove("c/b").unwrap();
-            disk.remove("c/b").unwrap();
-            disk.remove("c/two").unwrap();
-            assert!(disk.list("c").unwrap().is_empty() && disk.list("x").unwrap().is_empty());
+        does_what_it_says(Folder::open(&dir.path().join("root")).unwrap());
+        does_what_it_says(Simulated::default());
+    }
+
+    /// Both file systems answer mistakes alike, as the protocol above relies on the kinds of errors.
+    #[test]
+    fn a_folder_fails_as_its_twin_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut real, mut twin) = (Folder::open(&dir.path().join("root")).unwrap(), Simulated::default());
+        let files: [&mut dyn FileSystem; 2] = [&mut real, &mut twin];
+        for files in files {
+            files.make_folder("a").unwrap();
+            files.make_folder("e").unwrap();
+            files.write("a/b", b"1").unwrap();
+            let kind = |outcome: io::Result<()>| outcome.unwrap_err().kind();
+            assert_eq!(kind(files.make_folder("a")), ErrorKind::AlreadyExists);
+            assert_eq!(kind(files.make_folder("x/y")), ErrorKind::NotFound);
+            assert_eq!(kind(files.write("x/y", b"")), ErrorKind::NotFound);
+            assert_eq!(kind(files.remove_file("x")), ErrorKind::NotFound);
+            assert_eq!(kind(files.remove_folder("x")), ErrorKind::NotFound);
+            assert_eq!(kind(files.remove_folder("a")), ErrorKind::DirectoryNotEmpty);
+            assert_eq!(kind(files.rename("x", "y")), ErrorKind::NotFound);
+            assert_eq!(kind(files.rename("e", "a")), ErrorKind::DirectoryNotEmpty);
+            assert_eq!(files.entries("x").unwrap_err().kind(), ErrorKind::NotFound);
+            assert_eq!(files.entries("a/b").unwrap_err().kind(), ErrorKind::NotADirectory);
+            assert_eq!(files.entries("a").unwrap(), [("b".to_owned(), Kind::File)]);
         }
     }
 }

@@ -151,7 +151,7 @@ impl Display {
                 let write = |path: &Path, png: &[u8]| {
                     let folder = path.parent().unwrap_or(Path::new("."));
                     let name = path.file_name().and_then(|n| n.to_str()).ok_or(std::io::ErrorKind::InvalidInput)?;
-                    Folder::open(folder)?.write(name, png)
+                    Disk::new(Folder::open(folder)?).write(name, png)
                 };
                 write(path, &self.canvas.png()).map_err(|source| DisplayError::Write { path: path.clone(), source })
             }

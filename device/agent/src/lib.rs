@@ -1,11 +1,15 @@
 //! The device daemon: slots, store, display and link server. Links no candle, no training code.
 
 pub mod agent;
+pub mod board;
 pub mod canvas;
+pub mod clock;
 pub mod command;
 pub mod config;
 pub mod disk;
 pub mod display;
+pub mod guard;
+pub mod installer;
 pub mod ports;
 pub mod screen;
 pub mod selftest;
@@ -14,3 +18,4 @@ pub mod store;
 pub mod supervisor;
 #[cfg(test)]
 mod tiny;
+pub mod torture;

@@ -1,21 +1,25 @@
-//! The lines on which hosts connect: serial ports, TCP, and pseudo-terminals.
+//! The lines on which hosts connect: serial ports, TCP, sockets of the board, and pseudo-terminals.
 
 use std::fs;
 use std::io;
 use std::net::TcpListener;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use graft_link::messages::{Progress, RefusalCode, Request, Response};
+use graft_link::messages::{About, Progress, RefusalCode, Request, Response, Restart};
 use graft_link::transport::read_patiently;
 use graft_link::{Greeting, Service, Transport, serve};
 use serialport::{ClearBuffer, SerialPort, TTYPort};
 
 use crate::agent::{Agent, log};
 use crate::config::Listen;
+use crate::guard::{Guard, Visit};
 
 /// Serves hosts on one line until `stop` is raised; a line that fails is opened again.
 pub fn listen(at: &Listen, agent: &Mutex<Agent>, stop: &AtomicBool) {
@@ -25,6 +29,7 @@ pub fn listen(at: &Listen, agent: &Mutex<Agent>, stop: &AtomicBool) {
             Listen::Serial { path, baud } => serial(path, *baud, agent, stop),
             Listen::Tcp(address) => tcp(address, agent, stop),
             Listen::Pty(path) => pty(path, agent, stop),
+            Listen::Unix(path) => unix(path, agent, stop),
         };
         if let Err(e) = outcome {
             // A cable that is out for a night should not fill the journal.
@@ -43,6 +48,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// An agent that many lines share.
 struct Shared<'a> {
     agent: &'a Mutex<Agent>,
+    guard: Arc<Guard>,
+    /// What the host of the present session has proved.
+    visit: Visit,
+    stop: &'a AtomicBool,
     connected: bool,
 }
 
@@ -53,6 +62,29 @@ impl Service for Shared<'_> {
     }
 
     fn handle(&mut self, request: Request, progress: &mut dyn FnMut(Progress)) -> Response {
+        let request = match self.guard.answer(request, &mut self.visit) {
+            Ok(response) => return response,
+            Err(Request::Restart { what }) => return self.restart(what),
+            Err(request) => request,
+        };
+        match self.in_turn(request, progress) {
+            Response::About(about) => Response::About(About { is_guarded: self.guard.restricts(&self.visit), ..about }),
+            other => other,
+        }
+    }
+
+    fn connected(&mut self, is_connected: bool) {
+        self.visit = Visit::default();
+        if self.connected != is_connected {
+            self.connected = is_connected;
+            self.agent.lock().unwrap_or_else(PoisonError::into_inner).host(is_connected);
+        }
+    }
+}
+
+impl Shared<'_> {
+    /// Has the agent answer once it has done what another host asked.
+    fn in_turn(&mut self, request: Request, progress: &mut dyn FnMut(Progress)) -> Response {
         let start = Instant::now();
         loop {
             match self.agent.try_lock() {
@@ -70,11 +102,33 @@ impl Service for Shared<'_> {
         }
     }
 
-    fn connected(&mut self, is_connected: bool) {
-        if self.connected != is_connected {
-            self.connected = is_connected;
-            self.agent.lock().unwrap_or_else(PoisonError::into_inner).host(is_connected);
+    /// The answer still goes out: a raised flag ends the lines after it.
+    fn restart(&self, what: Restart) -> Response {
+        let done = match what {
+            Restart::Daemon => Ok(()),
+            Restart::Board => reboot(),
+            _ => Err("this device does not know what to start anew; update it".into()),
+        };
+        match done {
+            Ok(()) => {
+                log("starting anew, as a host asked");
+                self.stop.store(true, Ordering::Relaxed);
+                Response::Done
+            }
+            Err(message) => Response::Refused { code: RefusalCode::Unsupported, message },
         }
+    }
+}
+
+fn reboot() -> Result<(), String> {
+    let remedy = "let user graft do so (polkit: org.freedesktop.login1.reboot), or use --daemon";
+    match Command::new("systemctl").arg("reboot").output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!(
+            "systemctl reboot failed: {}; {remedy}",
+            String::from_utf8_lossy(&output.stderr).trim().chars().take(200).collect::<String>()
+        )),
+        Err(e) => Err(format!("systemctl reboot did not start: {e}; {remedy}")),
     }
 }
 
@@ -89,7 +143,8 @@ const TURN: Duration = Duration::from_millis(20);
 ///
 /// The line's.
 pub fn attend(transport: impl Transport, agent: &Mutex<Agent>, stop: &AtomicBool) -> io::Result<()> {
-    serve(transport, &mut Shared { agent, connected: false }, stop)
+    let guard = agent.lock().unwrap_or_else(PoisonError::into_inner).guard();
+    serve(transport, &mut Shared { agent, guard, visit: Visit::default(), stop, connected: false }, stop)
 }
 
 /// A serial port as a transport.
@@ -125,32 +180,59 @@ fn serial(path: &Path, baud: u32, agent: &Mutex<Agent>, stop: &AtomicBool) -> io
     attend(Port(port), agent, stop)
 }
 
-/// Hosts on one TCP port at once.
+/// Hosts on one TCP port or socket at once.
 const MAX_HOSTS: usize = 8;
 
 fn tcp(address: &str, agent: &Mutex<Agent>, stop: &AtomicBool) -> io::Result<()> {
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
-    let hosts = AtomicUsize::new(0);
-    let hosts = &hosts;
+    let accept = || {
+        let (stream, _) = listener.accept()?;
+        stream.set_nonblocking(false)?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    };
+    attend_all(accept, agent, stop)
+}
+
+fn unix(path: &Path, agent: &Mutex<Agent>, stop: &AtomicBool) -> io::Result<()> {
+    // A daemon that was killed leaves its socket; one that runs would answer.
+    if UnixStream::connect(path).is_err() && path.symlink_metadata().is_ok_and(|m| m.file_type().is_socket()) {
+        fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
+    let accept = || {
+        let (stream, _) = listener.accept()?;
+        stream.set_nonblocking(false)?;
+        Ok(stream)
+    };
+    let outcome = attend_all(accept, agent, stop);
+    let _ = fs::remove_file(path);
+    outcome
+}
+
+/// Serves every host that comes, each in a thread of its own.
+fn attend_all<T: Transport>(
+    accept: impl Fn() -> io::Result<T>,
+    agent: &Mutex<Agent>,
+    stop: &AtomicBool,
+) -> io::Result<()> {
+    let hosts = &AtomicUsize::new(0);
     thread::scope(|scope| {
         while !stop.load(Ordering::Relaxed) {
-            match listener.accept() {
-                Ok((stream, _)) => {
-                    stream.set_nonblocking(false)?;
-                    stream.set_nodelay(true)?;
-                    // Each costs memory; one too many is hung up on.
-                    if hosts.fetch_add(1, Ordering::Relaxed) >= MAX_HOSTS {
-                        hosts.fetch_sub(1, Ordering::Relaxed);
-                        continue;
-                    }
+            match accept() {
+                // Each costs memory; one too many is hung up on.
+                Ok(_) if hosts.load(Ordering::Relaxed) >= MAX_HOSTS => {}
+                Ok(stream) => {
+                    hosts.fetch_add(1, Ordering::Relaxed);
                     scope.spawn(move || {
                         // The host closing its end is the usual end of a conversation.
                         let _ = attend(stream, agent, stop);
                         hosts.fetch_sub(1, Ordering::Relaxed);
                     });
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(20)),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => thread::sleep(TURN),
                 Err(e) => return Err(e),
             }
         }

@@ -1,19 +1,27 @@
-//! Two slots for bundles, of which one runs: a transfer fills the other, and nothing that goes wrong touches the first.
+//! Two slots for bundles, of which one runs, and a factory slot that nothing overwrites.
 //!
-//! `state.json` is the only truth about what runs; it is replaced whole. A power cut at any moment leaves either the
-//! old state or the new one, and what was received stays for the next attempt. Knows bundles, not models. States and
-//! guarantees: `docs/formats/slots.md`.
+//! A transfer fills the slot that does not run, and nothing that goes wrong touches the other. The state file is the only
+//! truth about what runs; every transition replaces it whole. At a start that cannot write, what is decided holds in memory,
+//! so that a disk that can only be read does not stop the device. Knows bundles, not models. States and guarantees:
+//! `docs/formats/slots.md`.
 
-use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::io;
 
-use graft_bundle::{BundleError, Digest, Head, decode_chunk};
+use graft_bundle::{BundleError, Digest, Head, Manifest};
 use serde::{Deserialize, Serialize};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, FileSystem};
 
-/// One of the two slots.
+mod state;
+mod transfer;
+
+pub use state::{EVENTS, Event, Installed};
+use state::{Found, State};
+pub use transfer::Assembled;
+use transfer::Transfer;
+
+/// A place for a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Slot {
@@ -21,29 +29,30 @@ pub enum Slot {
     A,
     /// The second.
     B,
+    /// What the device was delivered with; runs when neither of the others may.
+    Factory,
 }
 
 impl Slot {
-    /// Both.
+    /// The two that take bundles.
     pub const ALL: [Self; 2] = [Self::A, Self::B];
-
-    fn other(self) -> Self {
-        match self {
-            Self::A => Self::B,
-            Self::B => Self::A,
-        }
-    }
 
     fn folder(self) -> &'static str {
         match self {
             Self::A => "slots/a",
             Self::B => "slots/b",
+            Self::Factory => "slots/factory",
         }
     }
 
-    /// Returns where the slot's model may be kept as kernels run it. It goes with the slot, and may go at any time.
-    pub fn packed(self) -> String {
-        format!("{}/packed", self.folder())
+    /// Returns where the slot's model may be kept as kernels run it. It may go at any time.
+    pub fn packed(self) -> &'static str {
+        match self {
+            Self::A => "slots/a/packed",
+            Self::B => "slots/b/packed",
+            // Beside its folder, in which nothing is written.
+            Self::Factory => "slots/factory.packed",
+        }
     }
 }
 
@@ -52,6 +61,7 @@ impl fmt::Display for Slot {
         f.write_str(match self {
             Self::A => "A",
             Self::B => "B",
+            Self::Factory => "factory",
         })
     }
 }
@@ -62,59 +72,63 @@ impl fmt::Display for Slot {
 pub enum Status {
     /// Whole; its self-test has not been run.
     Staged,
-    /// Running, and left at the next start but `boots_left`, unless it is committed.
+    /// Its self-test has passed and it runs, until it is confirmed or has used up its starts.
     Trial {
         /// Starts that are still allowed.
         boots_left: u32,
+        /// Pictures classified so far.
+        #[serde(default)]
+        good: u32,
     },
-    /// Good for ever.
+    /// Good until it fails a self-test.
     Committed,
-    /// Not to be run again.
+    /// Not to be run again while anything else may.
     Failed {
         /// Why.
         reason: String,
+        /// Whether it ever passed its self-test: such a one runs again rather than nothing.
+        #[serde(default)]
+        ran: bool,
     },
 }
 
-/// A bundle in a slot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Installed {
-    /// Its name.
-    pub name: String,
-    /// Digest of its head.
-    pub digest: Digest,
-    /// What it has come to.
-    pub status: Status,
+/// When a bundle on trial becomes permanent by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confirm {
+    /// After so many pictures.
+    After(u32),
+    /// Never; a host commits it.
+    ByHand,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct State {
-    format: u32,
-    current: Option<Slot>,
-    a: Option<Installed>,
-    b: Option<Installed>,
-}
+/// The time in milliseconds since 1970, as far as the device knows.
+pub type Clock = fn() -> u64;
 
 /// Why slots could not be changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SlotError {
     /// The disk failed.
-    #[error("cannot {doing} on the device's disk")]
+    #[error("cannot {doing} on the device's disk; make room or replace the disk, then flash again")]
     Disk {
         /// What was being done.
         doing: String,
         /// What the system said.
         source: io::Error,
     },
-    /// The state file is no state file.
+    /// A later version wrote the state.
+    #[error("expected format {expected} in {path}, found format {found}; use the version of graftd that wrote it")]
+    Format {
+        /// The file.
+        path: &'static str,
+        /// What this version writes.
+        expected: u32,
+        /// What is there.
+        found: u32,
+    },
+    /// The bundle is larger than this device takes, or than the room there is.
     #[error(
-        "expected the state of two slots in state.json, found other text ({0}); remove it to begin with empty slots"
-    )]
-    State(String),
-    /// The bundle is larger than this device takes.
-    #[error(
-        "expected a bundle of at most {limit} bytes on disk, found {found}; raise max_bundle_mb or pack a smaller model"
+        "expected a bundle of at most {limit} bytes on disk, found {found}; raise max_bundle_mb, make room or pack a smaller model"
     )]
     Space {
         /// The limit.
@@ -143,8 +157,11 @@ pub enum SlotError {
     #[error("expected a slot on trial, found none")]
     NoTrial,
     /// There is no bundle to go back to.
-    #[error("expected a bundle in the other slot to go back to, found none that may run")]
+    #[error("expected a bundle in another slot to go back to, found none that may run")]
     NoWayBack,
+    /// The factory slot is filled.
+    #[error("expected an empty factory slot, found {0}; remove the folder slots/factory to fill it anew")]
+    FactoryFilled(String),
     /// The bundle is wrong.
     #[error(transparent)]
     Bundle(#[from] BundleError),
@@ -152,62 +169,67 @@ pub enum SlotError {
 
 /// The slots on a disk.
 #[derive(Debug)]
-pub struct Slots<D> {
-    disk: D,
+pub struct Slots<F> {
+    disk: Disk<F>,
     state: State,
+    /// Of the newest state written, or tried to.
+    number: u64,
     limit: u64,
+    clock: Clock,
+    /// The factory slot's bundle, if there is one.
+    factory: Option<Head>,
     transfer: Option<Transfer>,
+    /// What was found wrong and mended at the opening.
+    damage: Option<String>,
 }
 
-#[derive(Debug)]
-struct Transfer {
-    head: Head,
-    staged: BTreeSet<Digest>,
-}
-
-/// Where a chunk's bytes are in an installed bundle.
-struct Place {
-    path: String,
-    from: usize,
-    len: usize,
-}
-
-const STATE: &str = "state.json";
-const FORMAT: u32 = 1;
-const STAGING: &str = "staging";
-const STAGING_HEAD: &str = "staging/head";
-const NEW: &str = "slots/new";
 /// Starts that a trial gets before the device goes back by itself.
 pub const TRIAL_BOOTS: u32 = 2;
+/// Longest reason that is kept, in characters.
+const MAX_REASON: usize = 200;
 
-impl<D: Disk> Slots<D> {
+impl<F: FileSystem> Slots<F> {
     /// Opens the slots; a transfer that was cut off is taken up again. `limit` bounds a bundle's bytes on disk.
+    ///
+    /// A state of which no copy is whole is made anew from the slots whose bundles are.
     ///
     /// # Errors
     ///
-    /// [`SlotError::Disk`] or [`SlotError::State`].
-    pub fn open(disk: D, limit: u64) -> Result<Self, SlotError> {
-        let state = match disk.read(STATE) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => State { format: FORMAT, ..State::default() },
-            Err(source) => return Err(failed("read the state")(source)),
-            Ok(bytes) => {
-                let state: State = serde_json::from_slice(&bytes).map_err(|e| SlotError::State(e.to_string()))?;
-                if state.format != FORMAT {
-                    return Err(SlotError::State(format!("format {} instead of {FORMAT}", state.format)));
-                }
-                state
-            }
-        };
-        let mut slots = Self { disk, state, limit, transfer: None };
-        slots.transfer = slots.staged_transfer();
+    /// [`SlotError::Format`].
+    pub fn open(files: F, limit: u64, clock: Clock) -> Result<Self, SlotError> {
+        let disk = Disk::new(files);
+        let found = State::read(&disk)?;
+        let factory = disk.read(&head_path(Slot::Factory)).ok().and_then(|bytes| Head::parse(&bytes).ok());
+        let mut slots =
+            Self { disk, state: State::default(), number: 0, limit, clock, factory, transfer: None, damage: None };
+        match found {
+            Found::Whole(number, state) => (slots.number, slots.state) = (number, state),
+            Found::Nothing => {}
+            Found::Damaged(reason) => slots.salvage(reason),
+        }
+        slots.transfer = slots.interrupted();
         Ok(slots)
     }
 
-    /// Reads back what a cut-off transfer had received. Damage there costs only that it is sent again.
-    fn staged_transfer(&self) -> Option<Transfer> {
-        let head = Head::parse(&self.disk.read(STAGING_HEAD).ok()?).ok()?;
-        let names = self.disk.list("staging/chunks").ok()?;
-        Some(Transfer { head, staged: names.iter().filter_map(|n| n.parse().ok()).collect() })
+    /// Makes a state of what is there.
+    fn salvage(&mut self, reason: String) {
+        for slot in Slot::ALL {
+            let Ok(head) = self.read_head(slot) else { continue };
+            if self.check_files(slot, head.manifest()).is_err() {
+                continue;
+            }
+            let (name, digest) = (head.manifest().name.clone(), head.digest());
+            // Its self-test is run before it runs, as at any start.
+            self.state.put(slot, Some(Installed { name, digest, status: Status::Committed }));
+            self.state.current.get_or_insert(slot);
+            self.note(slot, &format!("found whole after the state was lost: {reason}"));
+        }
+        self.damage = Some(reason);
+    }
+
+    /// Returns why the state had to be made anew, if it had to.
+    pub fn damage(&self) -> Option<&str> {
+        self.damage.as_deref()
     }
 
     /// Returns the slot that runs.
@@ -215,24 +237,25 @@ impl<D: Disk> Slots<D> {
         self.state.current
     }
 
-    /// Returns what is in a slot.
-    pub fn installed(&self, slot: Slot) -> Option<&Installed> {
-        match slot {
-            Slot::A => self.state.a.as_ref(),
-            Slot::B => self.state.b.as_ref(),
+    /// Returns what is in a slot. The factory's bundle counts as committed.
+    pub fn installed(&self, slot: Slot) -> Option<Installed> {
+        match (slot, &self.factory) {
+            (Slot::Factory, Some(head)) => {
+                let (name, digest) = (head.manifest().name.clone(), head.digest());
+                Some(Installed { name, digest, status: Status::Committed })
+            }
+            _ => self.state.installed(slot).cloned(),
         }
     }
 
-    fn entry(&mut self, slot: Slot) -> &mut Option<Installed> {
-        match slot {
-            Slot::A => &mut self.state.a,
-            Slot::B => &mut self.state.b,
-        }
+    /// Returns the slots that there are: the two that take bundles, and the factory's where it is filled.
+    pub fn all(&self) -> impl Iterator<Item = Slot> + use<F> {
+        Slot::ALL.into_iter().chain(self.factory.as_ref().map(|_| Slot::Factory))
     }
 
-    /// Returns the slot that a transfer is filling, and the bundle's name.
-    pub fn receiving(&self) -> Option<(Slot, &str)> {
-        self.transfer.as_ref().map(|t| (self.target(), t.head.manifest().name.as_str()))
+    /// Returns what happened to slots, the newest last.
+    pub fn log(&self) -> &[Event] {
+        &self.state.log
     }
 
     /// Returns the bytes left on the disk, where the system tells.
@@ -244,9 +267,18 @@ impl<D: Disk> Slots<D> {
     ///
     /// # Errors
     ///
-    /// [`SlotError::Disk`] or [`SlotError::Bundle`].
+    /// [`SlotError::Disk`] or [`SlotError::Bundle`], the latter also if it is not the one that was installed.
     pub fn head(&self, slot: Slot) -> Result<Head, SlotError> {
-        let bytes = self.disk.read(&format!("{}/head", slot.folder())).map_err(failed("read the head of a bundle"))?;
+        let head = self.read_head(slot)?;
+        match self.installed(slot) {
+            Some(installed) => same(&head_path(slot), installed.digest, head.digest())?,
+            None => return Err(BundleError::NoFile(head_path(slot)).into()),
+        }
+        Ok(head)
+    }
+
+    fn read_head(&self, slot: Slot) -> Result<Head, SlotError> {
+        let bytes = self.disk.read(&head_path(slot)).map_err(failed("read the head of a bundle"))?;
         Ok(Head::parse(&bytes)?)
     }
 
@@ -256,218 +288,223 @@ impl<D: Disk> Slots<D> {
     ///
     /// [`SlotError::Disk`] or [`SlotError::Bundle`].
     pub fn file(&self, slot: Slot, path: &str) -> Result<Vec<u8>, SlotError> {
-        let head = self.head(slot)?;
-        let entry = head.manifest().file(path)?;
-        let name = format!("{}/files/{path}", slot.folder());
+        self.read_file(slot, self.head(slot)?.manifest(), path)
+    }
+
+    fn read_file(&self, slot: Slot, manifest: &Manifest, path: &str) -> Result<Vec<u8>, SlotError> {
+        let entry = manifest.file(path)?;
+        let name = file_path(slot, path);
         let bytes = self.disk.read(&name).map_err(failed(&format!("read {name}")))?;
-        let found = Digest::of(&bytes);
-        if found != entry.digest {
-            return Err(BundleError::Digest { what: path.into(), expected: entry.digest, found }.into());
-        }
+        same(path, entry.digest, Digest::of(&bytes))?;
         Ok(bytes)
     }
 
-    fn target(&self) -> Slot {
-        self.state.current.map_or(Slot::A, Slot::other)
+    /// Checks every byte of the bundle in a slot.
+    ///
+    /// # Errors
+    ///
+    /// As [`Slots::file`].
+    pub fn verify(&self, slot: Slot) -> Result<(), SlotError> {
+        self.check_files(slot, self.head(slot)?.manifest())
     }
 
+    fn check_files(&self, slot: Slot, manifest: &Manifest) -> Result<(), SlotError> {
+        manifest.files.iter().try_for_each(|file| self.read_file(slot, manifest, &file.path).map(drop))
+    }
+
+    /// Writes a state; what is in memory changes only if that went well.
     fn save(&mut self, state: State) -> Result<(), SlotError> {
-        let json = serde_json::to_vec_pretty(&state).map_err(|e| SlotError::State(e.to_string()))?;
-        self.disk.write(STATE, &json).map_err(failed("write the state"))?;
+        // Never the number of a state that may have been written although that seemed to fail.
+        self.number += 1;
+        state.write(self.number, &mut self.disk)?;
         self.state = state;
         Ok(())
     }
 
-    /// Counts a start: a trial that has used up its starts is left.
-    ///
-    /// Returns why, if the device has gone back.
-    ///
-    /// # Errors
-    ///
-    /// [`SlotError::Disk`].
-    pub fn boot(&mut self) -> Result<Option<String>, SlotError> {
-        let Some(slot) = self.state.current else { return Ok(None) };
-        let Some(Status::Trial { boots_left }) = self.installed(slot).map(|i| i.status.clone()) else {
-            return Ok(None);
-        };
-        if boots_left == 0 {
-            let reason = format!("slot {slot} was not committed within {TRIAL_BOOTS} starts");
-            self.leave(slot, &reason)?;
-            return Ok(Some(reason));
-        }
-        self.mark(slot, Status::Trial { boots_left: boots_left - 1 })?;
-        Ok(None)
-    }
-
-    fn mark(&mut self, slot: Slot, status: Status) -> Result<(), SlotError> {
-        let before = self.state.clone();
-        if let Some(installed) = self.entry(slot) {
-            installed.status = status;
-        }
-        let state = std::mem::replace(&mut self.state, before);
+    /// Writes a state that holds in memory even if that fails.
+    fn insist(&mut self, state: State) -> Result<(), SlotError> {
+        self.state = state.clone();
         self.save(state)
     }
 
-    /// Begins a transfer, or goes on with it where it is the same bundle. The caller has decided to trust the head.
+    /// Adds to the log, to be written with the next state.
+    fn note(&mut self, slot: Slot, what: &str) {
+        let mut state = std::mem::take(&mut self.state);
+        self.note_in(&mut state, slot, what);
+        self.state = state;
+    }
+
+    fn note_in(&self, state: &mut State, slot: Slot, what: &str) {
+        let name = match slot {
+            Slot::Factory => self.factory.as_ref().map(|h| h.manifest().name.clone()),
+            _ => state.installed(slot).map(|i| i.name.clone()),
+        };
+        let number = self.number.max(state.log.last().map_or(0, |e| e.number)) + 1;
+        let (unix_ms, name) = ((self.clock)(), name.unwrap_or_default());
+        state.log.push(Event { number, unix_ms, slot, name, what: what.chars().take(MAX_REASON).collect() });
+        let surplus = state.log.len().saturating_sub(EVENTS);
+        state.log.drain(..surplus);
+    }
+
+    /// Returns the slot to go back to from another one.
+    fn way_back(&self, from: Slot) -> Option<Slot> {
+        let committed = |&slot: &Slot| matches!(self.state.status(slot), Some(Status::Committed));
+        let factory = self.factory.as_ref().map(|_| Slot::Factory);
+        Slot::ALL.into_iter().filter(committed).chain(factory).find(|&slot| slot != from)
+    }
+
+    /// Counts a start: a trial that has used up its starts is left, or, where nothing else may run, gets new ones.
     ///
-    /// # Errors
-    ///
-    /// [`SlotError::OnTrial`], [`SlotError::Space`] or [`SlotError::Disk`].
-    pub fn begin(&mut self, head: Head) -> Result<Slot, SlotError> {
-        if let Some(slot) = self.state.current
-            && matches!(self.installed(slot).map(|i| &i.status), Some(Status::Trial { .. }))
-        {
-            return Err(SlotError::OnTrial(slot));
-        }
-        let found = head.manifest().payload_len() + head.manifest().stored_len() + head.bytes().len() as u64;
-        if found > self.limit {
-            return Err(SlotError::Space { limit: self.limit, found });
-        }
-        if let Some(free) = self.disk.free_bytes().filter(|&free| free < found) {
-            return Err(SlotError::Space { limit: free, found });
-        }
-        if self.transfer.as_ref().is_none_or(|t| t.head.bytes() != head.bytes()) {
-            let wanted: BTreeSet<Digest> = head.manifest().chunks.iter().map(|c| c.digest).collect();
-            let staged = self.transfer.take().map(|t| t.staged).unwrap_or_default();
-            let doing = failed("begin a transfer");
-            // Chunks that the new bundle shares with the one given up stay.
-            for digest in staged.difference(&wanted) {
-                self.disk.remove(&chunk_path(digest)).map_err(&doing)?;
+    /// Returns why, if the device has gone back. A trial whose starts cannot be counted is left too: it might never end.
+    pub fn boot(&mut self) -> Option<String> {
+        let slot = self.state.current?;
+        let Some(Status::Trial { boots_left, good }) = self.state.status(slot).cloned() else { return None };
+        let way_back = self.way_back(slot);
+        let mut state = self.state.clone();
+        let counted = |boots_left| Status::Trial { boots_left, good };
+        let reason = match (boots_left, way_back) {
+            (0, Some(_)) => format!("slot {slot} was not confirmed within {TRIAL_BOOTS} starts"),
+            (0, None) => {
+                state.set_status(slot, counted(TRIAL_BOOTS.saturating_sub(1)));
+                self.note_in(&mut state, slot, "its starts were used up and nothing else may run: it gets new ones");
+                // It runs whether that could be written or not.
+                let _ = self.insist(state);
+                return None;
             }
-            // The slot that is to be filled needs it no more, and the transfer the space.
-            self.disk.remove(&self.target().packed()).map_err(&doing)?;
-            self.disk.write(STAGING_HEAD, head.bytes()).map_err(&doing)?;
-            self.transfer = Some(Transfer { staged: staged.intersection(&wanted).copied().collect(), head });
-        }
-        Ok(self.target())
-    }
-
-    /// Returns the chunks of the begun bundle that neither the transfer nor a slot has.
-    ///
-    /// # Errors
-    ///
-    /// [`SlotError::NotBegun`].
-    pub fn missing(&self) -> Result<Vec<usize>, SlotError> {
-        let t = self.transfer.as_ref().ok_or(SlotError::NotBegun)?;
-        let places = self.places();
-        let has = |d: &Digest| t.staged.contains(d) || places.contains_key(d);
-        Ok(t.head.manifest().chunks.iter().enumerate().filter(|(_, c)| !has(&c.digest)).map(|(i, _)| i).collect())
-    }
-
-    /// Returns where the chunks of the installed bundles are.
-    fn places(&self) -> HashMap<Digest, Place> {
-        let mut places = HashMap::new();
-        for slot in Slot::ALL.into_iter().filter(|&s| self.installed(s).is_some()) {
-            let Ok(head) = self.head(slot) else { continue };
-            let m = head.manifest();
-            for file in &m.files {
-                let mut from = 0;
-                for chunk in file.chunks.iter().filter_map(|&i| m.chunks.get(i as usize)) {
-                    let len = chunk.raw_len as usize;
-                    let path = format!("{}/files/{}", slot.folder(), file.path);
-                    places.insert(chunk.digest, Place { path, from, len });
-                    from += len;
+            (left, _) => {
+                state.set_status(slot, counted(left - 1));
+                match (self.insist(state), way_back) {
+                    (Err(e), Some(_)) => format!("the starts of slot {slot} cannot be counted: {}", describe(&e)),
+                    _ => return None,
                 }
             }
-        }
-        places
+        };
+        // In memory at least: the next start comes to the same.
+        let _ = self.leave(slot, &reason);
+        Some(reason)
     }
 
-    /// Takes a chunk as stored in the bundle.
+    /// Condemns the running slot and goes back.
+    fn leave(&mut self, slot: Slot, reason: &str) -> Result<(), SlotError> {
+        let mut state = self.state.clone();
+        state.current = self.way_back(slot);
+        self.fail_in(&mut state, slot, reason, true);
+        self.insist(state)
+    }
+
+    fn fail_in(&self, state: &mut State, slot: Slot, reason: &str, ran: bool) {
+        let reason: String = reason.chars().take(MAX_REASON).collect();
+        self.note_in(state, slot, &format!("failed: {reason}"));
+        state.set_status(slot, Status::Failed { reason, ran });
+    }
+
+    /// Returns the slots to try at a start, in this order: the current one, another good one, the factory's, and, rather than
+    /// nothing, those that ran once.
+    pub fn candidates(&self) -> Vec<Slot> {
+        let is = |slot: &Slot, wanted: fn(&Status) -> bool| self.state.status(*slot).is_some_and(wanted);
+        let all = || Slot::ALL.into_iter();
+        let current = self.state.current;
+        let mut found: Vec<Slot> = current.into_iter().filter(|&s| self.installed(s).is_some()).collect();
+        found.extend(all().filter(|s| is(s, |status| matches!(status, Status::Committed | Status::Trial { .. }))));
+        found.extend(self.factory.as_ref().map(|_| Slot::Factory));
+        found.extend(all().filter(|s| is(s, |status| matches!(status, Status::Failed { ran: true, .. }))));
+        let mut seen = Vec::new();
+        found.retain(|slot| {
+            !seen.contains(slot) && {
+                seen.push(*slot);
+                true
+            }
+        });
+        found
+    }
+
+    /// Notes what a start came to: the slot that runs, if one does, and why others do not.
     ///
     /// # Errors
     ///
-    /// [`SlotError::Bundle`] if it is not what the manifest says, [`SlotError::NoChunk`], [`SlotError::NotBegun`] or
-    /// [`SlotError::Disk`].
-    pub fn put_chunk(&mut self, index: usize, stored: &[u8]) -> Result<(), SlotError> {
-        let t = self.transfer.as_mut().ok_or(SlotError::NotBegun)?;
-        let count = t.head.manifest().chunks.len();
-        let entry = t.head.manifest().chunks.get(index).ok_or(SlotError::NoChunk { count, found: index })?;
-        let bytes = decode_chunk(index, entry, stored)?;
-        self.disk.write(&chunk_path(&entry.digest), &bytes).map_err(failed("keep a chunk"))?;
-        t.staged.insert(entry.digest);
+    /// [`SlotError::Disk`]; it holds in memory nevertheless.
+    pub fn settle(&mut self, runs: Option<Slot>, failures: &[(Slot, String)]) -> Result<(), SlotError> {
+        let mut state = self.state.clone();
+        for (slot, reason) in failures {
+            if !matches!(state.status(*slot), Some(Status::Failed { .. })) {
+                self.fail_in(&mut state, *slot, reason, true);
+            }
+        }
+        if let Some(slot) = runs {
+            if matches!(state.status(slot), Some(Status::Failed { .. })) {
+                self.note_in(&mut state, slot, "runs again, as nothing else does");
+                state.set_status(slot, Status::Committed);
+            } else if state.current != runs {
+                self.note_in(&mut state, slot, "runs now");
+            }
+        }
+        state.current = runs;
+        if state == self.state && self.damage.is_none() {
+            return Ok(());
+        }
+        self.insist(state)?;
+        self.damage = None;
         Ok(())
     }
 
-    /// Puts the received bundle into the slot that does not run.
-    ///
-    /// # Errors
-    ///
-    /// [`SlotError::Incomplete`], [`SlotError::NotBegun`], [`SlotError::Bundle`] or [`SlotError::Disk`]. The running slot
-    /// is as it was.
-    pub fn finish(&mut self) -> Result<Slot, SlotError> {
-        let missing = self.missing()?.len();
-        if missing > 0 {
-            return Err(SlotError::Incomplete(missing));
-        }
-        let slot = self.target();
-        let t = self.transfer.as_ref().ok_or(SlotError::NotBegun)?;
-        let (manifest, places) = (t.head.manifest().clone(), self.places());
-        let head = t.head.bytes().to_vec();
-        let digest = t.head.digest();
-        let doing = failed("put a bundle together");
-        self.disk.remove(NEW).map_err(&doing)?;
-        for file in &manifest.files {
-            let mut bytes = Vec::new();
-            // Neighbours come from one file: read it once.
-            let mut open: Option<(String, Vec<u8>)> = None;
-            for entry in file.chunks.iter().filter_map(|&i| manifest.chunks.get(i as usize)) {
-                match places.get(&entry.digest) {
-                    Some(place) => {
-                        if open.as_ref().is_none_or(|o| o.0 != place.path) {
-                            open = Some((place.path.clone(), self.disk.read(&place.path).map_err(&doing)?));
-                        }
-                        let whole = open.as_ref().map(|o| o.1.as_slice()).unwrap_or_default();
-                        bytes.extend_from_slice(whole.get(place.from..place.from + place.len).unwrap_or_default());
-                    }
-                    None => bytes.extend(self.disk.read(&chunk_path(&entry.digest)).map_err(&doing)?),
-                }
-            }
-            let found = Digest::of(&bytes);
-            if found != file.digest {
-                return Err(BundleError::Digest { what: file.path.clone(), expected: file.digest, found }.into());
-            }
-            self.disk.write(&format!("{NEW}/files/{}", file.path), &bytes).map_err(&doing)?;
-        }
-        self.disk.write(&format!("{NEW}/head"), &head).map_err(&doing)?;
-        // From here to the last line the slot is nobody's: the state says so before its files change.
-        let mut state = self.state.clone();
-        *entry_of(&mut state, slot) = None;
-        self.save(state)?;
-        self.disk.remove(slot.folder()).map_err(&doing)?;
-        self.disk.rename(NEW, slot.folder()).map_err(&doing)?;
-        let mut state = self.state.clone();
-        *entry_of(&mut state, slot) = Some(Installed { name: manifest.name, digest, status: Status::Staged });
-        self.save(state)?;
-        self.transfer = None;
-        self.disk.remove(STAGING).map_err(&doing)?;
-        Ok(slot)
-    }
-
-    /// Makes a slot the one that runs, on trial.
+    /// Makes a slot the one that runs: on trial, or for good where nothing is to be waited for or gone back to.
     ///
     /// # Errors
     ///
     /// [`SlotError::NoTrial`] if there is no bundle in it that may run, [`SlotError::Disk`].
-    pub fn activate(&mut self, slot: Slot) -> Result<(), SlotError> {
-        let mut state = self.state.clone();
-        match entry_of(&mut state, slot) {
-            Some(installed) if installed.status == Status::Staged => {
-                installed.status = Status::Trial { boots_left: TRIAL_BOOTS }
-            }
-            _ => return Err(SlotError::NoTrial),
+    pub fn activate(&mut self, slot: Slot, confirm: Confirm) -> Result<(), SlotError> {
+        if self.state.status(slot) != Some(&Status::Staged) {
+            return Err(SlotError::NoTrial);
         }
+        let mut state = self.state.clone();
+        let at_once = match confirm {
+            Confirm::After(pictures) => pictures == 0 || self.way_back(slot).is_none(),
+            Confirm::ByHand => false,
+        };
+        let (status, what) = if at_once {
+            (Status::Committed, "passed its self-test and is committed")
+        } else {
+            (Status::Trial { boots_left: TRIAL_BOOTS, good: 0 }, "passed its self-test and is on trial")
+        };
+        state.set_status(slot, status);
         state.current = Some(slot);
+        self.note_in(&mut state, slot, what);
         self.save(state)
     }
 
-    /// Condemns a slot that does not run.
+    /// Condemns a slot that does not run and never did.
     ///
     /// # Errors
     ///
     /// [`SlotError::Disk`].
     pub fn condemn(&mut self, slot: Slot, reason: &str) -> Result<(), SlotError> {
-        self.mark(slot, Status::Failed { reason: reason.into() })
+        let mut state = self.state.clone();
+        self.fail_in(&mut state, slot, reason, false);
+        self.save(state)
+    }
+
+    /// Counts a picture that the running bundle classified; returns whether that has ended its trial.
+    ///
+    /// # Errors
+    ///
+    /// [`SlotError::Disk`].
+    pub fn classified(&mut self, confirm: Confirm) -> Result<bool, SlotError> {
+        let Some(slot) = self.state.current else { return Ok(false) };
+        let (Some(&Status::Trial { good, .. }), Confirm::After(wanted)) = (self.state.status(slot), confirm) else {
+            return Ok(false);
+        };
+        let mut state = self.state.clone();
+        let good = good.saturating_add(1);
+        let ends = good >= wanted;
+        if ends {
+            state.set_status(slot, Status::Committed);
+            self.note_in(&mut state, slot, &format!("is committed after {good} pictures"));
+        } else {
+            // A start that classified a picture was no bad one.
+            state.set_status(slot, Status::Trial { boots_left: TRIAL_BOOTS, good });
+        }
+        self.save(state)?;
+        Ok(ends)
     }
 
     /// Makes the bundle on trial permanent.
@@ -477,62 +514,68 @@ impl<D: Disk> Slots<D> {
     /// [`SlotError::NoTrial`] or [`SlotError::Disk`].
     pub fn commit(&mut self) -> Result<Slot, SlotError> {
         let slot = self.state.current.ok_or(SlotError::NoTrial)?;
-        match self.installed(slot).map(|i| &i.status) {
-            Some(Status::Trial { .. }) => self.mark(slot, Status::Committed)?,
+        match self.state.status(slot) {
+            Some(Status::Trial { .. }) => {
+                let mut state = self.state.clone();
+                state.set_status(slot, Status::Committed);
+                self.note_in(&mut state, slot, "is committed by a host");
+                self.save(state)?;
+            }
             Some(Status::Committed) => {}
             _ => return Err(SlotError::NoTrial),
         }
         Ok(slot)
     }
 
-    /// Goes back to the other slot.
+    /// Returns the slot that [`Slots::rollback`] goes to.
     ///
     /// # Errors
     ///
-    /// [`SlotError::NoWayBack`] or [`SlotError::Disk`].
-    pub fn rollback(&mut self, reason: &str) -> Result<Slot, SlotError> {
+    /// [`SlotError::NoWayBack`].
+    pub fn back(&self) -> Result<Slot, SlotError> {
         let slot = self.state.current.ok_or(SlotError::NoWayBack)?;
-        let other = slot.other();
-        if !self.may_run(other) {
-            return Err(SlotError::NoWayBack);
-        }
-        self.leave(slot, reason)?;
-        Ok(other)
+        if slot == Slot::Factory { Err(SlotError::NoWayBack) } else { self.way_back(slot).ok_or(SlotError::NoWayBack) }
     }
 
-    fn may_run(&self, slot: Slot) -> bool {
-        matches!(self.installed(slot).map(|i| &i.status), Some(Status::Committed))
-    }
-
-    /// Condemns the running slot and goes to the other one, or to none where that may not run.
+    /// Goes back to another slot.
     ///
     /// # Errors
     ///
-    /// [`SlotError::Disk`].
-    pub fn leave(&mut self, slot: Slot, reason: &str) -> Result<(), SlotError> {
+    /// [`SlotError::NoWayBack`] or [`SlotError::Disk`]; then all is as it was.
+    pub fn rollback(&mut self, reason: &str) -> Result<Slot, SlotError> {
+        let to = self.back()?;
         let mut state = self.state.clone();
-        if let Some(installed) = entry_of(&mut state, slot) {
-            installed.status = Status::Failed { reason: reason.into() };
+        if let Some(from) = state.current.replace(to) {
+            self.fail_in(&mut state, from, reason, true);
         }
-        state.current = Some(slot.other()).filter(|&s| self.may_run(s));
-        self.save(state)
+        self.save(state)?;
+        Ok(to)
     }
 }
 
-fn entry_of(state: &mut State, slot: Slot) -> &mut Option<Installed> {
-    match slot {
-        Slot::A => &mut state.a,
-        Slot::B => &mut state.b,
-    }
+fn head_path(slot: Slot) -> String {
+    format!("{}/head", slot.folder())
 }
 
-fn chunk_path(digest: &Digest) -> String {
-    format!("staging/chunks/{digest}")
+fn file_path(slot: Slot, path: &str) -> String {
+    format!("{}/files/{path}", slot.folder())
+}
+
+fn same(what: &str, expected: Digest, found: Digest) -> Result<(), BundleError> {
+    if found == expected { Ok(()) } else { Err(BundleError::Digest { what: what.into(), expected, found }) }
 }
 
 fn failed(doing: &str) -> impl Fn(io::Error) -> SlotError {
     let doing = doing.to_owned();
     move |source| SlotError::Disk { doing: doing.clone(), source }
+}
+
+/// Returns an error with its cause, in a line.
+fn describe(error: &SlotError) -> String {
+    match error {
+        SlotError::Disk { doing, source } => format!("cannot {doing}: {source}"),
+        other => other.to_string(),
+    }
 }
 
 #[cfg(test)]

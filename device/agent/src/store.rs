@@ -1,7 +1,7 @@
 //! What the device saw: predictions as JSON lines, with their pictures where they are to be kept.
 //!
 //! Append-only, bounded: when the folder grows over its limit, the oldest file goes. A line torn by a power cut is
-//! dropped when the store is opened.
+//! dropped when the store is opened. Where the disk takes nothing, the newest predictions are kept in memory.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -32,7 +32,7 @@ pub struct Record {
 pub struct Store {
     folder: PathBuf,
     limit: u64,
-    log: File,
+    log: io::Result<File>,
     log_len: u64,
     recent: VecDeque<Record>,
     next_id: u64,
@@ -46,18 +46,10 @@ const PICTURES: &str = "pictures";
 
 impl Store {
     /// Opens a folder that may grow to `limit` bytes.
-    ///
-    /// # Errors
-    ///
-    /// The system's.
-    pub fn open(folder: &Path, limit: u64) -> io::Result<Self> {
-        fs::create_dir_all(folder.join(PICTURES))?;
+    pub fn open(folder: &Path, limit: u64) -> Self {
         let mut recent = VecDeque::new();
         for name in [OLD_LOG, LOG] {
-            let text = match fs::read(folder.join(name)) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                other => other?,
-            };
+            let text = fs::read(folder.join(name)).unwrap_or_default();
             for record in text.split(|&b| b == b'\n').filter_map(|line| serde_json::from_slice::<Record>(line).ok()) {
                 recent.push_back(record);
                 if recent.len() > RECENT {
@@ -65,42 +57,55 @@ impl Store {
                 }
             }
         }
-        let path = folder.join(LOG);
-        let mut log = OpenOptions::new().append(true).create(true).read(true).open(&path)?;
-        let text = fs::read(&path)?;
-        if text.last().is_some_and(|&b| b != b'\n') {
-            // A torn line gets an end of its own, so that it does not swallow the next one.
-            log.write_all(b"\n")?;
-        }
+        let (log, log_len) = match open_log(folder) {
+            Ok((log, len)) => (Ok(log), len),
+            Err(e) => (Err(e), 0),
+        };
         let next_id = recent.back().map_or(1, |r: &Record| r.id + 1);
-        Ok(Self { folder: folder.to_owned(), limit, log_len: text.len() as u64, log, recent, next_id })
+        Self { folder: folder.to_owned(), limit, log_len, log, recent, next_id }
+    }
+
+    /// Returns why nothing can be written, if that is so.
+    pub fn ails(&self) -> Option<&io::Error> {
+        self.log.as_ref().err()
     }
 
     /// Adds a prediction, with its picture where one is given; returns its number.
     ///
     /// # Errors
     ///
-    /// The system's; a full disk is one.
+    /// The system's; a full disk is one. The prediction is kept in memory then.
     pub fn add(&mut self, record: Record, picture: Option<&[u8]>) -> io::Result<u64> {
         let record = Record { id: self.next_id, ..record };
+        let id = record.id;
+        self.next_id += 1;
+        self.recent.push_back(record.clone());
+        if self.recent.len() > RECENT {
+            self.recent.pop_front();
+        }
+        if self.log.is_err() {
+            // The disk may have come back.
+            let (log, len) = open_log(&self.folder)?;
+            (self.log, self.log_len) = (Ok(log), len);
+        }
+        self.write(&record, picture)?;
+        self.make_room()?;
+        Ok(id)
+    }
+
+    fn write(&mut self, record: &Record, picture: Option<&[u8]>) -> io::Result<()> {
+        let Ok(log) = &mut self.log else { return Ok(()) };
         if let Some(bytes) = picture {
             let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
             file.write_all(bytes)?;
             file.persist(self.folder.join(PICTURES).join(format!("{:010}.img", record.id))).map_err(|e| e.error)?;
         }
-        let mut line = serde_json::to_vec(&record)?;
+        let mut line = serde_json::to_vec(record)?;
         line.push(b'\n');
-        self.log.write_all(&line)?;
-        self.log.sync_data()?;
+        log.write_all(&line)?;
+        log.sync_data()?;
         self.log_len += line.len() as u64;
-        self.next_id += 1;
-        let id = record.id;
-        self.recent.push_back(record);
-        if self.recent.len() > RECENT {
-            self.recent.pop_front();
-        }
-        self.make_room()?;
-        Ok(id)
+        Ok(())
     }
 
     /// Returns the newest predictions, newest first.
@@ -112,7 +117,7 @@ impl Store {
         // Half for pictures, a quarter for each of the two logs.
         if self.log_len > self.limit / 4 {
             fs::rename(self.folder.join(LOG), self.folder.join(OLD_LOG))?;
-            self.log = OpenOptions::new().append(true).create(true).open(self.folder.join(LOG))?;
+            self.log = Ok(OpenOptions::new().append(true).create(true).open(self.folder.join(LOG))?);
             self.log_len = 0;
         }
         let mut pictures: Vec<(PathBuf, u64)> = Vec::new();
@@ -133,6 +138,19 @@ impl Store {
     }
 }
 
+/// Opens the log and returns its length.
+fn open_log(folder: &Path) -> io::Result<(File, u64)> {
+    fs::create_dir_all(folder.join(PICTURES))?;
+    let path = folder.join(LOG);
+    let mut log = OpenOptions::new().append(true).create(true).read(true).open(&path)?;
+    let text = fs::read(&path)?;
+    if text.last().is_some_and(|&b| b != b'\n') {
+        // A torn line gets an end of its own, so that it does not swallow the next one.
+        log.write_all(b"\n")?;
+    }
+    Ok((log, text.len() as u64))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,24 +162,40 @@ mod tests {
     #[test]
     fn predictions_survive_a_restart_and_a_torn_line() {
         let dir = tempfile::tempdir().unwrap();
-        let mut store = Store::open(dir.path(), 1 << 20).unwrap();
+        let mut store = Store::open(dir.path(), 1 << 20);
         assert_eq!((store.add(record("a"), None).unwrap(), store.add(record("b"), None).unwrap()), (1, 2));
         drop(store);
         let log = dir.path().join(LOG);
         let mut text = fs::read(&log).unwrap();
         text.extend(b"{\"id\":3,\"uni");
         fs::write(&log, text).unwrap();
-        let mut store = Store::open(dir.path(), 1 << 20).unwrap();
+        let mut store = Store::open(dir.path(), 1 << 20);
         assert_eq!(store.add(record("c"), None).unwrap(), 3);
-        let store = Store::open(dir.path(), 1 << 20).unwrap();
+        let store = Store::open(dir.path(), 1 << 20);
         let labels: Vec<String> = store.recent(9).into_iter().map(|r| r.label).collect();
         assert_eq!(labels, ["c", "b", "a"]);
     }
 
     #[test]
+    fn a_disk_that_takes_nothing_leaves_the_newest_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("store");
+        // A file in the folder's place takes nothing, whoever runs the test.
+        fs::write(&folder, b"").unwrap();
+        let mut store = Store::open(&folder, 4000);
+        assert!(store.ails().is_some());
+        assert!(store.add(record("a"), None).is_err());
+        assert_eq!(store.recent(9)[0].label, "a");
+        fs::remove_file(&folder).unwrap();
+        assert_eq!(store.add(record("b"), None).unwrap(), 2);
+        assert!(store.ails().is_none());
+        assert_eq!(Store::open(&folder, 4000).recent(9)[0].label, "b");
+    }
+
+    #[test]
     fn the_oldest_goes_when_the_limit_is_reached() {
         let dir = tempfile::tempdir().unwrap();
-        let mut store = Store::open(dir.path(), 4000).unwrap();
+        let mut store = Store::open(dir.path(), 4000);
         for i in 0..60 {
             store.add(record(&i.to_string()), Some(&[0; 300])).unwrap();
         }
@@ -171,6 +205,6 @@ mod tests {
             fs::metadata(dir.path().join(LOG)).unwrap().len() + fs::metadata(dir.path().join(OLD_LOG)).unwrap().len();
         assert!(logs < 2200, "{logs}");
         assert!(dir.path().join(PICTURES).join("0000000060.img").exists());
-        assert_eq!(Store::open(dir.path(), 4000).unwrap().recent(1)[0].label, "59");
+        assert_eq!(Store::open(dir.path(), 4000).recent(1)[0].label, "59");
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use graft_bundle::{Bundle, BundleWriter, SecretKey};
+use graft_link::messages::SlotState;
 
 use super::*;
 use crate::tiny;
@@ -78,7 +79,7 @@ fn what_is_refused_leaves_the_running_slot_alone() {
     let dir = tempfile::tempdir().unwrap();
     let mut agent = Agent::open(config(dir.path(), ""), Start::Counts).unwrap();
     flash(&mut agent, &bundle("good", RED, Some(1)));
-    let before = agent.slot_info(Slot::A);
+    let before = agent.installer.slot_info(Slot::A);
     assert_eq!((before.state, before.current), (SlotState::Committed, true));
     assert_eq!(code(&flash(&mut agent, &bundle("foreign", RED, Some(2)))), RefusalCode::Signature);
     assert_eq!(code(&flash(&mut agent, &bundle("unsigned", RED, None))), RefusalCode::Signature);
@@ -90,9 +91,9 @@ fn what_is_refused_leaves_the_running_slot_alone() {
     let head = bundle("cut", RED, Some(1)).head().bytes().to_vec();
     agent.answer(Request::Begin { head }, &mut |_| ());
     assert_eq!(code(&agent.answer(Request::Finish, &mut |_| ())), RefusalCode::State);
-    assert_eq!(agent.slot_info(Slot::A), before);
+    assert_eq!(agent.installer.slot_info(Slot::A), before);
     assert_eq!(best(&mut agent, [200, 0, 3]), "red");
-    let other = agent.slot_info(Slot::B);
+    let other = agent.installer.slot_info(Slot::B);
     assert!(!other.current && other.state == SlotState::Failed);
 }
 
@@ -109,7 +110,7 @@ fn a_trial_is_committed_or_left_by_hand() {
     let manual = || config(dir.path(), "commit = \"manual\"");
     let mut agent = Agent::open(manual(), Start::Counts).unwrap();
     flash(&mut agent, &bundle("one", RED, Some(1)));
-    assert_eq!(agent.slot_info(Slot::A).state, SlotState::Trial);
+    assert_eq!(agent.installer.slot_info(Slot::A).state, SlotState::Trial);
     assert_eq!(agent.answer(Request::Commit, &mut |_| ()), Response::Done);
     flash(&mut agent, &bundle("two", RED, Some(1)));
     assert_eq!(agent.answer(Request::Rollback, &mut |_| ()), Response::Done);
@@ -122,6 +123,58 @@ fn a_trial_is_committed_or_left_by_hand() {
         assert_eq!(Agent::open(manual(), Start::Looks).unwrap().summary(), "slot B: three");
     }
     assert_eq!(Agent::open(manual(), Start::Counts).unwrap().summary(), "slot A: one");
+}
+
+#[test]
+fn a_trial_ends_after_three_pictures_and_the_log_tells_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::open(config(dir.path(), ""), Start::Counts).unwrap();
+    flash(&mut agent, &bundle("one", RED, Some(1)));
+    assert_eq!(agent.installer.slot_info(Slot::A).state, SlotState::Committed, "there is nothing to go back to");
+    flash(&mut agent, &bundle("two", RED, Some(1)));
+    for _ in 0..3 {
+        assert_eq!(agent.installer.slot_info(Slot::B).state, SlotState::Trial);
+        assert!(agent.classify("x", b"no picture").is_err());
+        best(&mut agent, [1, 2, 3]);
+    }
+    assert_eq!(agent.installer.slot_info(Slot::B).state, SlotState::Committed);
+    let Response::Log(log) = agent.answer(Request::Log { count: 2 }, &mut |_| ()) else { panic!() };
+    assert_eq!(log[0].text, "slot B (two) is committed after 3 pictures");
+    assert!(log.len() == 2 && log[0].unix_ms > 0);
+}
+
+#[test]
+fn a_rollback_to_what_does_not_run_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::open(config(dir.path(), ""), Start::Counts).unwrap();
+    flash(&mut agent, &bundle("one", RED, Some(1)));
+    flash(&mut agent, &bundle("two", RED, Some(1)));
+    std::fs::remove_dir_all(dir.path().join("root/slots/a/files")).unwrap();
+    std::fs::remove_file(dir.path().join("root/slots/a/packed")).unwrap();
+    let answer = agent.answer(Request::Rollback, &mut |_| ());
+    assert_eq!(code(&answer), RefusalCode::Unsupported);
+    assert_eq!(agent.summary(), "slot B: two");
+    assert_eq!(Agent::open(config(dir.path(), ""), Start::Looks).unwrap().summary(), "slot B: two");
+}
+
+#[test]
+fn a_factory_bundle_runs_when_the_slots_do_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Agent::open(config(dir.path(), ""), Start::Counts).unwrap();
+    assert_eq!(open().fill_factory(&bundle("foreign", RED, Some(2))).unwrap_err().0, RefusalCode::Signature);
+    assert_eq!(open().fill_factory(&bundle("wrong", [9.0, 1.0, 3.0], Some(1))).unwrap_err().0, RefusalCode::Gate);
+    assert_eq!(open().fill_factory(&bundle("factory", RED, Some(1))).unwrap().samples, 1);
+    let mut agent = open();
+    assert_eq!(agent.summary(), "slot factory: factory");
+    flash(&mut agent, &bundle("one", RED, Some(1)));
+    assert_eq!(open().summary(), "slot A: one");
+    std::fs::remove_dir_all(dir.path().join("root/slots/a")).unwrap();
+    let mut agent = open();
+    assert_eq!(agent.summary(), "slot factory: factory");
+    let Response::Slots(slots) = agent.answer(Request::Slots, &mut |_| ()) else { panic!() };
+    let told: Vec<(&str, SlotState, bool)> = slots.iter().map(|s| (s.name.as_str(), s.state, s.current)).collect();
+    let factory = ("factory", SlotState::Committed, true);
+    assert_eq!(told, [("A", SlotState::Failed, false), ("B", SlotState::Empty, false), factory]);
 }
 
 #[test]
@@ -150,7 +203,7 @@ fn flip(path: &Path) {
 fn a_second_start_runs_the_packed_model_of_its_slot() {
     let dir = tempfile::tempdir().unwrap();
     let open = || Agent::open(config(dir.path(), ""), Start::Counts).unwrap();
-    let loaded = |agent: &Agent| agent.running.as_ref().unwrap().model.network().loaded().clone();
+    let loaded = |agent: &Agent| agent.installer.running().unwrap().model.network().loaded().clone();
     let rebuilt = |because| Loaded::Rebuilt { because, not_kept: None };
     let mut agent = open();
     flash(&mut agent, &bundle("one", RED, Some(1)));
@@ -164,6 +217,7 @@ fn a_second_start_runs_the_packed_model_of_its_slot() {
     let packed = |slot: &str| dir.path().join("root/slots").join(slot).join("packed");
     flash(&mut agent, &bundle("two", RED, Some(1)));
     assert!(packed("a").exists() && packed("b").exists());
+    agent.answer(Request::Commit, &mut |_| ());
     // A transfer takes it away from the slot that it fills.
     let head = bundle("three", RED, Some(1)).head().bytes().to_vec();
     agent.answer(Request::Begin { head }, &mut |_| ());

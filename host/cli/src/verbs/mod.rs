@@ -8,6 +8,7 @@ mod bench;
 mod data;
 #[cfg(target_os = "linux")]
 mod demo;
+mod device;
 mod evaluate;
 mod export;
 mod flash;
@@ -20,6 +21,8 @@ mod ports;
 mod predict;
 pub(crate) mod quantize;
 mod slot;
+#[cfg(target_os = "linux")]
+mod torture;
 mod train;
 mod verify;
 
@@ -52,6 +55,11 @@ pub(crate) enum Verb {
     #[command(subcommand)]
     Slot(slot::Command),
     Monitor(monitor::Args),
+    /// Tell what a device is, rename it, set its clock, start it anew
+    #[command(subcommand)]
+    Device(device::Command),
+    #[cfg(target_os = "linux")]
+    Torture(torture::Args),
 }
 
 pub(crate) fn run(verb: &Verb, ui: &mut Ui) -> Result<()> {
@@ -74,5 +82,8 @@ pub(crate) fn run(verb: &Verb, ui: &mut Ui) -> Result<()> {
         Verb::Flash(args) => flash::run(args, ui),
         Verb::Slot(command) => slot::run(command, ui),
         Verb::Monitor(args) => monitor::run(args, ui),
+        Verb::Device(command) => device::run(command, ui),
+        #[cfg(target_os = "linux")]
+        Verb::Torture(args) => torture::run(args, ui),
     }
 }
