@@ -6,6 +6,8 @@ use clap::Parser;
 use graft_bundle::BundleError;
 use graft_deploy::DeployError;
 
+#[cfg(target_os = "linux")]
+mod card;
 mod model_file;
 mod packing;
 mod sheet;

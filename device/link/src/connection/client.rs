@@ -218,6 +218,11 @@ impl<T: Transport> Client<T> {
         (self.line.sent, self.line.received)
     }
 
+    /// Returns the time of the line since any fixed moment.
+    pub fn now(&self) -> Duration {
+        self.line.now()
+    }
+
     /// Returns what went wrong on the line so far.
     pub fn line_quality(&self) -> LineQuality {
         self.line.channel.line_quality()

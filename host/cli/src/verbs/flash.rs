@@ -1,24 +1,30 @@
 //! `graft flash`: sends a bundle to a device.
 
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use graft_bundle::Bundle;
+use graft_bundle::{Bundle, PublicKey, SecretKey};
 use graft_deploy::{Address, FlashProgress, FlashReport, Session};
+use indicatif::ProgressStyle;
 
 use crate::ui::Ui;
 
 /// Send a bundle to a device
 ///
 /// Writes BUNDLE into the slot that is not running, has the device check it, and starts it. Only chunks that the device
-/// has not travel; a flash that was cut off goes on where it was. A device that refuses goes on as before. Exit codes:
-/// 3 the device cannot be reached (try again), 4 it refused.
+/// has not travel; a flash that was cut off, by Ctrl-C too, goes on where it was. A bundle that does not fit is refused
+/// before anything is written, and a device that refuses goes on as before. A serial line begins at 115200 baud (?baud=)
+/// and goes up to the fastest rate that it carries (?max=). Exit codes: 3 the device cannot be reached (try again), 4 it
+/// refused.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   graft flash leaves.graft --device /dev/ttyUSB0
-  graft flash leaves.graft --device '/dev/ttyS0?baud=57600'
+  graft flash leaves.graft
+  graft flash leaves.graft --device '/dev/ttyS0?baud=57600&max=460800'
+  graft flash leaves.graft --device file:/media/pi/rootfs
   graft flash leaves.graft --device tcp://raspberrypi.local:7878 --json")]
 pub(crate) struct Args {
     /// A file made by `graft pack`
@@ -30,21 +36,77 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Where a device is.
+/// Where a device is, and who asks.
 #[derive(Debug, clap::Args)]
 pub(crate) struct At {
-    /// /dev/ttyUSB0, /dev/ttyS0?baud=57600, COM3 or tcp://host:port
+    /// /dev/ttyUSB0, /dev/ttyS0?baud=57600&max=460800, COM3, tcp://host:port, unix:/path, or file:DIR for a mounted card
+    /// [default: the one device that answers]
     #[arg(long, value_name = "ADDRESS")]
-    pub(crate) device: Address,
+    pub(crate) device: Option<Address>,
     /// Seconds to wait for an answer
     #[arg(long, default_value_t = 10.0)]
     pub(crate) timeout: f64,
+    /// Refuse a device that does not prove to have this key (see `graft device info`)
+    #[arg(long, value_name = "KEY")]
+    pub(crate) expect: Option<PublicKey>,
+    /// The key that a device with trusted_hosts knows you by, made by `graft key new`
+    #[arg(long, value_name = "KEYFILE")]
+    pub(crate) host_key: Option<PathBuf>,
+}
+
+/// A session, and the card that it may go to.
+pub(crate) struct Connected {
+    // Dropped first: the card waits for its end.
+    session: Session,
+    #[cfg(target_os = "linux")]
+    _card: Option<crate::card::Card>,
+}
+
+impl Deref for Connected {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
+
+impl DerefMut for Connected {
+    fn deref_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
 }
 
 impl At {
-    pub(crate) fn connect(&self, ui: &Ui) -> Result<Session> {
+    pub(crate) fn connect(&self, ui: &Ui) -> Result<Connected> {
         let patience = Duration::try_from_secs_f64(self.timeout).context("reading --timeout")?;
-        Ok(Session::connect(&self.device, patience, Some(Arc::clone(&ui.stop)))?)
+        let key = self.host_key.as_deref().map(SecretKey::load).transpose()?;
+        let mut connected = self.reach(patience, ui)?;
+        if key.is_some() || self.expect.is_some() {
+            connected.authenticate(self.expect, key.as_ref())?;
+        }
+        Ok(connected)
+    }
+
+    fn reach(&self, patience: Duration, ui: &Ui) -> Result<Connected> {
+        let address = match &self.device {
+            Some(address) => address.clone(),
+            None => {
+                let address = graft_deploy::discover(&ui.stop)?;
+                ui.note(&format!("the device at {address}"));
+                address
+            }
+        };
+        #[cfg(target_os = "linux")]
+        if let Address::Folder(folder) = &address {
+            let (session, card) = crate::card::Card::open(folder, patience)?;
+            return Ok(Connected { session, _card: Some(card) });
+        }
+        let session = Session::connect(&address, patience, Some(Arc::clone(&ui.stop)))?;
+        Ok(Connected {
+            session,
+            #[cfg(target_os = "linux")]
+            _card: None,
+        })
     }
 }
 
@@ -62,12 +124,19 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
 /// Flashes with a progress bar.
 pub(crate) fn flash(session: &mut Session, bundle: &Bundle, ui: &Ui) -> Result<FlashReport> {
     let bar = ui.bar("sending");
+    let bytes = "{msg:24} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+    if let Ok(style) = ProgressStyle::with_template(bytes) {
+        bar.set_style(style);
+    }
     let report = session.flash(bundle, |p| match p {
         FlashProgress::Sending { done, total } => {
             bar.set_length(total);
             bar.set_position(done);
         }
         FlashProgress::Device { text, done, total } => {
+            if let Ok(style) = ProgressStyle::with_template("{msg:24} {bar:30} {pos}/{len}") {
+                bar.set_style(style);
+            }
             bar.set_message(format!("device: {text}"));
             bar.set_length(total.into());
             bar.set_position(done.into());

@@ -1,0 +1,73 @@
+//! What the device runs on, and its name.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+/// Returns the board as its firmware names it, such as `Raspberry Pi 4 Model B Rev 1.4`; empty where it does not.
+pub fn name() -> String {
+    let files = ["/proc/device-tree/model", "/sys/class/dmi/id/product_name"];
+    files.into_iter().find_map(|file| line_of(Path::new(file))).unwrap_or_default()
+}
+
+/// Returns the system, such as `Debian GNU/Linux 12 (bookworm)`.
+pub fn system() -> String {
+    let text = read(Path::new("/etc/os-release")).unwrap_or_default();
+    let pretty = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    pretty.map_or_else(|| std::env::consts::OS.to_owned(), |name| name.trim_matches('"').to_owned())
+}
+
+/// Returns the name that a host gave the device.
+pub fn given_name(root: &Path) -> Option<String> {
+    line_of(&root.join(NAME)).filter(|name| is_name(name))
+}
+
+/// Keeps a name over restarts.
+///
+/// # Errors
+///
+/// The system's.
+pub fn give_name(root: &Path, name: &str) -> io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(root)?;
+    file.write_all(name.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist(root.join(NAME)).map(drop).map_err(|e| e.error)
+}
+
+/// Whether a text is a device's name: 1 to 64 printable characters.
+pub fn is_name(name: &str) -> bool {
+    !name.trim().is_empty() && name.chars().count() <= 64 && !name.chars().any(char::is_control)
+}
+
+const NAME: &str = "name";
+/// No such file is longer.
+const MOST: u64 = 4096;
+
+fn read(path: &Path) -> Option<String> {
+    let mut bytes = Vec::new();
+    fs::File::open(path).ok()?.take(MOST).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn line_of(path: &Path) -> Option<String> {
+    let text = read(path)?;
+    let line = text.trim_matches(['\0', '\n', ' ']);
+    (!line.is_empty()).then(|| line.chars().filter(|c| !c.is_control()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_given_name_lasts_and_a_damaged_one_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(given_name(dir.path()), None);
+        give_name(dir.path(), "field 7").unwrap();
+        give_name(dir.path(), "field 8").unwrap();
+        assert_eq!(given_name(dir.path()).as_deref(), Some("field 8"));
+        fs::write(dir.path().join(NAME), [b'x'; 100]).unwrap();
+        assert_eq!(given_name(dir.path()), None);
+        assert!(!is_name("") && !is_name(" ") && !is_name("a\nb") && is_name("Köln"));
+    }
+}
