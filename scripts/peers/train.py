@@ -1,8 +1,9 @@
 """Times one training step of torchvision's networks in PyTorch and prints one line of JSON; run by `cargo xtask peers`.
 
-    train.py LAYOUT NETWORK SIDE BATCH THREADS SECONDS
+    train.py LAYOUT NETWORK SIDE BATCH THREADS SECONDS [cpu | bf16 | tf32]
 
-LAYOUT is nchw or channels_last. All layers are trained, batch normalisation by the batch's own statistics, cross-entropy
+LAYOUT is nchw, channels_last, or compiled, which is the latter through torch.compile. Without a place it is the CPU; on a GPU
+in bf16 the forward pass runs under autocast, and in tf32 products and convolutions do. All layers are trained, batch normalisation by the batch's own statistics, cross-entropy
 over 15 classes, AdamW in its fused form. Pictures are random and stay in memory.
 """
 
@@ -14,30 +15,44 @@ import torch
 import torchvision
 
 WARM_UP_STEPS = 2
+# The first steps try algorithms.
+GPU_WARM_UP_STEPS = 8
 LEAST_STEPS = 3
 CLASSES = 15
 
 
 def main():
-    layout, network, side, batch, threads, seconds = sys.argv[1:]
+    layout, network, side, batch, threads, seconds, place = (*sys.argv[1:], "cpu")[:7]
+    gpu = place != "cpu"
+    device = "cuda" if gpu else "cpu"
     torch.set_num_threads(int(threads))
     torch.manual_seed(0)
-    model = getattr(torchvision.models, network)(num_classes=CLASSES).train()
-    pictures = torch.randn(int(batch), 3, int(side), int(side))
-    if layout == "channels_last":
+    if gpu:
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    model = getattr(torchvision.models, network)(num_classes=CLASSES).train().to(device)
+    pictures = torch.randn(int(batch), 3, int(side), int(side), device=device)
+    if layout != "nchw":
         model = model.to(memory_format=torch.channels_last)
         pictures = pictures.to(memory_format=torch.channels_last)
-    classes = torch.arange(int(batch)) % CLASSES
+    classes = torch.arange(int(batch), device=device) % CLASSES
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
+
+    def forward():
+        with torch.autocast(device, torch.bfloat16, enabled=place == "bf16"):
+            return torch.nn.functional.cross_entropy(model(pictures), classes)
+
+    if layout == "compiled":
+        forward = torch.compile(forward)
 
     def step():
         optimiser.zero_grad(set_to_none=True)
-        loss = torch.nn.functional.cross_entropy(model(pictures), classes)
+        loss = forward()
         loss.backward()
         optimiser.step()
         return loss.item()
 
-    losses = [step() for _ in range(WARM_UP_STEPS)]
+    losses = [step() for _ in range(GPU_WARM_UP_STEPS if gpu else WARM_UP_STEPS)]
     times = []
     end = time.perf_counter() + float(seconds)
     while len(times) < LEAST_STEPS or time.perf_counter() < end:
@@ -53,6 +68,7 @@ def main():
         "last_loss": losses[-1],
         "steps": len(times),
         "peak_rss_mb": peak_mb(),
+        "peak_gpu_mb": torch.cuda.max_memory_allocated() / 2**20 if gpu else None,
     }
     print(json.dumps(line))
 

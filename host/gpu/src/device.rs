@@ -54,7 +54,7 @@ struct Inner {
     precision: Precision,
     name: String,
     processors: usize,
-    functions: HashMap<&'static str, CudaFunction>,
+    functions: HashMap<String, CudaFunction>,
     blas: CudaBlas,
     /// What cuBLAS works in.
     _workspace: CudaSlice<u8>,
@@ -144,6 +144,16 @@ const SOURCE: &str = concat!(
     include_str!("kernels/steps.cu"),
 );
 
+/// Lists the kernels of the source: `KERNEL name(...)`, or `KERNEL MACRO(side, stride)` of the name `macro_side_stride`.
+fn names() -> impl Iterator<Item = String> {
+    SOURCE.lines().filter_map(|l| l.strip_prefix("KERNEL ")?.split_once('(')).map(|(name, rest)| {
+        match name.chars().all(|c| c.is_ascii_uppercase() || c == '_') {
+            true => format!("{name}_{}", rest.trim_end_matches(')').replace(", ", "_")).to_lowercase(),
+            false => name.to_owned(),
+        }
+    })
+}
+
 impl Gpu {
     /// Takes the first GPU and compiles the kernels for it.
     ///
@@ -180,8 +190,7 @@ impl Gpu {
         let program = nvrtc::compile_ptx_with_opts(SOURCE, options)
             .map_err(|e| anyhow!("expected kernels that NVRTC compiles for {name}, found {e}"))?;
         let module = context.load_module(program).context("expected a driver that is as new as NVRTC")?;
-        let names = SOURCE.lines().filter_map(|l| l.strip_prefix("KERNEL ")?.split_once('('));
-        let functions = names.map(|(n, _)| Ok((n, module.load_function(n)?))).collect::<Result<_>>()?;
+        let functions = names().map(|n| Ok((n.clone(), module.load_function(&n)?))).collect::<Result<_>>()?;
         let stream = context.default_stream();
         let blas = CudaBlas::new(stream.clone()).map_err(|e| anyhow!("cannot start cuBLAS: {e}"))?;
         // SAFETY: nobody reads it before it is written.
@@ -392,8 +401,7 @@ impl Gpu {
         }
         let [x, y] = grid.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
         ensure!(x > 0 && (1..=65_535).contains(&y), "expected a grid that CUDA takes for {kernel}, found {grid:?}");
-        let config =
-            LaunchConfig { grid_dim: (x, y, 1), block_dim: (THREADS as u32, 1, 1), shared_mem_bytes: 0 };
+        let config = LaunchConfig { grid_dim: (x, y, 1), block_dim: (THREADS as u32, 1, 1), shared_mem_bytes: 0 };
         // SAFETY: the callers, one for each kernel, give what it declares and check the sizes of all memory it touches.
         unsafe { launch.launch(config) }.map_err(|e| anyhow!("cannot run {kernel} on {}: {e}", self.0.name))?;
         Ok(())
@@ -403,7 +411,7 @@ impl Gpu {
     pub(crate) fn multiply(&self, order: &Order<'_>) -> Result<()> {
         use cublas::sys::cublasComputeType_t::{CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32};
         use cublas::sys::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
-        use cublas::sys::{cudaDataType, cublasGemmAlgo_t};
+        use cublas::sys::{cublasGemmAlgo_t, cudaDataType};
         let kind = |is_f32: bool| if is_f32 { cudaDataType::CUDA_R_32F } else { cudaDataType::CUDA_R_16BF };
         let turned = |turned: bool| if turned { CUBLAS_OP_T } else { CUBLAS_OP_N };
         let fast = self.0.precision == Precision::Tf32 && order.a.is_f32;

@@ -35,7 +35,7 @@ impl Closing {
 
     fn raw(self) -> RawFunction {
         let (kind, low, high) = match self {
-            Self::None => (0, 0.0, 0.0),
+            Self::None => (0, f32::NEG_INFINITY, f32::INFINITY),
             Self::Clamp { low, high } => (1, low, high),
             Self::HardSwish => (2, 0.0, 0.0),
             Self::Silu => (3, 0.0, 0.0),
@@ -89,16 +89,17 @@ pub struct Spread<'a> {
 
 /// Returns the address of a map, which must be as large.
 pub(crate) fn map(gpu: &Gpu, memory: &Memory, numbers: usize) -> Argument {
-    floats_or(memory.all(), numbers * gpu.width())
+    bytes(memory.all(), numbers * gpu.width())
 }
 
 /// Returns the address of f32, of which there must be as many.
 pub(crate) fn floats(part: Part<'_>, numbers: usize) -> Argument {
-    floats_or(part, numbers * 4)
+    bytes(part, numbers * 4)
 }
 
-fn floats_or(part: Part<'_>, bytes: usize) -> Argument {
-    assert!(bytes <= part.bytes, "{bytes} bytes of {}", part.bytes);
+/// Returns the address of bytes, of which there must be as many.
+pub(crate) fn bytes(part: Part<'_>, count: usize) -> Argument {
+    assert!(count <= part.bytes, "{count} bytes of {}", part.bytes);
     Address(part.address)
 }
 
@@ -117,7 +118,10 @@ impl Gpu {
 
     /// Returns packs and the grid for a map of so many numbers.
     pub(crate) fn packs(&self, numbers: usize, channels: usize) -> Result<(Argument, [usize; 2])> {
-        assert!(channels.is_multiple_of(CHANNELS) && numbers.is_multiple_of(channels), "{numbers} of {channels} channels");
+        assert!(
+            channels.is_multiple_of(CHANNELS) && numbers.is_multiple_of(channels),
+            "{numbers} of {channels} channels"
+        );
         count(numbers)?;
         let packs = numbers / self.pack();
         Ok((Count(packs as u32), [packs.div_ceil(THREADS), 1]))
@@ -128,8 +132,15 @@ impl Gpu {
     /// # Errors
     ///
     /// If the GPU fails.
-    pub fn pictures(&self, bytes: &Memory, numbers: usize, scale: [f32; 3], shift: [f32; 3], to: &Memory) -> Result<()> {
-        let from = floats_or(bytes.all(), numbers);
+    pub fn pictures(
+        &self,
+        bytes: &Memory,
+        numbers: usize,
+        scale: [f32; 3],
+        shift: [f32; 3],
+        to: &Memory,
+    ) -> Result<()> {
+        let from = self::bytes(bytes.all(), numbers);
         let factors = scale.into_iter().chain(shift).map(Real);
         let arguments: Vec<Argument> =
             [count(numbers)?, from].into_iter().chain(factors).chain([map(self, to, numbers)]).collect();
@@ -162,7 +173,15 @@ impl Gpu {
     /// # Errors
     ///
     /// If the GPU fails.
-    pub fn mask(&self, numbers: usize, channels: usize, clamp: Closing, y: &Memory, g: &Memory, to: &Memory) -> Result<()> {
+    pub fn mask(
+        &self,
+        numbers: usize,
+        channels: usize,
+        clamp: Closing,
+        y: &Memory,
+        g: &Memory,
+        to: &Memory,
+    ) -> Result<()> {
         let (packs, grid) = self.packs(numbers, channels)?;
         let [y, g, to] = [y, g, to].map(|m| map(self, m, numbers));
         self.launch("mask", grid, &[packs, clamp.argument(), y, g, to])
@@ -221,7 +240,15 @@ impl Gpu {
     /// # Errors
     ///
     /// If the GPU fails.
-    pub fn close_rows(&self, rows: usize, width: usize, z: &Memory, bias: Part<'_>, by: Closing, y: &Memory) -> Result<()> {
+    pub fn close_rows(
+        &self,
+        rows: usize,
+        width: usize,
+        z: &Memory,
+        bias: Part<'_>,
+        by: Closing,
+        y: &Memory,
+    ) -> Result<()> {
         let n = rows * width;
         let [z, y] = [z, y].map(|m| floats(m.all(), n));
         let arguments = [count(n)?, Count(width as u32), z, floats(bias, width), by.argument(), y];

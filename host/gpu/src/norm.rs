@@ -55,12 +55,9 @@ impl Normalisation {
 }
 
 /// Channels that a block settles.
-const TILE: usize = 16;
+const TILE: usize = 4;
 /// Blocks of a grid for each processor.
 const BLOCKS: usize = 4;
-/// Rows of pixels that a block of [`Gpu::depthwise_weight`] goes over at once, and its channels.
-const DOWN: usize = 8;
-const ACROSS: usize = 64;
 
 impl Gpu {
     /// Returns the grid for sums over rows of so many channels, of at most `most` blocks a lane.
@@ -90,14 +87,7 @@ impl Gpu {
     /// # Errors
     ///
     /// If the GPU fails.
-    pub fn moments(
-        &self,
-        rows: usize,
-        n: &Normalisation,
-        z: &Memory,
-        closing: Closing,
-        g: &Memory,
-    ) -> Result<Sums> {
+    pub fn moments(&self, rows: usize, n: &Normalisation, z: &Memory, closing: Closing, g: &Memory) -> Result<Sums> {
         let (channels, numbers) = (n.channels, rows * n.channels);
         self.packs(numbers, channels)?;
         let grid = self.rows(rows, channels, BLOCKS * self.processors());
@@ -193,14 +183,15 @@ impl Gpu {
     ///
     /// If the GPU fails.
     pub fn add_rows(&self, rows: usize, width: usize, from: Part<'_>, to: Part<'_>) -> Result<()> {
-        let arguments =
-            [count(width)?, floats(from, rows * width), Count(rows as u32), floats(to, width)];
+        let arguments = [count(width)?, floats(from, rows * width), Count(rows as u32), floats(to, width)];
         self.launch("add_blocks", [width.div_ceil(TILE), 1], &arguments)
     }
 
     /// Returns the grid of a depthwise convolution's weight gradient over `rows` of the output.
     pub(crate) fn depthwise_grid(&self, rows: usize, channels: usize) -> [usize; 2] {
-        [channels.div_ceil(ACROSS), rows.div_ceil(DOWN).clamp(1, BLOCKS * self.processors())]
+        let lanes = channels / 2;
+        let high = THREADS / lanes.min(THREADS);
+        [lanes.div_ceil(THREADS), rows.div_ceil(high).clamp(1, BLOCKS * self.processors())]
     }
 }
 

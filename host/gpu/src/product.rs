@@ -35,7 +35,11 @@ impl<'a> Matrix<'a> {
         let (rows, columns) = if self.turned { (columns, rows) } else { (rows, columns) };
         let needed = (rows.max(1) - 1) * self.columns + columns;
         let bytes = needed * if self.is_f32 { 4 } else { 2 };
-        assert!(columns <= self.columns && bytes <= self.part.bytes, "{what}: {rows} x {columns} of {}", self.part.bytes);
+        assert!(
+            columns <= self.columns && bytes <= self.part.bytes,
+            "{what}: {rows} x {columns} of {}",
+            self.part.bytes
+        );
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::device::Argument::{Address, Count, Flag};
 use crate::device::{Argument, Gpu, Memory, Part, RawWindow, THREADS};
-use crate::maps::{Source, count, floats, map};
+use crate::maps::{Source, bytes, count, floats, map};
 
 /// A square window over maps of one size that gives maps of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,15 +61,13 @@ impl Gpu {
         to: &Memory,
     ) -> Result<()> {
         let numbers = pictures.len() * w.outputs() * row;
-        let packs = numbers / self.pack();
         count(numbers)?;
         count(pictures.end * w.inputs() * channels)?;
         let x = x.argument(self, pictures.end * w.inputs() * channels, channels);
-        let sizes = [packs, channels, row].map(|n| Count(n as u32));
-        let first = Count(pictures.start as u32);
+        let sizes = [channels, row, pictures.start].map(|n| Count(n as u32));
         let to = map(self, to, numbers);
-        let grid = [packs.div_ceil(THREADS), 1];
-        self.launch("unfold", grid, &[sizes[0], sizes[1], sizes[2], w.argument(), x, first, to])
+        let grid = [(w.output[1] * row / self.pack()).div_ceil(THREADS), pictures.len() * w.output[0]];
+        self.launch("unfold", grid, &[sizes[0], sizes[1], w.argument(), x, sizes[2], to])
     }
 
     /// Sums up what was made of each pixel, the other way.
@@ -101,7 +99,7 @@ impl Gpu {
     ///
     /// # Errors
     ///
-    /// If the window is of another side than 3 and 5, or the GPU fails.
+    /// If the window is of another side than 3 and 5 or another stride than 1 and 2, or the GPU fails.
     pub fn depthwise(
         &self,
         pictures: usize,
@@ -111,13 +109,7 @@ impl Gpu {
         weight: Part<'_>,
         z: &Memory,
     ) -> Result<()> {
-        let numbers = pictures * w.outputs() * channels;
-        let (packs, grid) = self.packs(numbers, channels)?;
-        let x = x.argument(self, pictures * w.inputs() * channels, channels);
-        count(pictures * w.inputs() * channels)?;
-        let weight = floats(weight, w.side * w.side * channels);
-        let arguments = [packs, Count(channels as u32), w.argument(), x, weight, map(self, z, numbers)];
-        self.launch(of_side(w, ["depthwise_3", "depthwise_5"])?, grid, &arguments)
+        self.each_channel(pictures, channels, w, x, weight, [false; 2], z)
     }
 
     /// Writes the gradient of what [`Gpu::depthwise`] looked at, or adds it.
@@ -136,19 +128,52 @@ impl Gpu {
         adds: bool,
         dx: &Memory,
     ) -> Result<()> {
+        if w.stride == 1 {
+            // The same convolution by weights that are turned round.
+            let before = w.before.map(|b| w.side - 1 - b);
+            let back = Window { input: w.output, output: w.input, before, ..w };
+            return self.each_channel(pictures, channels, back, &Source::plain(dz), weight, [true, adds], dx);
+        }
         let numbers = pictures * w.inputs() * channels;
-        let (packs, grid) = self.packs(numbers, channels)?;
+        self.packs(numbers, channels)?;
         let dz = map(self, dz, pictures * w.outputs() * channels);
         let weight = floats(weight, w.side * w.side * channels);
         let (adds, dx) = (Flag(adds.into()), map(self, dx, numbers));
-        self.launch("depthwise_input", grid, &[packs, Count(channels as u32), w.argument(), dz, weight, adds, dx])
+        let grid = [(w.input[1] * channels / self.pack()).div_ceil(THREADS), pictures * w.input[0]];
+        let kernel = kernel(w, ["", "depthwise_input_3_2", "", "depthwise_input_5_2"])?;
+        self.launch(kernel, grid, &[Count(channels as u32), w.argument(), dz, weight, adds, dx])
+    }
+
+    /// `[turned, adds]`: whether the weights go from the last to the first, and whether what is there is added to.
+    #[allow(clippy::too_many_arguments)] // sizes and maps
+    fn each_channel(
+        &self,
+        pictures: usize,
+        channels: usize,
+        w: Window,
+        x: &Source<'_>,
+        weight: Part<'_>,
+        flags: [bool; 2],
+        z: &Memory,
+    ) -> Result<()> {
+        let numbers = pictures * w.outputs() * channels;
+        self.packs(numbers, channels)?;
+        count(pictures * w.inputs() * channels)?;
+        let x = x.argument(self, pictures * w.inputs() * channels, channels);
+        let weight = floats(weight, w.side * w.side * channels);
+        let [turned, adds] = flags.map(|f| Flag(f.into()));
+        let strips = w.output[1].div_ceil(STRIP) * channels / self.pack();
+        let grid = [strips.div_ceil(THREADS), pictures * w.output[0]];
+        let kernel = kernel(w, ["depthwise_3_1", "depthwise_3_2", "depthwise_5_1", "depthwise_5_2"])?;
+        let z = map(self, z, numbers);
+        self.launch(kernel, grid, &[Count(channels as u32), w.argument(), x, weight, turned, adds, z])
     }
 
     /// Adds to the gradient of the weights of [`Gpu::depthwise`].
     ///
     /// # Errors
     ///
-    /// If the window is of another side than 3 and 5, or the GPU fails.
+    /// If the window is of another side than 3 and 5 or another stride than 1 and 2, or the GPU fails.
     #[allow(clippy::too_many_arguments)] // sizes and maps
     pub fn depthwise_weight(
         &self,
@@ -168,24 +193,28 @@ impl Gpu {
         let dz = map(self, dz, pictures * w.outputs() * channels);
         let sizes = [rows, channels].map(|n| Count(n as u32));
         let arguments = [sizes[0], sizes[1], w.argument(), x, dz, Address(partial.all().address)];
-        self.launch(of_side(w, ["depthwise_weight_3", "depthwise_weight_5"])?, grid, &arguments)?;
+        let names = ["depthwise_weight_3_1", "depthwise_weight_3_2", "depthwise_weight_5_1", "depthwise_weight_5_2"];
+        self.launch(kernel(w, names)?, grid, &arguments)?;
         self.add_rows(grid[1], taps, partial.all(), gradient)
     }
 
-    /// Writes the largest number that each window sees.
+    /// Writes the largest number that each window sees; returns where in the window it is, the first of equal ones.
     ///
     /// # Errors
     ///
     /// If the GPU fails.
-    pub fn max_pool(&self, pictures: usize, channels: usize, w: Window, x: &Source<'_>, y: &Memory) -> Result<()> {
+    pub fn max_pool(&self, pictures: usize, channels: usize, w: Window, x: &Source<'_>, y: &Memory) -> Result<Memory> {
         let numbers = pictures * w.outputs() * channels;
         let (packs, grid) = self.packs(numbers, channels)?;
         count(pictures * w.inputs() * channels)?;
         let x = x.argument(self, pictures * w.inputs() * channels, channels);
-        self.launch("max_pool", grid, &[packs, Count(channels as u32), w.argument(), x, map(self, y, numbers)])
+        let taps = self.memory(numbers)?;
+        let ends = [map(self, y, numbers), Address(taps.all().address)];
+        self.launch("max_pool", grid, &[packs, Count(channels as u32), w.argument(), x, ends[0], ends[1]])?;
+        Ok(taps)
     }
 
-    /// Writes the gradient of what [`Gpu::max_pool`] looked at, or adds it: to the first of a window that is the largest.
+    /// Writes the gradient of what [`Gpu::max_pool`] looked at, or adds it.
     ///
     /// # Errors
     ///
@@ -196,24 +225,34 @@ impl Gpu {
         pictures: usize,
         channels: usize,
         w: Window,
-        x: &Source<'_>,
+        taps: &Memory,
         g: &Memory,
         adds: bool,
         dx: &Memory,
     ) -> Result<()> {
         let numbers = pictures * w.inputs() * channels;
         let (packs, grid) = self.packs(numbers, channels)?;
-        let x = x.argument(self, numbers, channels);
+        let taps = bytes(taps.all(), pictures * w.outputs() * channels);
         let g = map(self, g, pictures * w.outputs() * channels);
         let (adds, dx) = (Flag(adds.into()), map(self, dx, numbers));
-        self.launch("max_pool_input", grid, &[packs, Count(channels as u32), w.argument(), x, g, adds, dx])
+        self.launch("max_pool_input", grid, &[packs, Count(channels as u32), w.argument(), taps, g, adds, dx])
     }
 }
 
-fn of_side<'a>(w: Window, [three, five]: [&'a str; 2]) -> Result<&'a str> {
-    match w.side {
-        3 => Ok(three),
-        5 => Ok(five),
-        side => bail!("expected a depthwise convolution of side 3 or 5 on a GPU, found {side}; use --device cpu"),
+/// Outputs of a row that a thread computes.
+const STRIP: usize = 2;
+
+/// Returns the kernel of a depthwise convolution, of those for sides 3 and 5 with strides 1 and 2.
+fn kernel(w: Window, names: [&'static str; 4]) -> Result<&'static str> {
+    match (w.side, w.stride) {
+        (3, 1) => Ok(names[0]),
+        (3, 2) => Ok(names[1]),
+        (5, 1) => Ok(names[2]),
+        (5, 2) => Ok(names[3]),
+        (side, stride) => {
+            bail!(
+                "expected a depthwise convolution of side 3 or 5 and stride 1 or 2 on a GPU, found {side} and {stride}; use --device cpu"
+            )
+        }
     }
 }

@@ -16,6 +16,8 @@
 
 struct alignas(16) uint4 { uint32_t x, y, z, w; };
 struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(8) float2 { float x, y; };
+static float2 make_float2(float x, float y) { return {x, y}; }
 struct Index { unsigned x, y, z; };
 static float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 static float __uint_as_float(uint32_t bits) { float f; memcpy(&f, &bits, 4); return f; }
@@ -29,6 +31,7 @@ static void __syncthreads();
 
 #define __device__ static
 #define __global__
+#define __noinline__
 #define __shared__ static
 #define __launch_bounds__(n)
 #include "graft.cu"

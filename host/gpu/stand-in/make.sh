@@ -9,9 +9,12 @@ mkdir -p "$to"
 cat "$here"/../src/kernels/common.cu "$here"/../src/kernels/elements.cu "$here"/../src/kernels/norm.cu \
     "$here"/../src/kernels/windows.cu "$here"/../src/kernels/steps.cu >"$to/graft.cu"
 # The kernels whose threads wait for each other.
-waits=" statistics moments settle settle_gradient add_blocks sum_pixels depthwise_weight_3 depthwise_weight_5 squares "
-sed -n 's/^KERNEL \([a-z0-9_]*\)(.*/\1/p' "$to/graft.cu" | while read -r name; do
-    case "$waits" in
+waits=" statistics moments settle settle_gradient add_blocks sum_pixels squares
+ depthwise_weight_3_1 depthwise_weight_3_2 depthwise_weight_5_1 depthwise_weight_5_2 "
+# KERNEL name(...), or KERNEL MACRO(side, stride) of the name macro_side_stride.
+sed -n -e 's/^KERNEL \([a-z][a-z0-9_]*\)(.*/\1/p' -e 's/^KERNEL \([A-Z_]*\)(\([0-9]\), \([0-9]\))/\1_\2_\3/p' "$to/graft.cu" |
+    tr '[:upper:]' '[:lower:]' | tr -d '\r' | while read -r name; do
+    case " $(echo $waits) " in
     *" $name "*) echo "CALL($name, true)" ;;
     *) echo "CALL($name, false)" ;;
     esac

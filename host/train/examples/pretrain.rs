@@ -9,11 +9,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use candle_core::Device;
 use clap::Parser;
 use graft_leaves::{PRETRAIN_CLASSES, pretrain_picture};
 use graft_train::fit::{Checkpoint, Data, Measured, Resume, Schedule, Source, fit, measure};
-use graft_train::net::{Net, Norm, random};
+use graft_train::net::{Device, Net, Norm, random};
 use graft_train::objective::Targets;
 use graft_train::pretrained::Conventions;
 use graft_train::rng::Rng;

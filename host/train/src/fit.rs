@@ -5,9 +5,11 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use graft_zoo::weights::Tensors;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -186,7 +188,7 @@ pub fn fit(
     let n = data.train.targets().len();
     check(net, &data, schedule)?;
     let pace = Pace::of(n, schedule);
-    let mut state = State::new(net, &data, schedule);
+    let mut state = State::new(net, &data, schedule)?;
     let mut best = Tensors::new();
     let (mut resumed, mut reading) = (false, Duration::ZERO);
     match checkpoint.filter(|c| c.resume == Resume::Yes && c.path.exists()) {
@@ -199,29 +201,38 @@ pub fn fit(
     }
     while state.epoch < schedule.epochs && !out_of_patience(&state) {
         let order = order(n, schedule.seed, state.epoch);
-        for (at, rows) in order.chunks(schedule.batch).enumerate().skip(state.batch) {
-            if stop.load(Ordering::Relaxed) {
-                let Some(c) = checkpoint else { bail!("stopped") };
-                save(c.path, net, &state, &best)?;
-                bail!(
-                    "stopped in epoch {} of {}; add --resume to the same command to go on",
-                    state.epoch + 1,
-                    schedule.epochs
+        let rest: Vec<&[usize]> = order.chunks(schedule.batch).skip(state.batch).collect();
+        let reader = Reader { data: &data, schedule, side: net.side(), epoch: state.epoch };
+        reader.batches(&rest, net.leaves_cores_idle(), |next| {
+            for rows in &rest {
+                if stop.load(Ordering::Relaxed) {
+                    let Some(c) = checkpoint else { bail!("stopped") };
+                    save(c.path, net, &state, &best)?;
+                    bail!(
+                        "stopped in epoch {} of {}; add --resume to the same command to go on",
+                        state.epoch + 1,
+                        schedule.epochs
+                    );
+                }
+                let start = Instant::now();
+                let batch = next()?;
+                reading += start.elapsed();
+                let value = learn(net, batch, schedule)?;
+                ensure!(
+                    value.is_finite(),
+                    "expected a finite loss, found {value} in epoch {}: lower the rate",
+                    state.epoch + 1
                 );
+                let at = state.batch;
+                if let Some(step) = pace.step(schedule, state.epoch, at) {
+                    net.step(&step)?;
+                }
+                state.loss += value * rows.len() as f64 / n as f64;
+                state.batch = at + 1;
+                progress(state.epoch * n + (at * schedule.batch + rows.len()).min(n), n * schedule.epochs);
             }
-            let value = learn(net, &data, schedule, state.epoch, rows, &mut reading)?;
-            ensure!(
-                value.is_finite(),
-                "expected a finite loss, found {value} in epoch {}: lower the rate",
-                state.epoch + 1
-            );
-            if let Some(step) = pace.step(schedule, state.epoch, at) {
-                net.step(&step);
-            }
-            state.loss += value * rows.len() as f64 / n as f64;
-            state.batch = at + 1;
-            progress(state.epoch * n + (at * schedule.batch + rows.len()).min(n), n * schedule.epochs);
-        }
+            Ok(())
+        })?;
         state.epoch += 1;
         state.batch = 0;
         judge(net, data.validation, &mut state, &mut best)?;
@@ -232,7 +243,7 @@ pub fn fit(
     match data.validation {
         Some(_) => net.restore(&best)?,
         // Of a fit without an average nothing is changed.
-        None => net.swap_averages(),
+        None => net.swap_averages()?,
     }
     Ok(Fit { epochs: state.epochs, best: state.best, resumed, reading_seconds: reading.as_secs_f64() })
 }
@@ -253,30 +264,71 @@ fn check(net: &Net, data: &Data<'_>, schedule: &Schedule) -> Result<()> {
     Ok(())
 }
 
-/// Runs some pictures forwards and backwards; returns their loss, and adds to `reading` what they took to be read.
-fn learn(
-    net: &mut Net,
-    data: &Data<'_>,
-    schedule: &Schedule,
+/// What goes through the network together.
+struct Batch {
+    inputs: Inputs,
+    targets: Vec<f32>,
+}
+
+enum Inputs {
+    Pictures(Vec<Vec<u8>>),
+    /// What frozen stages made of them.
+    Frozen(Vec<Vec<f32>>),
+}
+
+/// Reads pictures as an epoch sees them.
+struct Reader<'a> {
+    data: &'a Data<'a>,
+    schedule: &'a Schedule,
+    side: usize,
     epoch: usize,
-    rows: &[usize],
-    reading: &mut Duration,
-) -> Result<f64> {
-    let start = Instant::now();
-    let mut targets: Vec<Vec<f32>> = rows.iter().map(|&r| data.train.targets().row(r)).collect();
-    let count = net.outputs();
-    if let Some(views) = data.views {
-        let (targets, activations) = (targets.concat(), views.rows(rows, epoch)?);
-        *reading += start.elapsed();
-        return net.learn_frozen(&activations, &|o| schedule.loss.of(o, &targets, count));
+}
+
+impl Reader<'_> {
+    /// Calls `f` with a function that returns one batch of these rows after the other: read when it asks, or ahead beside it where
+    /// cores are idle.
+    fn batches(
+        &self,
+        rows: &[&[usize]],
+        is_ahead: bool,
+        f: impl FnOnce(&mut dyn FnMut() -> Result<Batch>) -> Result<()>,
+    ) -> Result<()> {
+        let mut all = rows.iter().map(|rows| self.read(rows));
+        if !is_ahead {
+            return f(&mut || all.next().context("expected another batch, found none")?);
+        }
+        let (send, receive) = mpsc::sync_channel(BATCHES_AHEAD);
+        thread::scope(|scope| {
+            // Ends when nobody takes what it has read any more.
+            scope.spawn(move || all.try_for_each(|batch| send.send(batch)));
+            f(&mut move || receive.recv().context("expected another batch, found none")?)
+        })
     }
-    let mut pictures = pictures(data.train, schedule.seed, epoch, rows)?;
-    // One of the batch's pictures tells its mixture from those of the others.
-    let mut rng = view_rng(schedule.seed ^ 0x5e7, epoch, rows[0]);
-    schedule.mix.apply(&mut pictures, &mut targets, net.side(), &mut rng)?;
-    *reading += start.elapsed();
-    let targets = targets.concat();
-    net.learn(&pictures, &|o| schedule.loss.of(o, &targets, count))
+
+    fn read(&self, rows: &[usize]) -> Result<Batch> {
+        let Self { data, schedule, side, epoch } = *self;
+        let mut targets: Vec<Vec<f32>> = rows.iter().map(|&r| data.train.targets().row(r)).collect();
+        if let Some(views) = data.views {
+            return Ok(Batch { inputs: Inputs::Frozen(views.rows(rows, epoch)?), targets: targets.concat() });
+        }
+        let mut pictures = pictures(data.train, schedule.seed, epoch, rows)?;
+        // One of the batch's pictures tells its mixture from those of the others.
+        let mut rng = view_rng(schedule.seed ^ 0x5e7, epoch, rows[0]);
+        schedule.mix.apply(&mut pictures, &mut targets, side, &mut rng)?;
+        Ok(Batch { inputs: Inputs::Pictures(pictures), targets: targets.concat() })
+    }
+}
+
+/// Batches that wait for the one that computes.
+const BATCHES_AHEAD: usize = 2;
+
+/// Runs a batch forwards and backwards; returns its loss.
+fn learn(net: &mut Net, batch: Batch, schedule: &Schedule) -> Result<f64> {
+    let (count, targets) = (net.outputs(), batch.targets);
+    match batch.inputs {
+        Inputs::Pictures(pictures) => net.learn(&pictures, &|o| schedule.loss.of(o, &targets, count)),
+        Inputs::Frozen(rows) => net.learn_frozen(&rows, &|o| schedule.loss.of(o, &targets, count)),
+    }
 }
 
 /// Returns the views that an epoch has of some pictures.
@@ -317,7 +369,7 @@ impl Pace {
 
 /// Measures the net after an epoch, or before the first, and keeps its weights where they are the best.
 fn judge(net: &mut Net, validation: Option<&dyn Source>, state: &mut State, best: &mut Tensors) -> Result<()> {
-    net.swap_averages();
+    net.swap_averages()?;
     let measured = validation.map(|v| measure(net, v, state.schedule.batch)).transpose()?;
     let loss = std::mem::take(&mut state.loss);
     state.epochs.push(Epoch {
@@ -331,10 +383,10 @@ fn judge(net: &mut Net, validation: Option<&dyn Source>, state: &mut State, best
         state.best = state.epoch;
         state.best_loss = measured.map(|m| m.loss);
         if measured.is_some() {
-            *best = net.state();
+            *best = net.state()?;
         }
     }
-    net.swap_averages();
+    net.swap_averages()?;
     Ok(())
 }
 

@@ -25,3 +25,5 @@ pub mod rng;
 pub mod run;
 pub mod transfer;
 pub mod views;
+
+pub use graft_gpu as gpu;

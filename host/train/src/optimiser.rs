@@ -37,6 +37,13 @@ pub(crate) struct Step {
 }
 
 impl Step {
+    /// Returns rate and decay of a parameter: its rate in those of its stage, the stages between it and the outputs, and whether
+    /// it is one that decays.
+    pub(crate) fn of(&self, pace: f64, depth: usize, decays: bool) -> (f64, f64) {
+        let stage = self.stage_decay.powi(i32::try_from(depth).unwrap_or(i32::MAX));
+        (pace * self.rate * stage, if decays { self.decay } else { 0.0 })
+    }
+
     /// Returns the weight of the past in the average at this step: less while the past is short, as in TensorFlow's
     /// `ExponentialMovingAverage`.
     pub(crate) fn past(&self) -> Option<f64> {
@@ -55,7 +62,8 @@ pub(crate) fn sgd(rate: f64, decay: f64, scale: f64, values: &mut [f32], gradien
     }
 }
 
-const MOMENTUM: f32 = 0.9;
+/// Weight of the past in SGD.
+pub(crate) const MOMENTUM: f32 = 0.9;
 
 /// Returns the rate of a step: a line up over `warmup` steps, then half a cosine down to zero at `total`.
 pub(crate) fn cosine(peak: f64, step: u64, warmup: u64, total: u64) -> f64 {

@@ -3,11 +3,10 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use candle_core::Device;
 use graft_onnx::Head;
 
 use crate::fit::{Source, pictures};
-use crate::net::{Net, Norm};
+use crate::net::{Device, Net, Norm};
 use crate::optimiser::{Optimiser, Step};
 use crate::pretrained::Pretrained;
 use crate::recipe::Cost;
@@ -46,7 +45,7 @@ pub(crate) fn probe(
             Some(rows) => net.learn_frozen(&rows, &objective)?,
             None => net.learn(&views, &objective)?,
         };
-        net.step(&STEP);
+        net.step(&STEP)?;
         trained = trained.min(start.elapsed().as_secs_f64());
     }
     let each = 1.0 / rows.len().max(1) as f64;

@@ -10,11 +10,10 @@
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, ensure};
-use candle_core::Device;
 use graft_onnx::Activations;
 
 use crate::fit::{Data, Fit, Schedule, Source, fit};
-use crate::net::{Net, Norm, Steps};
+use crate::net::{Device, Net, Norm, Steps};
 use crate::objective::{Loss, Scale, Targets};
 use crate::rng::Rng;
 use crate::run::Run;

@@ -84,7 +84,7 @@ pub fn find(
         }
         tried.push(Tried { rate, loss, smooth });
         best = best.min(smooth);
-        net.step(&schedule.step(rate, at as u64));
+        net.step(&schedule.step(rate, at as u64))?;
         progress(at + 1, steps);
     }
     let steepest = steepest(&tried);

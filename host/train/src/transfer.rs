@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-pub use candle_core::Device;
 use graft_onnx::Head;
 use graft_zoo::weights::Tensors;
 
@@ -15,6 +14,7 @@ use crate::dataset::{Dataset, Ignored, Sample, Task};
 use crate::features::features;
 use crate::fit::{Checkpoint, Data, Resume, Schedule, Source, fit};
 use crate::head::{Samples, fit as fit_head};
+pub use crate::net::Device;
 use crate::net::Net;
 use crate::objective::{Scale, Targets};
 use crate::photos::Photos;

@@ -6,9 +6,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use candle_core::Device;
 use graft_train::fit::{Checkpoint, Data, Resume, Schedule, Source, fit};
-use graft_train::net::{Net, Norm, random};
+use graft_train::net::{Device, Net, Norm, random};
 use graft_train::objective::Targets;
 use graft_train::rng::Rng;
 use graft_zoo::weights::{Precision, write_safetensors};

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use graft_train::augment::{Mix, Preset};
 use graft_train::dataset::{self, Dataset, Task};
 use graft_train::fit::Resume;
+use graft_train::gpu::{Gpu, Precision};
 use graft_train::net::Norm;
 use graft_train::optimiser::Optimiser;
 use graft_train::pictures::OnBad;
@@ -56,6 +57,9 @@ pub(crate) struct Args {
     /// Where to compute
     #[arg(long, value_enum, default_value_t = Place::Cpu)]
     device: Place,
+    /// With --device cuda: what activations are kept and multiplied in; parameters stay f32
+    #[arg(long, value_enum, default_value_t = Numbers::Bf16)]
+    precision: Numbers,
     /// Stop at the first picture that cannot be read, instead of leaving it out
     #[arg(long)]
     strict: bool,
@@ -201,6 +205,16 @@ enum Place {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Numbers {
+    /// 8 bits of mantissa: half the memory, and the fastest
+    Bf16,
+    /// f32, of which products see 11 bits of mantissa
+    Tf32,
+    /// f32 throughout
+    F32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Statistics {
     Frozen,
     Batch,
@@ -225,7 +239,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     if wish.recipe == Some(Recipe::Head) && args.device == Place::Cuda {
         ui.note("the frozen backbone runs on the CPU; --device cuda takes effect with fine-tuning");
     }
-    let device = device(args.device)?;
+    let device = device(args.device, args.precision, ui)?;
     let pretrained = args.backbone.pretrained(wish.recipe, wish.seed)?;
     let dataset = args.pictures.open(&args.columns.wanted())?;
     let cache = cache_folder()?;
@@ -402,13 +416,17 @@ fn duration(text: &str) -> Result<f64, String> {
 }
 
 /// Opens the device, so that a missing GPU is told before any work.
-fn device(place: Place) -> Result<Device> {
-    match place {
-        Place::Cpu => Ok(Device::Cpu),
-        Place::Cuda => Device::new_cuda(0).map_err(|e| {
-            anyhow!("expected a CUDA GPU and a graft built with `--features cuda`, found {e}; use --device cpu")
-        }),
+fn device(place: Place, numbers: Numbers, ui: &mut Ui) -> Result<Device> {
+    if place == Place::Cpu {
+        return Ok(Device::Cpu);
     }
+    let gpu = Gpu::open(match numbers {
+        Numbers::Bf16 => Precision::Bf16,
+        Numbers::Tf32 => Precision::Tf32,
+        Numbers::F32 => Precision::F32,
+    })?;
+    ui.note(&format!("training on {}", gpu.name()));
+    Ok(Device::Gpu(gpu))
 }
 
 impl Backbone {

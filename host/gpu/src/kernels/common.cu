@@ -35,6 +35,16 @@ __device__ inline void load(const T *from, float *to) {
     EACH_LANE to[i] = wide(values[i]);
 }
 
+// Reads two numbers next to each other.
+__device__ inline float2 two(const T *from) {
+#ifdef BFLOAT16
+    uint raw = *(const uint *)from;
+    return make_float2(__uint_as_float(raw << 16), __uint_as_float(raw & 0xffff0000u));
+#else
+    return *(const float2 *)from;
+#endif
+}
+
 __device__ inline void load_wide(const float *from, float *to) {
 #pragma unroll
     for (int i = 0; i < V; i += 4) {
@@ -107,10 +117,32 @@ __device__ inline void load_open(const Source &s, uint at, uint channel, float *
     }
 }
 
+struct Lanes {
+    float v[V];
+};
+
+// A function of its own, and not one that is spelt out wherever a pack is read: that took half a minute to compile.
+__device__ __noinline__ Lanes close_smoothly(Function f, Lanes lanes) {
+    EACH_LANE lanes.v[i] = at(f, lanes.v[i]);
+    return lanes;
+}
+
+// Applies a function to a pack. The bounds of what is no clamp are infinite where there is none.
+__device__ inline void close(const Function &f, float *v) {
+    if (f.kind <= 1) {
+        EACH_LANE v[i] = fminf(fmaxf(v[i], f.low), f.high);
+        return;
+    }
+    Lanes lanes;
+    EACH_LANE lanes.v[i] = v[i];
+    lanes = close_smoothly(f, lanes);
+    EACH_LANE v[i] = lanes.v[i];
+}
+
 // Reads a pack of its results.
 __device__ inline void load_closed(const Source &s, uint at, uint channel, float *to) {
     load_open(s, at, channel, to);
-    EACH_LANE to[i] = ::at(s.function, to[i]);
+    close(s.function, to);
 }
 
 // A window over maps of h × w that gives maps of out_h × out_w.

@@ -20,7 +20,7 @@ KERNEL sum(uint packs, uint channels, Source a, Source b, Function f, T *y) {
         load_closed(b, n, c, other);
         EACH_LANE x[i] += other[i];
     }
-    EACH_LANE x[i] = at(f, x[i]);
+    close(f, x);
     store(y + n, x);
 }
 

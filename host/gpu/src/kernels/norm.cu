@@ -98,25 +98,33 @@ KERNEL combine(uint packs, uint channels, Source x, const T *g, const float *k1,
     store(dz + n, d);
 }
 
-#define TILE 16
+#define TILE 4
+#define ROWS (THREADS / TILE)
 
-// Sums what the blocks of a grid found, for TILE channels at a time. True in the threads that get them.
+// Sums what the blocks of a grid found, one or two sums of TILE channels at a time. True in the threads that get them.
 __device__ inline bool gather(const float *partial, uint blocks, uint channels, uint parts, uint channel, double *to) {
-    __shared__ double all[2][TILE][TILE];
+    __shared__ double all[2][ROWS][TILE];
     uint column = threadIdx.x % TILE, row = threadIdx.x / TILE;
-    for (uint part = 0; part < parts; part++) {
-        double sum = 0.0;
-        if (channel < channels)
-            for (uint b = row; b < blocks; b += TILE) sum += partial[((size_t)b * parts + part) * channels + channel];
-        all[part][row][column] = sum;
+    double first = 0.0, second = 0.0;
+    if (channel < channels)
+#pragma unroll 4
+        for (uint b = row; b < blocks; b += ROWS) {
+            const float *from = partial + (size_t)b * parts * channels + channel;
+            first += from[0];
+            if (parts > 1) second += from[channels];
+        }
+    all[0][row][column] = first;
+    all[1][row][column] = second;
+    for (uint half = ROWS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (row < half) {
+            all[0][row][column] += all[0][row + half][column];
+            all[1][row][column] += all[1][row + half][column];
+        }
     }
-    __syncthreads();
-    if (row > 0 || channel >= channels) return false;
-    for (uint part = 0; part < parts; part++) {
-        to[part] = 0.0;
-        for (uint k = 0; k < TILE; k++) to[part] += all[part][k][column];
-    }
-    return true;
+    to[0] = all[0][row][column];
+    if (parts > 1) to[1] = all[1][row][column];
+    return row == 0 && channel < channels;
 }
 
 // A normalisation's numbers: `n [6, channels]` are mean, one over the deviation, scale, shift and two factors of `combine`.

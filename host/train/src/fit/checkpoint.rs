@@ -29,44 +29,44 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(net: &Net, data: &Data<'_>, schedule: &Schedule) -> Self {
-        Self {
+    pub(super) fn new(net: &Net, data: &Data<'_>, schedule: &Schedule) -> Result<Self> {
+        Ok(Self {
             schedule: schedule.clone(),
-            identity: identity(net, data),
+            identity: identity(net, data)?,
             epoch: 0,
             batch: 0,
             loss: 0.0,
             epochs: vec![],
             best: 0,
             best_loss: None,
-        }
+        })
     }
 }
 
 /// Returns a digest of what the fit begins with: weights and targets.
-fn identity(net: &Net, data: &Data<'_>) -> String {
+fn identity(net: &Net, data: &Data<'_>) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     let targets = data.train.targets();
     for value in (0..targets.len()).flat_map(|i| targets.row(i)) {
         hasher.update(&value.to_le_bytes());
     }
-    for (name, tensor) in net.state() {
+    for (name, tensor) in net.state()? {
         hasher.update(name.as_bytes());
         for value in &tensor.data {
             hasher.update(&value.to_le_bytes());
         }
     }
-    hasher.finalize().to_hex().to_string()
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 const STATE: &str = "state";
 
 pub(super) fn save(path: &Path, net: &Net, state: &State, best: &Tensors) -> Result<()> {
-    let mut tensors = net.remembered();
+    let mut tensors = net.remembered()?;
     let mut add = |prefix: &str, from: &Tensors| {
         tensors.extend(from.iter().map(|(n, t): (&String, &Tensor)| (format!("{prefix}.{n}"), t.clone())));
     };
-    add("net", &net.state());
+    add("net", &net.state()?);
     add("best", best);
     let metadata = BTreeMap::from([(STATE.to_owned(), serde_json::to_string(state)?)]);
     write_atomic(path, &write_safetensors(&tensors, &metadata, Precision::F32))
@@ -90,7 +90,7 @@ pub(super) fn load(path: &Path, net: &mut Net, fresh: &State) -> Result<(State, 
     let weights = part("net.");
     let names = |t: &Tensors| t.keys().cloned().collect::<Vec<_>>();
     ensure!(
-        names(&weights) == names(&net.state()),
+        names(&weights) == names(&net.state()?),
         "expected the weights of this net in {}, found others",
         path.display()
     );

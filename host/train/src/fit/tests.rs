@@ -1,6 +1,5 @@
 use super::*;
-use crate::net::{Norm, random};
-use candle_core::Device;
+use crate::net::{Device, Norm, random};
 use graft_zoo::{Architecture, Padding, Preprocessing};
 
 /// Two classes: noise that is rather red or rather blue.

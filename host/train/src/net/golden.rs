@@ -160,9 +160,9 @@ fn assert_recorded(what: &str, record: &Record, values: &[f32], tolerance: f64) 
 fn every_node_gives_what_torchvision_and_timm_give() {
     for case in Case::all() {
         let mut net = case.net();
-        let plain = Plain::new(&case.network, 0, Norm::Frozen, &Device::Cpu, DType::F64);
+        let plain = Plain::new(&case.network, 0, Norm::Frozen);
         let (records, logits) = (&case.golden.nodes, case.golden.nodes.last().unwrap());
-        let values = plain.nodes(&net.weights, &net.input(&[picture()]).unwrap(), 1).unwrap();
+        let values = plain.nodes(&net.weights, &input(&net.preprocessing, &[picture()]).unwrap(), 1).unwrap();
         assert_eq!(values.len(), records.len(), "{}: an input and no logits", case.what);
         for ((node, value), record) in case.network.nodes[1..].iter().zip(&values[1..]).zip(records) {
             assert_recorded(&case.what, record, value, 1e-5);

@@ -1,13 +1,15 @@
 //! A network that learns: a description of the zoo's and its numbers.
 //!
 //! Tensors go in and out in the layout and under the names of torchvision, so that what is trained here is exported as
-//! it is. On the CPU the description is walked by `engine`, on the kernels; on other devices by candle's own operations
-//! (`plain`), which also serve as the reference that the former is tested against.
+//! it is. On the CPU the description is walked by `engine`, on the kernels; on a GPU by `gpu`, on those of `graft-gpu`; in
+//! tests by candle's own operations (`plain`), the reference of the two.
+
+use std::borrow::Cow;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use candle_core::{DType, Device};
+use graft_gpu::Gpu;
 use graft_kernels::train::{Step as Adamw, adamw};
-use graft_kernels::{Buffer, Isa, Threads, padded};
+use graft_kernels::{Buffer, padded};
 use graft_onnx::{Activations, Head};
 use graft_zoo::network::{Parameter, Role};
 use graft_zoo::weights::Tensors;
@@ -20,17 +22,30 @@ use crate::rng::Rng;
 
 mod engine;
 mod folded;
+mod gpu;
 mod linear;
 mod normalisation;
+#[cfg(test)]
 mod plain;
 mod quantized;
 mod shape;
 mod weights;
 
 use engine::{Engine, Start};
+#[cfg(test)]
 use plain::Plain;
 pub use quantized::Steps;
 use weights::Weights;
+
+/// What a net computes on.
+#[derive(Debug, Clone, Default)]
+pub enum Device {
+    /// This machine's cores.
+    #[default]
+    Cpu,
+    /// A GPU, in its precision.
+    Gpu(Gpu),
+}
 
 /// Which batch statistics normalise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +71,8 @@ pub struct Net {
 /// What computes.
 enum Walk {
     Kernels(Box<Engine>),
+    Gpu(Box<gpu::Walk>),
+    #[cfg(test)]
     Candle(Plain),
 }
 
@@ -113,7 +130,9 @@ impl Net {
                 rayon::current_num_threads(),
                 &weights,
             )?)),
-            _ => Walk::Candle(Plain::new(network, first, norm, device, DType::F32)),
+            Device::Gpu(gpu) => {
+                Walk::Gpu(Box::new(gpu::Walk::new(gpu, network, preprocessing, first, norm, &weights)?))
+            }
         };
         let preprocessing = preprocessing.clone();
         Ok(Self { preprocessing, norm, first, outputs: head.bias.len(), weights, walk })
@@ -131,6 +150,8 @@ impl Net {
         ensure!(self.norm == Norm::Frozen, "expected frozen statistics of a net to quantize, found those of batches");
         let network = match &self.walk {
             Walk::Kernels(engine) => engine.network(),
+            Walk::Gpu(_) => bail!("expected the CPU for a net that rounds as its int8 graph does, found a GPU"),
+            #[cfg(test)]
             Walk::Candle(plain) => plain.network(),
         };
         self.weights.quantize(network, self.first, activations, steps)?;
@@ -146,29 +167,52 @@ impl Net {
     }
 
     /// Returns everything that training changes: trained parameters and running statistics.
-    pub(crate) fn state(&self) -> Tensors {
+    pub(crate) fn state(&self) -> Result<Tensors> {
         let trained = |name: &str| self.weights.parameters.contains_key(name);
         let changes = |name: &str| trained(name) || (self.norm == Norm::Batch && name.contains(".running_"));
-        self.weights.all().into_iter().filter(|(n, _)| changes(n)).collect()
+        Ok(self.host()?.all().into_iter().filter(|(n, _)| changes(n)).collect())
+    }
+
+    /// Returns the numbers as they are now, those of a GPU as well.
+    fn host(&self) -> Result<Cow<'_, Weights>> {
+        match &self.walk {
+            Walk::Gpu(walk) => {
+                let mut weights = self.weights.clone();
+                walk.fetch(&mut weights)?;
+                Ok(Cow::Owned(weights))
+            }
+            _ => Ok(Cow::Borrowed(&self.weights)),
+        }
     }
 
     /// Takes back what [`Net::state`] returned.
     pub(crate) fn restore(&mut self, state: &Tensors) -> Result<()> {
-        self.weights.set(state)?;
-        if let Walk::Kernels(engine) = &mut self.walk {
-            engine.forget();
+        self.change(|weights| weights.set(state))
+    }
+
+    /// Changes numbers, those of a GPU as well.
+    fn change(&mut self, f: impl FnOnce(&mut Weights) -> Result<()>) -> Result<()> {
+        if let Walk::Gpu(walk) = &self.walk {
+            walk.fetch(&mut self.weights)?;
+        }
+        f(&mut self.weights)?;
+        match &mut self.walk {
+            Walk::Kernels(engine) => engine.forget(),
+            Walk::Gpu(walk) => walk.put(&self.weights)?,
+            #[cfg(test)]
+            Walk::Candle(_) => {}
         }
         Ok(())
     }
 
     /// Returns what a step remembers of each parameter: its moments and, where one is kept, its average.
-    pub(crate) fn remembered(&self) -> Tensors {
-        self.weights.remembered()
+    pub(crate) fn remembered(&self) -> Result<Tensors> {
+        Ok(self.host()?.remembered())
     }
 
     /// Takes back what [`Net::remembered`] returned, among other tensors.
     pub(crate) fn restore_remembered(&mut self, tensors: &Tensors) -> Result<()> {
-        self.weights.set_remembered(tensors)
+        self.change(|weights| weights.set_remembered(tensors))
     }
 
     /// Returns the trained backbone and head.
@@ -177,7 +221,7 @@ impl Net {
     ///
     /// If a value is not finite: training has diverged.
     pub fn finish(&self) -> Result<(Tensors, Head)> {
-        let mut all = self.weights.all();
+        let mut all = self.host()?.all();
         all.retain(|name, _| !self.weights.is_step(name));
         for (name, tensor) in &all {
             ensure!(
@@ -203,12 +247,14 @@ impl Net {
 
     /// Returns the logits `[n, outputs]` of a batch of pictures (`u8 [crop, crop, 3]` each) with fixed statistics.
     pub(crate) fn logits(&mut self, pictures: &[Vec<u8>]) -> Result<Vec<f32>> {
-        let input = self.input(pictures)?;
+        let p = &self.preprocessing;
         match &mut self.walk {
             Walk::Kernels(engine) => {
-                Ok(narrow(&engine.logits(&mut self.weights, &input, pictures.len())?, self.outputs))
+                Ok(narrow(&engine.logits(&mut self.weights, &input(p, pictures)?, pictures.len())?, self.outputs))
             }
-            Walk::Candle(plain) => plain.logits(&mut self.weights, &input, pictures.len()),
+            Walk::Gpu(walk) => walk.logits(pictures),
+            #[cfg(test)]
+            Walk::Candle(plain) => plain.logits(&mut self.weights, &input(p, pictures)?, pictures.len()),
         }
     }
 
@@ -222,10 +268,9 @@ impl Net {
 
     /// Returns what the trained stages read of the frozen ones, a row for each picture.
     pub(crate) fn frozen(&mut self, pictures: &[Vec<u8>]) -> Result<Vec<Vec<f32>>> {
-        let input = self.input(pictures)?;
         match &mut self.walk {
-            Walk::Kernels(engine) => engine.frozen(&input, pictures.len()),
-            Walk::Candle(_) => bail!("expected the CPU for activations of frozen stages, found another device"),
+            Walk::Kernels(engine) => engine.frozen(&input(&self.preprocessing, pictures)?, pictures.len()),
+            _ => bail!("expected the CPU for activations of frozen stages, found another device"),
         }
     }
 
@@ -235,7 +280,7 @@ impl Net {
             Walk::Kernels(engine) => {
                 learn(engine, &mut self.weights, Start::Frozen(rows), rows.len(), self.outputs, objective)
             }
-            Walk::Candle(_) => bail!("expected the CPU for activations of frozen stages, found another device"),
+            _ => bail!("expected the CPU for activations of frozen stages, found another device"),
         }
     }
 
@@ -243,24 +288,34 @@ impl Net {
     /// its own gradient; moves the running statistics where batches normalise. Returns the loss.
     pub(crate) fn learn(&mut self, pictures: &[Vec<u8>], objective: &Objective<'_>) -> Result<f64> {
         ensure!(!pictures.is_empty(), "expected pictures to learn from, found none");
-        let (input, n) = (self.input(pictures)?, pictures.len());
+        let (p, n) = (&self.preprocessing, pictures.len());
         match &mut self.walk {
             Walk::Kernels(engine) => {
-                learn(engine, &mut self.weights, Start::Pictures(input), n, self.outputs, objective)
+                let start = Start::Pictures(input(p, pictures)?);
+                learn(engine, &mut self.weights, start, n, self.outputs, objective)
             }
-            Walk::Candle(plain) => plain.learn(&mut self.weights, &input, n, objective),
+            Walk::Gpu(walk) => {
+                let (loss, gradient) = objective(&walk.forward(pictures)?)?;
+                walk.backward(&gradient, n)?;
+                Ok(loss)
+            }
+            #[cfg(test)]
+            Walk::Candle(plain) => plain.learn(&mut self.weights, &input(p, pictures)?, n, objective),
         }
     }
 
+    /// Whether pictures can be read while this computes.
+    pub(crate) fn leaves_cores_idle(&self) -> bool {
+        matches!(self.walk, Walk::Gpu(_))
+    }
+
     /// Moves every parameter along its gradient, which then is zero again.
-    pub(crate) fn step(&mut self, step: &Step) {
-        let mut own;
+    pub(crate) fn step(&mut self, step: &Step) -> Result<()> {
         let (isa, threads) = match &mut self.walk {
             Walk::Kernels(engine) => engine.team(),
-            Walk::Candle(_) => {
-                own = Threads::new(rayon::current_num_threads());
-                (Isa::best(), &mut own)
-            }
+            Walk::Gpu(walk) => return walk.step(&self.weights, step),
+            #[cfg(test)]
+            Walk::Candle(_) => bail!("expected kernels to step with, found candle"),
         };
         let mut scale = step.scale;
         if let Some(longest) = step.clip {
@@ -270,8 +325,7 @@ impl Net {
             scale *= (longest / (length + 1e-6)).min(1.0);
         }
         for p in self.weights.parameters.values_mut() {
-            let rate = p.pace * step.rate * step.stage_decay.powi(i32::try_from(p.depth).unwrap_or(i32::MAX));
-            let decay = if p.decays() { step.decay } else { 0.0 };
+            let (rate, decay) = step.of(p.pace, p.depth, p.decays());
             let [first, second] = &mut p.moments;
             match step.optimiser {
                 Optimiser::Adamw => {
@@ -286,10 +340,14 @@ impl Net {
                 p.average(past);
             }
         }
+        Ok(())
     }
 
     /// Changes parameters for their averages and back, where these are kept.
-    pub(crate) fn swap_averages(&mut self) {
+    pub(crate) fn swap_averages(&mut self) -> Result<()> {
+        if let Walk::Gpu(walk) = &mut self.walk {
+            return walk.swap_averages();
+        }
         for p in self.weights.parameters.values_mut() {
             if let Some(average) = &mut p.average {
                 std::mem::swap(average, &mut p.values);
@@ -298,23 +356,24 @@ impl Net {
         if let Walk::Kernels(engine) = &mut self.walk {
             engine.forget();
         }
+        Ok(())
     }
+}
 
-    /// Returns the normalised pictures, `[n, crop, crop, 3]`.
-    fn input(&self, pictures: &[Vec<u8>]) -> Result<Buffer> {
-        let (side, p) = (self.preprocessing.crop as usize, &self.preprocessing);
-        let len = side * side * 3;
-        let mut data = Buffer::zeros(pictures.len() * len);
-        let [scale, shift] =
-            [0, 1].map(|part| [0, 1, 2].map(|c| if part == 0 { 1.0 / p.std[c] } else { -p.mean[c] / p.std[c] }));
-        for (to, picture) in data.chunks_exact_mut(len).zip(pictures) {
-            ensure!(picture.len() == len, "expected {len} values in a picture, found {}", picture.len());
-            for (to, from) in to.as_chunks_mut::<3>().0.iter_mut().zip(picture.as_chunks::<3>().0) {
-                *to = [0, 1, 2].map(|c| f32::from(from[c]).mul_add(scale[c], shift[c]));
-            }
+/// Returns the normalised pictures, `[n, crop, crop, 3]`.
+fn input(p: &Preprocessing, pictures: &[Vec<u8>]) -> Result<Buffer> {
+    let side = p.crop as usize;
+    let len = side * side * 3;
+    let mut data = Buffer::zeros(pictures.len() * len);
+    let [scale, shift] =
+        [0, 1].map(|part| [0, 1, 2].map(|c| if part == 0 { 1.0 / p.std[c] } else { -p.mean[c] / p.std[c] }));
+    for (to, picture) in data.chunks_exact_mut(len).zip(pictures) {
+        ensure!(picture.len() == len, "expected {len} values in a picture, found {}", picture.len());
+        for (to, from) in to.as_chunks_mut::<3>().0.iter_mut().zip(picture.as_chunks::<3>().0) {
+            *to = [0, 1, 2].map(|c| f32::from(from[c]).mul_add(scale[c], shift[c]));
         }
-        Ok(data)
     }
+    Ok(data)
 }
 
 /// Forward, the objective, and backward.

@@ -1,5 +1,5 @@
-//! The walk through a network by candle's own operations and gradients, channel-first: for devices that have no kernels
-//! here.
+//! The walk through a network by candle's own operations and gradients, channel-first and in double precision: what the other
+//! walks are tested against.
 
 use std::collections::BTreeMap;
 
@@ -13,16 +13,16 @@ use super::weights::Weights;
 use super::{MOMENTUM, Norm};
 use crate::objective::Objective;
 
-/// A network on a device of candle's.
+/// A network that candle walks.
 pub(super) struct Plain {
     network: Network,
     /// Stages from this one on are trained.
     first: usize,
     norm: Norm,
-    device: Device,
-    /// Of all that is computed; what comes in and goes out is f32.
-    precision: DType,
 }
+
+/// Of all that is computed; what comes in and goes out is f32.
+const PRECISION: DType = DType::F64;
 
 /// Mean and biased variance of a batch, by name of the normalisation, and of how many numbers.
 type Seen = Vec<(String, Vec<f32>, Vec<f32>, usize)>;
@@ -59,8 +59,8 @@ impl Arrays<'_> {
 }
 
 impl Plain {
-    pub(super) fn new(network: &Network, first: usize, norm: Norm, device: &Device, precision: DType) -> Self {
-        Self { network: network.clone(), first, norm, device: device.clone(), precision }
+    pub(super) fn new(network: &Network, first: usize, norm: Norm) -> Self {
+        Self { network: network.clone(), first, norm }
     }
 
     /// Returns logits `[pictures, classes]` with fixed statistics.
@@ -71,7 +71,6 @@ impl Plain {
     }
 
     /// Returns the value of every node with fixed statistics, in the order of the nodes.
-    #[cfg(test)]
     pub(super) fn nodes(&self, weights: &Weights, input: &[f32], pictures: usize) -> Result<Vec<Vec<f32>>> {
         self.walk(&self.arrays(weights)?.0, input, pictures, None)?.iter().map(numbers).collect()
     }
@@ -90,7 +89,7 @@ impl Plain {
         let logits = self.run(&arrays, input, pictures, (self.norm == Norm::Batch).then_some(&mut seen))?;
         let (loss, gradient) = objective(&numbers(&logits)?)?;
         // Of this sum the logits have the gradient that the objective told.
-        let gradient = Array::from_vec(gradient, logits.shape(), &self.device)?.to_dtype(self.precision)?;
+        let gradient = Array::from_vec(gradient, logits.shape(), &Device::Cpu)?.to_dtype(PRECISION)?;
         let gradients = (&logits * gradient)?.sum_all()?.backward()?;
         for (name, var) in &vars {
             let Some(gradient) = gradients.get(var) else { continue };
@@ -117,7 +116,7 @@ impl Plain {
     }
 
     fn arrays<'a>(&self, weights: &'a Weights) -> Result<(Arrays<'a>, BTreeMap<String, Var>)> {
-        let array = |t: &Tensor| Array::from_slice(&t.data, t.shape.as_slice(), &self.device)?.to_dtype(self.precision);
+        let array = |t: &Tensor| Array::from_slice(&t.data, t.shape.as_slice(), &Device::Cpu)?.to_dtype(PRECISION);
         let (mut arrays, mut vars) = (BTreeMap::new(), BTreeMap::new());
         for (name, tensor) in &weights.fixed {
             arrays.insert(name.clone(), array(weights.stand_ins.get(name).unwrap_or(tensor))?);
@@ -147,8 +146,8 @@ impl Plain {
         mut seen: Option<&mut Seen>,
     ) -> Result<Vec<Array>> {
         let side = (input.len() / (3 * pictures.max(1))).isqrt();
-        let input = Array::from_slice(&input[..pictures * side * side * 3], (pictures, side, side, 3), &self.device)?;
-        let input = input.permute((0, 3, 1, 2))?.contiguous()?.to_dtype(self.precision)?;
+        let input = Array::from_slice(&input[..pictures * side * side * 3], (pictures, side, side, 3), &Device::Cpu)?;
+        let input = input.permute((0, 3, 1, 2))?.contiguous()?.to_dtype(PRECISION)?;
         let mut values: Vec<Array> = Vec::with_capacity(self.network.nodes.len());
         for (i, node) in self.network.nodes.iter().enumerate() {
             let from = |at: usize| {

@@ -7,7 +7,7 @@ use crate::objective::{Loss, Targets};
 
 /// A net whose activations are all well within the bends of their activation or well beyond them, as their channel has it:
 /// rounding must not decide which gradients pass.
-fn net(id: &str, side: u32, padding: Padding, unfrozen: usize, norm: Norm) -> (Net, Network, Vec<Vec<u8>>) {
+pub(super) fn net(id: &str, side: u32, padding: Padding, unfrozen: usize, norm: Norm) -> (Net, Network, Vec<Vec<u8>>) {
     net_of(id.parse::<Architecture>().unwrap().backbone(padding, 1e-3), side, unfrozen, norm)
 }
 
@@ -42,7 +42,7 @@ pub(super) fn net_of(network: Network, side: u32, unfrozen: usize, norm: Norm) -
     // Running statistics that are those of these pictures, so that fixed ones normalise as well.
     let mut settled = make(&backbone, network.stages, Norm::Batch);
     settled.learn(&pictures, &smoothed).unwrap();
-    for (name, tensor) in settled.state().into_iter().filter(|(n, _)| n.contains(".running_")) {
+    for (name, tensor) in settled.state().unwrap().into_iter().filter(|(n, _)| n.contains(".running_")) {
         let before = backbone.get_mut(&name).unwrap();
         before.data.iter_mut().zip(tensor.data).for_each(|(old, new)| *old = (new - 0.9 * *old) / 0.1);
     }
@@ -62,7 +62,7 @@ pub(super) fn by_candle(net: &Net, network: &Network, unfrozen: usize) -> Net {
     Net {
         preprocessing: net.preprocessing.clone(),
         weights: net.weights.clone(),
-        walk: Walk::Candle(Plain::new(network, first, net.norm, &Device::Cpu, DType::F64)),
+        walk: Walk::Candle(Plain::new(network, first, net.norm)),
         ..*net
     }
 }
@@ -134,13 +134,13 @@ fn logits_gradients_and_statistics_equal_those_of_candles_own_operations() {
 #[test]
 fn only_a_step_changes_parameters() {
     let (mut net, _, pictures) = net("mobilenet_v2:0.35", 32, Padding::Symmetric, 9, Norm::Batch);
-    let before = net.state();
+    let before = net.state().unwrap();
     net.learn(&pictures, &smoothed).unwrap();
-    let after = net.state();
+    let after = net.state().unwrap();
     assert_ne!(before["features.0.1.running_mean"], after["features.0.1.running_mean"]);
     assert_eq!(before["features.0.1.weight"], after["features.0.1.weight"]);
-    net.step(&Step { rate: 0.1, ..crate::probe::STEP });
-    assert_ne!(before["features.0.1.weight"], net.state()["features.0.1.weight"]);
+    net.step(&Step { rate: 0.1, ..crate::probe::STEP }).unwrap();
+    assert_ne!(before["features.0.1.weight"], net.state().unwrap()["features.0.1.weight"]);
     let logits = net.logits(&pictures).unwrap();
     net.restore(&before).unwrap();
     assert_ne!(logits, net.logits(&pictures).unwrap(), "folded anew");
@@ -201,7 +201,7 @@ fn averages_take_the_place_of_weights_and_give_it_back() {
     let mut expected: Option<Vec<f32>> = None;
     for done in 0..5 {
         net.learn(&pictures, &smoothed).unwrap();
-        net.step(&Step { done, ..step });
+        net.step(&Step { done, ..step }).unwrap();
         let now = net.weights.parameters[HEAD_WEIGHT].values.to_vec();
         // TensorFlow's ExponentialMovingAverage with num_updates.
         let past = (0.5f64).min((1.0 + done as f64) / (10.0 + done as f64)) as f32;
@@ -210,25 +210,26 @@ fn averages_take_the_place_of_weights_and_give_it_back() {
             Some(old) => old.iter().zip(&now).map(|(o, n)| o * past + n * (1.0 - past)).collect(),
         });
     }
-    let before = net.state();
-    net.swap_averages();
+    let before = net.state().unwrap();
+    net.swap_averages().unwrap();
     let found = net.weights.parameters[HEAD_WEIGHT].values.to_vec();
     assert_near("average", &found, &expected.unwrap(), 1e-3, 1e-5);
-    assert_ne!(net.state(), before);
-    net.swap_averages();
-    assert_eq!(net.state(), before);
+    assert_ne!(net.state().unwrap(), before);
+    net.swap_averages().unwrap();
+    assert_eq!(net.state().unwrap(), before);
 }
 
 /// A gradient longer than it may be makes the step of one that was scaled to that length, as SGD shows.
 #[test]
 fn a_long_gradient_is_scaled_down_to_the_longest() {
     let (mut net, _, pictures) = net("mobilenet_v2:0.35", 32, Padding::Symmetric, 1, Norm::Frozen);
-    let before = net.state();
+    let before = net.state().unwrap();
     net.learn(&pictures, &smoothed).unwrap();
     let step = Step { optimiser: Optimiser::Sgd, rate: 1.0, clip: Some(1e-3), ..crate::probe::STEP };
-    net.step(&step);
+    net.step(&step).unwrap();
     let moved: f64 = net
         .state()
+        .unwrap()
         .iter()
         .flat_map(|(n, t)| t.data.iter().zip(&before[n].data))
         .map(|(a, b)| f64::from(a - b).powi(2))

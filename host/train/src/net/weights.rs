@@ -41,20 +41,20 @@ impl Layout {
         }
     }
 
-    /// Calls `f` with the place of each number in a tensor and in this layout.
-    fn each(self, mut f: impl FnMut(usize, usize)) {
+    /// Calls `f` with the place of each number in a tensor and in this layout, whose rows `pad` makes longer.
+    pub(crate) fn each(self, pad: impl Fn(usize) -> usize, mut f: impl FnMut(usize, usize)) {
         match self {
             Self::Vector { len } => (0..len).for_each(|i| f(i, i)),
             Self::Dense { taps, inputs, outputs } => {
                 for (o, i) in (0..outputs).flat_map(|o| (0..inputs).map(move |i| (o, i))) {
                     for tap in 0..taps {
-                        f((o * inputs + i) * taps + tap, (tap * inputs + i) * padded(outputs) + o);
+                        f((o * inputs + i) * taps + tap, (tap * inputs + i) * pad(outputs) + o);
                     }
                 }
             }
             Self::Depthwise { taps, channels } => {
                 for (c, tap) in (0..channels).flat_map(|c| (0..taps).map(move |t| (c, t))) {
-                    f(c * taps + tap, tap * padded(channels) + c);
+                    f(c * taps + tap, tap * pad(channels) + c);
                 }
             }
         }
@@ -62,13 +62,13 @@ impl Layout {
 
     pub(crate) fn pack(self, data: &[f32]) -> Buffer {
         let mut packed = Buffer::zeros(self.numbers());
-        self.each(|from, to| packed[to] = data[from]);
+        self.each(padded, |from, to| packed[to] = data[from]);
         packed
     }
 
     pub(crate) fn unpack(self, packed: &[f32], shape: &[usize]) -> Tensor {
         let mut data = vec![0.0; shape.iter().product()];
-        self.each(|to, from| data[to] = packed[from]);
+        self.each(padded, |to, from| data[to] = packed[from]);
         Tensor { shape: shape.to_vec(), data }
     }
 }

@@ -305,5 +305,5 @@ fn a_calibration_of_another_network_and_statistics_of_batches_are_refused() {
     own.quantize(&own.activations().unwrap(), Steps::Trained { pace: 1.0 }).unwrap();
     let names = |t: Tensors| t.into_keys().collect::<Vec<_>>();
     assert_eq!(names(own.finish().unwrap().0), names(Float::of(&own, &network).backbone));
-    assert!(own.state().contains_key("node4/scale"));
+    assert!(own.state().unwrap().contains_key("node4/scale"));
 }
