@@ -135,7 +135,7 @@ fn a_trial_ends_well_after_so_many_pictures_in_any_number_of_starts() {
     for picture in 0..4 {
         let mut slots = open(&disk);
         assert_eq!(slots.boot(), None);
-        assert_eq!(slots.classified(Confirm::ByHand).unwrap(), false);
+        assert!(!slots.classified(Confirm::ByHand).unwrap());
         assert_eq!(slots.classified(Confirm::After(4)).unwrap(), picture == 3);
     }
     assert_eq!(status(&open(&disk), Slot::B), Status::Committed);

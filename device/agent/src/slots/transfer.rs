@@ -30,7 +30,7 @@ pub enum Assembled {
     /// Its bundle is what runs in this slot.
     Runs(Slot),
     /// Its bundle, of this head, waits to be moved into a slot.
-    New(Head),
+    New(Box<Head>),
 }
 
 /// Where a chunk is.
@@ -244,7 +244,7 @@ impl<F: FileSystem> Slots<F> {
             self.transfer = Some(Transfer { head, progress: Progress::Interrupted });
             return Err(e);
         }
-        Ok(Assembled::New(head))
+        Ok(Assembled::New(Box::new(head)))
     }
 
     /// Whether the bundle on trial must be left before the transfer's can take its slot.
