@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use graft_bundle::proof::{Prover, nonce as random};
 use graft_bundle::{Bundle, KeyError, PublicKey, SecretKey};
@@ -200,6 +200,11 @@ impl Session {
             Ok((client, greeting)) => Ok(Self { client, greeting, address, fastest: u32::MAX }),
             Err(source) => Err(DeployError::Link { address, source }),
         }
+    }
+
+    /// Changes up to which bits a second a long transfer may go.
+    pub fn set_fastest(&mut self, bits_per_second: u32) {
+        self.fastest = bits_per_second;
     }
 
     /// Returns what the device said of itself.
@@ -419,7 +424,7 @@ impl Session {
         mut progress: impl FnMut(FlashProgress),
     ) -> Result<FlashReport, DeployError> {
         self.check_fit(bundle)?;
-        let start = Instant::now();
+        let start = self.client.now();
         let wire = |client: &Client<_>| client.wire_bytes();
         let (sent_before, received_before) = wire(&self.client);
         let chunks = &bundle.manifest().chunks;
@@ -446,7 +451,7 @@ impl Session {
             }
         });
         self.link(outcome)?;
-        let transfer_seconds = start.elapsed().as_secs_f64();
+        let transfer_seconds = self.client.now().saturating_sub(start).as_secs_f64();
         let outcome = self.client.request(&Request::Finish, |p| {
             progress(FlashProgress::Device { text: p.text.clone(), done: p.done, total: p.total });
         });
@@ -462,7 +467,7 @@ impl Session {
             payload_bytes: bundle.head().bytes().len() as u64 + bundle.manifest().stored_len(),
             wire_bytes: sent - sent_before + received - received_before,
             wire_bytes_sent: sent - sent_before,
-            seconds: start.elapsed().as_secs_f64(),
+            seconds: self.client.now().saturating_sub(start).as_secs_f64(),
             transfer_seconds,
             bits_per_second: self.client.rate(),
             resent: self.client.line_quality().resent,

@@ -11,6 +11,8 @@ use graft_link::transport::{Faults, Faulty, pair};
 use graft_link::{Service, serve};
 use serialport::{SerialPort, TTYPort};
 
+use std::time::Instant;
+
 use super::*;
 
 /// Keeps chunks by index, across sessions.
@@ -160,4 +162,88 @@ fn nobody_there_is_unreachable() {
         let error = Session::connect(&text.parse().unwrap(), Duration::from_millis(300), None).err().unwrap();
         assert!(error.is_unreachable() && error.to_string().contains(text), "{error}");
     }
+}
+
+/// A device with a key and a board, which counts what it is asked to write.
+struct Board {
+    key: SecretKey,
+    begun: Arc<Mutex<u32>>,
+}
+
+impl Service for Board {
+    fn greeting(&self) -> Greeting {
+        Greeting { device: "board".into(), version: "0.9.12".into() }
+    }
+
+    fn handle(&mut self, request: Request, _progress: &mut dyn FnMut(Progress)) -> Response {
+        match request {
+            Request::About => {
+                Response::About(About { board: "Raspberry Pi 4".into(), max_bundle_bytes: 400_000, ..About::default() })
+            }
+            Request::Prove { nonce } => {
+                let challenge = [7; 32];
+                let signature = self.key.prove(Prover::Device, &nonce, &challenge).to_vec();
+                // It claims the key of seed 1, whichever it has.
+                Response::Proof { key: SecretKey::from_seed(&[1; 32]).public().to_bytes(), signature, challenge }
+            }
+            Request::Identify { key, signature } => {
+                let device = SecretKey::from_seed(&[1; 32]).public().to_bytes();
+                assert!(PublicKey::from_bytes(key).proves(Prover::Host, &[7; 32], &device, &signature));
+                Response::Done
+            }
+            _ => {
+                *self.begun.lock().unwrap() += 1;
+                Response::Refused { code: RefusalCode::Space, message: "no".into() }
+            }
+        }
+    }
+}
+
+fn with_board(seed: u8, host: impl FnOnce(Session)) -> u32 {
+    let (end, device) = pair();
+    let begun = Arc::new(Mutex::new(0));
+    let mut board = Board { key: SecretKey::from_seed(&[seed; 32]), begun: Arc::clone(&begun) };
+    let server = thread::spawn(move || drop(serve(device, &mut board, &AtomicBool::new(false))));
+    host(Session::over(Box::new(end), "pair".into(), PATIENCE, None).unwrap());
+    server.join().unwrap();
+    let begun = *begun.lock().unwrap();
+    begun
+}
+
+#[test]
+fn a_bundle_for_another_device_is_refused_before_anything_is_written() {
+    let needs = |entries: &[(&str, &str)], len: usize| {
+        let mut w = BundleWriter::new("m", "test");
+        w.metadata(entries.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect());
+        w.add_file(MODEL_FILE, &vec![1; len], &[]).unwrap();
+        Bundle::from_bytes(&w.to_bytes(None).unwrap()).unwrap()
+    };
+    let cases = [
+        (needs(&[(NEEDS_AGENT, "0.10.0")], 10), "graftd 0.10.0 or newer, found 0.9.12"),
+        (needs(&[(NEEDS_BOARD, "Jetson")], 10), "a board named Jetson, found Raspberry Pi 4"),
+        (needs(&[], 400_001), "room for 400001 bytes"),
+    ];
+    for (bundle, text) in cases {
+        let begun = with_board(1, |mut session| {
+            let error = session.flash(&bundle, |_| ()).unwrap_err();
+            assert!(error.is_refusal() && error.to_string().contains(text), "{error}");
+        });
+        assert_eq!(begun, 0, "{text}");
+    }
+    let fits = needs(&[(NEEDS_AGENT, "0.9.2"), (NEEDS_BOARD, "Raspberry Pi")], 10);
+    assert_eq!(with_board(1, |mut session| drop(session.flash(&fits, |_| ()))), 1);
+}
+
+#[test]
+fn a_device_that_cannot_prove_its_key_or_has_another_is_refused() {
+    let (device, host) = (SecretKey::from_seed(&[1; 32]), SecretKey::from_seed(&[2; 32]));
+    with_board(1, |mut session| {
+        assert_eq!(session.authenticate(Some(device.public()), Some(&host)).unwrap(), device.public());
+        let error = session.authenticate(Some(host.public()), None).unwrap_err();
+        assert!(matches!(error, DeployError::Impostor { .. }) && error.is_refusal(), "{error}");
+    });
+    with_board(9, |mut session| {
+        let error = session.authenticate(None, None).unwrap_err().to_string();
+        assert!(error.contains("a proof that does not hold"), "{error}");
+    });
 }
