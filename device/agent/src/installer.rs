@@ -3,6 +3,8 @@
 //! Everything that could leave a device without a model is in here and in [`crate::slots`], and nothing else: engine and
 //! disk are traits, so that `graft torture` runs this very code on a disk that fails.
 
+use std::time::{Duration, Instant};
+
 use graft_bundle::{Bundle, BundleError, Head, TrustPolicy};
 use graft_link::messages::{ChunkRanges, LogEntry, Progress, RefusalCode, Request, Response, SlotInfo, SlotState};
 
@@ -210,9 +212,8 @@ impl<F: FileSystem, E: Engine<F>> Installer<F, E> {
     fn begin(&mut self, head: &[u8], progress: &mut dyn FnMut(Progress)) -> Result<Response, Refusal> {
         let head = Head::parse(head).map_err(|e| refusal(e.into()))?;
         head.trust(&self.rules.policy).map_err(|e| refusal(e.into()))?;
-        self.slots
-            .begin(head, self.rules.confirm, &mut || progress(busy("looking at what is here")))
-            .map_err(refusal)?;
+        let mut tick = paced(progress, "looking at what is here");
+        self.slots.begin(head, self.rules.confirm, &mut tick).map_err(refusal)?;
         let answer = self.begun()?;
         if let Response::Begun { missing, .. } = &answer {
             self.received = (0, number(missing.below(u32::MAX).count()));
@@ -235,8 +236,7 @@ impl<F: FileSystem, E: Engine<F>> Installer<F, E> {
 
     /// Puts the bundle together, tests it, and only then runs it.
     fn finish(&mut self, progress: &mut dyn FnMut(Progress)) -> Result<Response, Refusal> {
-        let mut tick = || progress(busy("putting the bundle together"));
-        let assembled = self.slots.assemble(&mut tick).map_err(refusal)?;
+        let assembled = self.slots.assemble(&mut paced(progress, "putting the bundle together")).map_err(refusal)?;
         self.received = (0, 0);
         let (slot, is_running) = match assembled {
             Assembled::Runs(slot) => (slot, true),
@@ -313,9 +313,19 @@ impl<F: FileSystem, E: Engine<F>> Installer<F, E> {
     }
 }
 
-fn busy(text: &str) -> Progress {
-    Progress { text: text.into(), done: 0, total: 0 }
+/// Returns what may be called often: the host is told now and then, since each word takes the line some time.
+fn paced<'a>(progress: &'a mut dyn FnMut(Progress), text: &'a str) -> impl FnMut() + 'a {
+    let mut last = Instant::now();
+    move || {
+        if last.elapsed() >= EVERY {
+            last = Instant::now();
+            progress(Progress { text: text.into(), done: 0, total: 0 });
+        }
+    }
 }
+
+/// A host that hears nothing for some seconds takes the device for gone.
+const EVERY: Duration = Duration::from_millis(500);
 
 fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)

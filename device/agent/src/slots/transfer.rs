@@ -168,6 +168,7 @@ impl<F: FileSystem> Slots<F> {
                 let Ok(bytes) = self.disk.read(&path) else { continue };
                 let mut from = 0;
                 for chunk in chunks() {
+                    tick();
                     let len = chunk.raw_len as usize;
                     let found = bytes.get(from..from + len).unwrap_or_default();
                     if wanted.contains_key(&chunk.digest) && Digest::of(found) == chunk.digest {
