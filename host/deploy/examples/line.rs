@@ -167,7 +167,7 @@ fn pace(bytes: u32) -> Outcome<()> {
     let content: Vec<u8> = (0..bundle.manifest().chunks.len()).flat_map(|i| bundle.stored_chunk(i).to_vec()).collect();
     fs::write(&file, &content)?;
     for (name, option) in [("ZMODEM (sz)", "--"), ("ZMODEM, blocks of 8 KB (sz -8)", "--try-8k")] {
-        match zmodem(&file, &folder.join("in"), option) {
+        match best_of_three(|| zmodem(&file, &folder.join("in"), option)) {
             Ok(seconds) => {
                 if fs::read(folder.join("in/file"))? != content {
                     return Err("ZMODEM brought other bytes".into());
@@ -181,6 +181,15 @@ fn pace(bytes: u32) -> Outcome<()> {
     }
     fs::remove_dir_all(&folder)?;
     Ok(())
+}
+
+/// A greeting that one program throws away costs ZMODEM 30 s: the luckiest of three turns counts.
+fn best_of_three(turn: impl Fn() -> Outcome<f64>) -> Outcome<f64> {
+    let mut best = turn()?;
+    for _ in 0..2 {
+        best = best.min(turn()?);
+    }
+    Ok(best)
 }
 
 /// Sends a file with `sz` to `rz` over a line of its own and returns the seconds.
@@ -199,7 +208,7 @@ fn zmodem(file: &Path, into: &Path, option: &str) -> Outcome<f64> {
     let not_there = |e| format!("it did not start ({e}); install lrzsz");
     let mut sender = program("sz", &["-q", "-b", option], &paced.host)?;
     let mut sender = sender.arg(file).spawn().map_err(not_there)?;
-    // A sender that starts later throws the receiver's first words away and waits for 30 s; that is not counted here.
+    // A sender that starts later would throw the receiver's greeting away.
     thread::sleep(Duration::from_millis(500));
     let start = Instant::now();
     let mut receiver = program("rz", &["-q", "-y", "-b"], &paced.device)?;

@@ -31,6 +31,10 @@ mod training;
 /// compiler for ONNX Runtime's figures without Python.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Time the link on a serial line at 115200 baud instead, beside ZMODEM (package lrzsz) on the same paced
+    /// pseudo-terminals, and on noisy lines in simulated time
+    #[arg(long)]
+    line: bool,
     /// Time steps of training instead, beside PyTorch's; of the networks and threads asked for
     #[arg(long)]
     training: bool,
@@ -110,6 +114,9 @@ struct Outcome {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.line {
+        return line();
+    }
     ensure!(args.seconds > 0.0 && args.seconds <= 600.0, "expected up to 600 --seconds, found {}", args.seconds);
     // Now rather than after an hour of measuring.
     if let Some(file) = &args.write {
@@ -137,6 +144,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     }
     show(args, &report::markdown(&results))
+}
+
+fn line() -> Result<()> {
+    for mode in ["pace", "noise"] {
+        let arguments =
+            ["run", "--release", "--locked", "--quiet", "-p", "graft-deploy", "--example", "line", "--", mode];
+        crate::run(&mut crate::cargo_command(&arguments))?;
+    }
+    Ok(())
 }
 
 /// Prints the table, and writes it where it was asked for.
