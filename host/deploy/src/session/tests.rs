@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use graft_bundle::{BundleWriter, MODEL_FILE};
@@ -167,7 +167,7 @@ fn nobody_there_is_unreachable() {
 /// A device with a key and a board, which counts what it is asked to write.
 struct Board {
     key: SecretKey,
-    begun: Arc<Mutex<u32>>,
+    begun: Arc<AtomicU32>,
 }
 
 impl Service for Board {
@@ -192,7 +192,7 @@ impl Service for Board {
                 Response::Done
             }
             _ => {
-                *self.begun.lock().unwrap() += 1;
+                self.begun.fetch_add(1, Ordering::Relaxed);
                 Response::Refused { code: RefusalCode::Space, message: "no".into() }
             }
         }
@@ -201,13 +201,12 @@ impl Service for Board {
 
 fn with_board(seed: u8, host: impl FnOnce(Session)) -> u32 {
     let (end, device) = pair();
-    let begun = Arc::new(Mutex::new(0));
+    let begun = Arc::new(AtomicU32::new(0));
     let mut board = Board { key: SecretKey::from_seed(&[seed; 32]), begun: Arc::clone(&begun) };
     let server = thread::spawn(move || drop(serve(device, &mut board, &AtomicBool::new(false))));
     host(Session::over(Box::new(end), "pair".into(), PATIENCE, None).unwrap());
     server.join().unwrap();
-    let begun = *begun.lock().unwrap();
-    begun
+    begun.load(Ordering::Relaxed)
 }
 
 #[test]
@@ -246,4 +245,31 @@ fn a_device_that_cannot_prove_its_key_or_has_another_is_refused() {
         let error = session.authenticate(None, None).unwrap_err().to_string();
         assert!(error.contains("a proof that does not hold"), "{error}");
     });
+}
+
+#[test]
+fn a_flash_that_was_stopped_goes_on_where_it_was() {
+    let (keeper, bundle) = (Keeper::default(), bundle());
+    for stops_at in [Some(50_000), Some(200_000), None] {
+        let (host, device) = pair();
+        let stop = Arc::new(AtomicBool::new(false));
+        let before = keeper.0.lock().unwrap().len();
+        serving(device, &keeper, || {
+            let mut session = Session::over(Box::new(host), "pair".into(), PATIENCE, Some(Arc::clone(&stop))).unwrap();
+            let outcome = session.flash(&bundle, |p| match p {
+                FlashProgress::Sending { done, .. } if stops_at.is_some_and(|at| done >= at) => {
+                    stop.store(true, Ordering::Relaxed);
+                }
+                _ => {}
+            });
+            match (outcome, stops_at) {
+                (Err(e), Some(_)) => assert!(matches!(e, DeployError::Link { source: LinkError::Stopped, .. }), "{e}"),
+                (Ok(report), None) => {
+                    assert_eq!(report.chunks_sent, report.chunks_total - before);
+                    assert!(before > 3 && before < report.chunks_total, "{before}");
+                }
+                other => panic!("{other:?}"),
+            }
+        });
+    }
 }
