@@ -164,7 +164,7 @@ impl Gpu {
         // SAFETY: these look for a library and load it.
         let there = unsafe {
             [
-                ("the NVIDIA driver (libcuda)", driver::sys::is_culib_present()),
+                ("NVIDIA's driver (libcuda)", driver::sys::is_culib_present()),
                 ("cuBLAS (libcublas)", cublas::sys::is_culib_present()),
                 ("NVRTC (libnvrtc)", nvrtc::sys::is_culib_present()),
             ]
@@ -172,8 +172,8 @@ impl Gpu {
         let missing: Vec<&str> = there.iter().filter(|t| !t.1).map(|t| t.0).collect();
         ensure!(
             missing.is_empty(),
-            "expected a CUDA GPU, found no {}; install the driver and the CUDA toolkit 12 or 13, and have LD_LIBRARY_PATH name its libraries, or use --device cpu",
-            missing.join(" and no ")
+            "expected the libraries of CUDA 12 or 13, did not find {}; install the driver and the toolkit, and have LD_LIBRARY_PATH name their folder, or use --device cpu",
+            missing.join(", ")
         );
         let context = CudaContext::new(0).map_err(|e| anyhow!("expected a CUDA GPU, found {e}; use --device cpu"))?;
         // SAFETY: there is one stream, which orders everything.
