@@ -119,7 +119,16 @@ fn from_pictures_to_a_device_by_hand() {
     assert_eq!(slots()[0]["current"], true);
     let seen = graft(at, &["monitor", "--device", port, "--once", "--screen", "seen.png"]);
     assert!(seen.status.success() && at.join("seen.png").exists());
+    let info = graft_json(at, &["device", "info", "--device", port, "--json"]);
+    assert!(graft(at, &["device", "rename", "field 7", "--device", port]).status.success());
+    let stranger = fs::read_to_string(at.join("k.pub")).unwrap();
+    let expect = |key: &str| graft(at, &["slot", "list", "--device", port, "--expect", key]).status.code();
+    assert_eq!((expect(info["key"].as_str().unwrap()), expect(stranger.trim())), (Some(0), Some(4)));
+    assert!(graft_json(at, &["slot", "log", "--device", port, "--json"])[0]["text"].as_str().unwrap().contains("slot"));
     drop(device);
+    // What is in the folder of the device that is off is told by its own code.
+    let card = graft_json(at, &["device", "info", "--device", "file:.", "--json"]);
+    assert_eq!((&card["name"], &card["key"]), (&"field 7".into(), &info["key"]));
 
     let picture = fs::read_dir(at.join(leaves).join("rust")).unwrap().next().unwrap().unwrap().path();
     let once = Command::new(programs().join("graftd"))
