@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     let outcome = match (arguments.first().map(String::as_str), number) {
         (Some("noise"), None) => noise(100),
         (Some("noise"), Some(Ok(flashes))) => noise(flashes),
-        (Some("pace"), None) => pace(400_000),
+        (Some("pace"), None) => pace(200_000),
         (Some("pace"), Some(Ok(bytes))) => pace(bytes),
         _ => Err("expected noise [FLASHES] or pace [BYTES]".into()),
     };
