@@ -199,7 +199,9 @@ impl<F: FileSystem> Slots<F> {
     pub fn open(files: F, limit: u64, clock: Clock) -> Result<Self, SlotError> {
         let disk = Disk::new(files);
         let found = State::read(&disk)?;
-        let factory = disk.read(&head_path(Slot::Factory)).ok().and_then(|bytes| Head::parse(&bytes).ok());
+        // Twice: a disk that stumbles once must not cost the last bundle there is.
+        let read = || disk.read(&head_path(Slot::Factory));
+        let factory = read().or_else(|_| read()).ok().and_then(|bytes| Head::parse(&bytes).ok());
         let mut slots =
             Self { disk, state: State::default(), number: 0, limit, clock, factory, transfer: None, damage: None };
         match found {

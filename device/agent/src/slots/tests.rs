@@ -199,8 +199,12 @@ fn the_factory_slot_is_filled_once_and_runs_when_nothing_else_may() {
     let mut slots = open(&disk);
     slots.fill_factory(&bundle(9)).unwrap();
     assert!(matches!(slots.fill_factory(&bundle(8)), Err(SlotError::FactoryFilled(name)) if name == "model 9"));
+    for call in 0..4 {
+        disk.fail(crate::torture::Fault::Error(call));
+        assert_eq!(open(&disk).candidates(), [Slot::Factory], "call {call} fails");
+    }
+    disk.fail(crate::torture::Fault::None);
     let mut slots = open(&disk);
-    assert_eq!(slots.candidates(), [Slot::Factory]);
     slots.settle(Some(Slot::Factory), &[]).unwrap();
     assert!(matches!(slots.rollback("no"), Err(SlotError::NoWayBack)));
     assert_eq!(send(&mut slots, &bundle(1)).unwrap(), 1, "its chunks are used");
