@@ -7,7 +7,7 @@ set -eu
 
 usage() {
     cat <<'TEXT'
-Usage: install-device.sh [--listen LINE] [--trust PUBLIC_KEY] BINARY
+Usage: install-device.sh [--listen LINE] [--trust PUBLIC_KEY] [--no-start] BINARY
        install-device.sh --uninstall
 
 Installs BINARY (a graftd built for this board) as a systemd service.
@@ -15,6 +15,7 @@ Installs BINARY (a graftd built for this board) as a systemd service.
   --listen LINE       where hosts connect, for a new configuration [default: tcp://0.0.0.0:7878]
                       such as /dev/ttyS0?baud=115200 or /dev/ttyAMA0
   --trust PUBLIC_KEY  whose bundles are taken, for a new configuration: the text in KEYFILE.pub
+  --no-start          leave the service for the next start of the board
   --uninstall         remove service and binary; configuration and data stay
   --help              this text
 
@@ -34,11 +35,13 @@ listen='tcp://0.0.0.0:7878'
 trust=
 binary=
 uninstall=no
+start=yes
 while [ $# -gt 0 ]; do
     case $1 in
     --help | -h) usage && exit 0 ;;
     --listen) [ $# -ge 2 ] || fail "expected a line after --listen"; listen=$2; shift ;;
     --trust) [ $# -ge 2 ] || fail "expected a public key after --trust"; trust=$2; shift ;;
+    --no-start) start=no ;;
     --uninstall) uninstall=yes ;;
     -*) usage >&2; exit 2 ;;
     *) [ -z "$binary" ] || fail "expected one binary, found $binary and $1"; binary=$1 ;;
@@ -118,8 +121,10 @@ fi
 if live && command -v systemctl >/dev/null; then
     systemctl daemon-reload
     systemctl enable graftd.service
-    systemctl restart graftd.service
-    echo "graftd runs; see journalctl -u graftd"
+    if [ $start = yes ]; then
+        systemctl restart graftd.service
+        echo "graftd runs; see journalctl -u graftd"
+    fi
 fi
 if ! grep -q 'graft-ed25519:' "$root/etc/graft/graftd.toml"; then
     echo "note: no key is trusted yet; put the text of KEYFILE.pub into trusted_keys of /etc/graft/graftd.toml"

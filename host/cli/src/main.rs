@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use graft_bundle::BundleError;
-use graft_deploy::DeployError;
+use graft_deploy::{DeployError, ProvisionError};
 
 #[cfg(target_os = "linux")]
 mod card;
@@ -60,7 +60,12 @@ fn main() -> ExitCode {
 /// The only place that looks inside an error.
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     let deploy = error.chain().find_map(|e| e.downcast_ref::<DeployError>());
-    let is_refused = error.chain().any(|e| e.is::<BundleError>() || e.is::<verbs::quantize::Refused>());
+    let is_refused = error.chain().any(|e| {
+        let disk = e.downcast_ref::<ProvisionError>();
+        e.is::<BundleError>()
+            || e.is::<verbs::quantize::Refused>()
+            || matches!(disk, Some(ProvisionError::Refused { .. }))
+    });
     match deploy {
         Some(e) if e.is_refusal() => ExitCode::from(REFUSED),
         Some(e) if e.is_unreachable() => ExitCode::from(UNREACHABLE),

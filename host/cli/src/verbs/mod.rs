@@ -19,6 +19,7 @@ mod monitor;
 mod pack;
 mod ports;
 mod predict;
+mod provision;
 pub(crate) mod quantize;
 mod slot;
 #[cfg(target_os = "linux")]
@@ -49,6 +50,7 @@ pub(crate) enum Verb {
     Key(key::Command),
     Pack(pack::Args),
     Verify(verify::Args),
+    Provision(provision::Args),
     Ports(ports::Args),
     Flash(flash::Args),
     /// List a device's slots, commit or roll back
@@ -78,6 +80,7 @@ pub(crate) fn run(verb: &Verb, ui: &mut Ui) -> Result<()> {
         Verb::Key(command) => key::run(command, ui),
         Verb::Pack(args) => pack::run(args, ui),
         Verb::Verify(args) => verify::run(args, ui),
+        Verb::Provision(args) => provision::run(args, ui),
         Verb::Ports(args) => ports::run(args, ui),
         Verb::Flash(args) => flash::run(args, ui),
         Verb::Slot(command) => slot::run(command, ui),

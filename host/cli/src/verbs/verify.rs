@@ -72,7 +72,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     ui.line(&format!("{} golden samples, largest difference {worst} of {} allowed", m.golden.len(), m.tolerance))
 }
 
-fn public_key(text: &str) -> Result<PublicKey> {
+pub(super) fn public_key(text: &str) -> Result<PublicKey> {
     if let Ok(key) = text.parse() {
         return Ok(key);
     }
