@@ -88,6 +88,30 @@ impl TryFrom<String> for RangeMethod {
 const PARTS: f64 = 1e12;
 
 const BINS: usize = 2048;
+/// Counters for each bin, and lanes of the search for extremes.
+const LANES: usize = 4;
+/// Values that counters of 32 bits hold for sure.
+const COUNTED: usize = 1 << 30;
+
+/// Returns the smallest and largest value, infinities of opposite signs where there are none; nothing where one is not finite.
+fn extremes(values: &[f32]) -> Option<(f32, f32)> {
+    const WIDE: usize = 16;
+    let (whole, rest) = values.as_chunks::<WIDE>();
+    // What is not finite makes a product with zero that is not zero.
+    let (mut low, mut high, mut strange) = ([f32::INFINITY; WIDE], [f32::NEG_INFINITY; WIDE], [0.0f32; WIDE]);
+    for values in whole {
+        for i in 0..WIDE {
+            let v = values[i];
+            low[i] = if v < low[i] { v } else { low[i] };
+            high[i] = if v > high[i] { v } else { high[i] };
+            strange[i] += v * 0.0;
+        }
+    }
+    let is_strange = strange.iter().any(|s| *s != 0.0) || rest.iter().any(|v| !v.is_finite());
+    let smallest = low.iter().chain(rest).fold(f32::INFINITY, |l, v| l.min(*v));
+    let largest = high.iter().chain(rest).fold(f32::NEG_INFINITY, |h, v| h.max(*v));
+    (!is_strange).then_some((smallest, largest))
+}
 
 /// Watches an activation: exact extremes and a histogram whose range doubles as values demand it.
 ///
@@ -126,10 +150,8 @@ impl Observer {
     ///
     /// [`QuantError::NotFinite`] naming `what`.
     pub fn observe(&mut self, what: &str, values: &[f32]) -> Result<(), QuantError> {
-        if values.iter().any(|v| !v.is_finite()) {
-            return Err(QuantError::NotFinite(what.to_owned()));
-        }
-        (self.low, self.high) = values.iter().fold((self.low, self.high), |(l, h), &v| (l.min(v), h.max(v)));
+        let (low, high) = extremes(values).ok_or_else(|| QuantError::NotFinite(what.to_owned()))?;
+        (self.low, self.high) = (self.low.min(low), self.high.max(high));
         // A magnitude equal to the reach belongs to the first bin beyond, at whatever reach it came.
         while !values.is_empty() && f64::from(self.low.abs().max(self.high.abs())) >= self.reach {
             self.reach *= 2.0;
@@ -141,11 +163,25 @@ impl Observer {
             }
         }
         let per_unit = (BINS as f64 / self.reach) as f32;
-        for &v in values {
-            let bin = ((v.abs() * per_unit) as usize).min(BINS - 1);
-            if v < 0.0 { self.negative[bin] += 1 } else { self.positive[bin] += 1 }
+        // Several counters for each bin, taken in turn: equal values, of which there are many zeros, would wait for each other's sum.
+        for values in values.chunks(COUNTED) {
+            let mut counts = vec![[[0u32; LANES]; 2]; BINS];
+            let mut zeros = [0u32; LANES];
+            let (whole, rest) = values.as_chunks::<LANES>();
+            let mut count = |lane: usize, v: f32| {
+                let bin = ((v.abs() * per_unit) as usize).min(BINS - 1);
+                counts[bin][usize::from(v < 0.0)][lane] += 1;
+                zeros[lane] += u32::from(v == 0.0);
+            };
+            whole.iter().for_each(|values| (0..LANES).for_each(|lane| count(lane, values[lane])));
+            rest.iter().for_each(|&v| count(0, v));
+            let sum = |lanes: &[u32; LANES]| lanes.iter().map(|n| u64::from(*n)).sum::<u64>();
+            for (bin, [positive, negative]) in counts.iter().enumerate() {
+                self.positive[bin] += sum(positive);
+                self.negative[bin] += sum(negative);
+            }
+            self.zeros += sum(&zeros);
         }
-        self.zeros += values.iter().filter(|v| **v == 0.0).count() as u64;
         Ok(())
     }
 

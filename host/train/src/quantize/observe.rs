@@ -32,8 +32,9 @@ impl Seen {
         ensure!(values.len().is_multiple_of(channels), "expected {channels} channels of {name}, found other numbers");
         let plane = values.len() / channels;
         for (c, values) in values.chunks_exact(plane.max(1)).enumerate() {
-            self.largest[c] = values.iter().fold(self.largest[c], |m, v| m.max(v.abs()));
-            self.sums[c] += values.iter().map(|v| f64::from(*v)).sum::<f64>();
+            let (largest, sum) = largest_and_sum(values);
+            self.largest[c] = self.largest[c].max(largest);
+            self.sums[c] += sum;
         }
         self.count += plane;
         Ok(())
@@ -43,6 +44,22 @@ impl Seen {
     pub(super) fn means(&self) -> Vec<f32> {
         self.sums.iter().map(|s| (s / self.count.max(1) as f64) as f32).collect()
     }
+}
+
+/// Returns the largest magnitude and the sum of finite values.
+fn largest_and_sum(values: &[f32]) -> (f32, f64) {
+    const WIDE: usize = 8;
+    let (whole, rest) = values.as_chunks::<WIDE>();
+    let (mut largest, mut sums) = ([0.0f32; WIDE], [0.0f64; WIDE]);
+    for values in whole {
+        for i in 0..WIDE {
+            let magnitude = values[i].abs();
+            largest[i] = if magnitude > largest[i] { magnitude } else { largest[i] };
+            sums[i] += f64::from(values[i]);
+        }
+    }
+    let largest = largest.iter().chain(rest).fold(0.0f32, |m, v| m.max(v.abs()));
+    (largest, sums.iter().sum::<f64>() + rest.iter().map(|v| f64::from(*v)).sum::<f64>())
 }
 
 /// Pictures in memory at a time: what one makes of a network takes tens of megabytes.
