@@ -17,7 +17,16 @@ use super::*;
 
 /// Keeps chunks by index, across sessions.
 #[derive(Clone, Default)]
-struct Keeper(Arc<Mutex<BTreeMap<u32, Vec<u8>>>>);
+struct Keeper(Arc<Mutex<BTreeMap<u32, Vec<u8>>>>, Option<Hold>);
+
+/// Has a device that keeps so many chunks take no more: it waits until the host has been stopped, and lets it notice.
+#[derive(Clone)]
+struct Hold {
+    chunks: usize,
+    stop: Arc<AtomicBool>,
+}
+
+const NOTICED: Duration = Duration::from_millis(500);
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -35,6 +44,14 @@ impl Service for Keeper {
                 Response::Begun { missing, slot: "A".into() }
             }
             Request::Chunk { index, stored } => {
+                if let Some(hold) = self.1.as_ref().filter(|h| kept.len() >= h.chunks) {
+                    let start = Instant::now();
+                    while !hold.stop.load(Ordering::Relaxed) && start.elapsed() < PATIENCE {
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                    thread::sleep(NOTICED);
+                    return Response::Refused { code: RefusalCode::Busy, message: "held".into() };
+                }
                 kept.insert(index, stored);
                 Response::ChunkStored { index }
             }
@@ -249,24 +266,25 @@ fn a_device_that_cannot_prove_its_key_or_has_another_is_refused() {
 
 #[test]
 fn a_flash_that_was_stopped_goes_on_where_it_was() {
-    let (keeper, bundle) = (Keeper::default(), bundle());
-    for stops_at in [Some(50_000), Some(200_000), None] {
+    let (kept, bundle) = (Keeper::default().0, bundle());
+    for chunks in [Some(10), Some(20), None] {
         let (host, device) = pair();
         let stop = Arc::new(AtomicBool::new(false));
-        let before = keeper.0.lock().unwrap().len();
-        serving(device, &keeper, || {
+        let before = kept.lock().unwrap().len();
+        let hold = chunks.map(|chunks| Hold { chunks, stop: Arc::clone(&stop) });
+        serving(device, &Keeper(Arc::clone(&kept), hold), || {
             let mut session = Session::over(Box::new(host), "pair".into(), PATIENCE, Some(Arc::clone(&stop))).unwrap();
-            let outcome = session.flash(&bundle, |p| match p {
-                FlashProgress::Sending { done, .. } if stops_at.is_some_and(|at| done >= at) => {
+            let outcome = session.flash(&bundle, |p| {
+                // Ten of 10,000 bytes have been stored.
+                if matches!(p, FlashProgress::Sending { done: 95_000.., .. }) && chunks.is_some() {
                     stop.store(true, Ordering::Relaxed);
                 }
-                _ => {}
             });
-            match (outcome, stops_at) {
+            match (outcome, chunks) {
                 (Err(e), Some(_)) => assert!(matches!(e, DeployError::Link { source: LinkError::Stopped, .. }), "{e}"),
                 (Ok(report), None) => {
                     assert_eq!(report.chunks_sent, report.chunks_total - before);
-                    assert!(before > 3 && before < report.chunks_total, "{before}");
+                    assert_eq!(before, 20);
                 }
                 other => panic!("{other:?}"),
             }
