@@ -1,8 +1,12 @@
 //! What the device runs on, and its name.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
+
+use graft_link::messages;
+
+use crate::disk::{Disk, Folder};
 
 /// Returns the board as its firmware names it, such as `Raspberry Pi 4 Model B Rev 1.4`; empty where it does not.
 pub fn name() -> String {
@@ -28,15 +32,12 @@ pub fn given_name(root: &Path) -> Option<String> {
 ///
 /// The system's.
 pub fn give_name(root: &Path, name: &str) -> io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(root)?;
-    file.write_all(name.as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist(root.join(NAME)).map(drop).map_err(|e| e.error)
+    Disk::new(Folder::open(root)?).write(NAME, name.as_bytes())
 }
 
-/// Whether a text is a device's name: 1 to 64 printable characters.
+/// Whether a text is a name that a host may give: one that can be seen.
 pub fn is_name(name: &str) -> bool {
-    !name.trim().is_empty() && name.chars().count() <= 64 && !name.chars().any(char::is_control)
+    !name.trim().is_empty() && messages::is_name(name)
 }
 
 const NAME: &str = "name";

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use graft_link::messages::is_name;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -183,7 +184,7 @@ impl Config {
         };
         let folder = path.parent().unwrap_or(Path::new(""));
         let name = raw.name.get_ref();
-        if name.is_empty() || name.chars().count() > 64 || name.chars().any(char::is_control) {
+        if !is_name(name) {
             let expected = "1 to 64 printable characters";
             return Err(value(raw.name.span().start, "name", expected, format!("{name:?}")));
         }

@@ -17,12 +17,11 @@ use crate::slots::{Clock, Confirm, Slot, Slots, Status};
 
 mod bench;
 mod line;
-mod random;
 mod simulated;
 
 use bench::{Bundles, CONFIRM_AFTER, Device, STORIES, Scene, Step, Story, Which, flash, step};
+pub use graft_link::Random;
 use line::{Frame, LineFault};
-pub use random::Random;
 pub use simulated::{Fault, Moment, Simulated, Slip};
 
 /// How much is tried.

@@ -7,10 +7,12 @@ pub mod channel;
 pub mod connection;
 pub mod frame;
 pub mod messages;
+mod random;
 pub mod simulated;
 pub mod transport;
 
 pub use connection::{Client, Greeting, LinkError, Service, serve};
+pub use random::Random;
 pub use transport::Transport;
 
 /// Built anew for each checkout: `.cargo/config.toml`.

@@ -566,6 +566,11 @@ mod bytes {
     }
 }
 
+/// Whether a text may be a device's name: 1 to 64 printable characters.
+pub fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().count() <= 64 && !name.chars().any(char::is_control)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::Transport;
+use crate::{Random, Transport};
 
 /// What a line does to bytes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -210,7 +210,7 @@ impl Drop for End {
 #[derive(Debug)]
 struct Noise {
     quality: Quality,
-    state: u64,
+    random: Random,
     /// Good bits before the next flipped one.
     good_bits: f64,
     writes: u64,
@@ -224,28 +224,18 @@ impl Default for Noise {
 
 impl Noise {
     fn new(quality: Quality) -> Self {
-        let state = quality.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut this = Self { quality, state, good_bits: 0.0, writes: 0 };
+        let mut this = Self { quality, random: Random::new(quality.seed, 0), good_bits: 0.0, writes: 0 };
         this.good_bits = this.gap();
         this
     }
 
-    /// SplitMix64.
-    fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
     /// From 0 to 1, without 0.
     fn unit(&mut self) -> f64 {
-        ((self.next() >> 11) as f64 + 1.0) / (1u64 << 53) as f64
+        ((self.random.number() >> 11) as f64 + 1.0) / (1u64 << 53) as f64
     }
 
     fn byte(&mut self) -> u8 {
-        self.next().to_le_bytes()[0]
+        self.random.number().to_le_bytes()[0]
     }
 
     fn gap(&mut self) -> f64 {

@@ -46,49 +46,34 @@ pub trait Transport: Send {
     }
 }
 
-impl<T: Transport + ?Sized> Transport for Box<T> {
-    fn read(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<usize> {
-        (**self).read(buffer, patience)
-    }
+/// What leads to a transport is one.
+macro_rules! passed_on {
+    ($($pointer:ty),+) => {$(
+        impl<T: Transport + ?Sized> Transport for $pointer {
+            fn read(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<usize> {
+                (**self).read(buffer, patience)
+            }
 
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        (**self).write_all(bytes)
-    }
+            fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+                (**self).write_all(bytes)
+            }
 
-    fn now(&self) -> Duration {
-        (**self).now()
-    }
+            fn now(&self) -> Duration {
+                (**self).now()
+            }
 
-    fn rate(&self) -> Option<u32> {
-        (**self).rate()
-    }
+            fn rate(&self) -> Option<u32> {
+                (**self).rate()
+            }
 
-    fn set_rate(&mut self, bits_per_second: u32) -> io::Result<()> {
-        (**self).set_rate(bits_per_second)
-    }
+            fn set_rate(&mut self, bits_per_second: u32) -> io::Result<()> {
+                (**self).set_rate(bits_per_second)
+            }
+        }
+    )+};
 }
 
-impl<T: Transport + ?Sized> Transport for &mut T {
-    fn read(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<usize> {
-        (**self).read(buffer, patience)
-    }
-
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        (**self).write_all(bytes)
-    }
-
-    fn now(&self) -> Duration {
-        (**self).now()
-    }
-
-    fn rate(&self) -> Option<u32> {
-        (**self).rate()
-    }
-
-    fn set_rate(&mut self, bits_per_second: u32) -> io::Result<()> {
-        (**self).set_rate(bits_per_second)
-    }
-}
+passed_on!(Box<T>, &mut T);
 
 /// Shortest wait that every system takes as one.
 const LEAST: Duration = Duration::from_millis(1);

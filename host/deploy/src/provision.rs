@@ -19,6 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use graft_bundle::PublicKey;
+use graft_link::messages::is_name;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -314,7 +315,7 @@ fn configuration(what: &Provision) -> Result<String, ProvisionError> {
         })
     };
     let name = &what.name;
-    if name.is_empty() || name.chars().count() > 64 || name.chars().any(char::is_control) {
+    if !is_name(name) {
         return wrong("the name", "1 to 64 printable characters", name);
     }
     let listen = &what.listen;

@@ -1,9 +1,9 @@
 //! The device under torture: the installer that ships, with an engine that only reads, and stories of what happens to it.
 
 use graft_bundle::{Bundle, BundleError, BundleWriter, Digest, MODEL_FILE, TrustPolicy, Unsigned};
+use graft_link::Random;
 use graft_link::messages::{Progress, RefusalCode, Request, Response};
 
-use super::random::Random;
 use super::simulated::Simulated;
 use crate::disk::FileSystem;
 use crate::installer::{Engine, Installer, Refusal, Rules, Start};

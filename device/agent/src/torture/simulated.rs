@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::random::Random;
+use graft_link::Random;
+
 use crate::disk::{FileSystem, Kind};
 
 /// The disk; clones are the same disk.

@@ -1,4 +1,4 @@
-//! Numbers that are the same for the same seed, on every machine.
+//! Numbers that are the same for the same seed, on every machine: for simulated lines and disks.
 //!
 //! # Source
 //!
@@ -8,17 +8,17 @@
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
+const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+
 impl Random {
     /// Begins a sequence; different places of one run take different `at`.
     pub fn new(seed: u64, at: u64) -> Self {
-        let mut random = Self(seed ^ at.wrapping_mul(0xd1b5_4a32_d192_ed03));
-        random.number();
-        random
+        Self((seed ^ at.wrapping_mul(0xd1b5_4a32_d192_ed03)).wrapping_add(GAMMA))
     }
 
     /// Returns the next number.
     pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.0 = self.0.wrapping_add(GAMMA);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
