@@ -19,7 +19,7 @@ pub use device::{Gpu, Memory, Part, Precision, Staging};
 pub use maps::{Closing, Source, Spread};
 pub use norm::{Normalisation, Statistics, Sums};
 pub use product::{Matrix, Order};
-pub use steps::{Average, Clip, Parameters, Rate, Rule, Step};
+pub use steps::{Parameters, Rate, Rule, Step};
 pub use windows::Window;
 
 /// Channels of maps come in multiples of this.

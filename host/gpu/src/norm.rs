@@ -60,11 +60,27 @@ const TILE: usize = 4;
 const BLOCKS: usize = 4;
 
 impl Gpu {
-    /// Returns the grid for sums over rows of so many channels, of at most `most` blocks a lane.
-    fn rows(&self, rows: usize, channels: usize, most: usize) -> [usize; 2] {
-        let lanes = channels / self.pack();
+    /// Returns the grid for sums over rows of so many lanes, each of some channels, of at most `most` blocks a lane.
+    fn rows(rows: usize, lanes: usize, most: usize) -> [usize; 2] {
         let high = THREADS / lanes.min(THREADS);
         [lanes.div_ceil(THREADS), rows.div_ceil(high).clamp(1, most)]
+    }
+
+    /// The same, of as many blocks as keep the processors busy.
+    pub(crate) fn many_rows(&self, rows: usize, lanes: usize) -> [usize; 2] {
+        Self::rows(rows, lanes, BLOCKS * self.processors())
+    }
+
+    /// Runs a kernel that finds two sums of each channel; `of` is what it is given between the sizes and the sums.
+    fn sums(&self, kernel: &'static str, rows: usize, channels: usize, of: &[Argument]) -> Result<Sums> {
+        self.packs(rows * channels, channels)?;
+        let grid = self.many_rows(rows, channels / self.pack());
+        let partial = self.memory(grid[1] * 2 * channels * 4)?;
+        let sizes = [rows, channels].map(|n| Count(n as u32));
+        let to = Address(partial.all().address);
+        let arguments: Vec<Argument> = sizes.into_iter().chain(of.iter().copied()).chain([to]).collect();
+        self.launch(kernel, grid, &arguments)?;
+        Ok(Sums { partial, blocks: grid[1], count: rows })
     }
 
     /// Sums `z - centre` and its square over `rows` of channels.
@@ -73,13 +89,8 @@ impl Gpu {
     ///
     /// If the GPU fails.
     pub fn statistics(&self, rows: usize, channels: usize, z: &Memory, centre: Part<'_>) -> Result<Sums> {
-        self.packs(rows * channels, channels)?;
-        let grid = self.rows(rows, channels, BLOCKS * self.processors());
-        let partial = self.memory(grid[1] * 2 * channels * 4)?;
-        let (z, centre) = (map(self, z, rows * channels), floats(centre, channels));
-        let arguments = [Count(rows as u32), Count(channels as u32), z, centre, Address(partial.all().address)];
-        self.launch("statistics", grid, &arguments)?;
-        Ok(Sums { partial, blocks: grid[1], count: rows })
+        let of = [map(self, z, rows * channels), floats(centre, channels)];
+        self.sums("statistics", rows, channels, &of)
     }
 
     /// Sums the gradient before a normalisation's function, and that times what it normalised.
@@ -89,14 +100,8 @@ impl Gpu {
     /// If the GPU fails.
     pub fn moments(&self, rows: usize, n: &Normalisation, z: &Memory, closing: Closing, g: &Memory) -> Result<Sums> {
         let (channels, numbers) = (n.channels, rows * n.channels);
-        self.packs(numbers, channels)?;
-        let grid = self.rows(rows, channels, BLOCKS * self.processors());
-        let partial = self.memory(grid[1] * 2 * channels * 4)?;
         let x = n.of(z, closing).argument(self, numbers, channels);
-        let (g, mean) = (map(self, g, numbers), floats(n.part(0), channels));
-        let arguments = [Count(rows as u32), Count(channels as u32), x, g, mean, Address(partial.all().address)];
-        self.launch("moments", grid, &arguments)?;
-        Ok(Sums { partial, blocks: grid[1], count: rows })
+        self.sums("moments", rows, channels, &[x, map(self, g, numbers), floats(n.part(0), channels)])
     }
 
     /// Settles a normalisation by a batch's sums, or without by the running statistics.
@@ -169,7 +174,7 @@ impl Gpu {
     ) -> Result<()> {
         let numbers = pictures * pixels * channels;
         self.packs(numbers, channels)?;
-        let grid = [self.rows(pixels, channels, 1)[0], pictures];
+        let grid = [Self::rows(pixels, channels / self.pack(), 1)[0], pictures];
         let x = x.argument(self, numbers, channels);
         let other = other.map_or(Address(0), |o| map(self, o, numbers));
         let sizes = [pixels, channels].map(|n| Count(n as u32));
@@ -185,13 +190,6 @@ impl Gpu {
     pub fn add_rows(&self, rows: usize, width: usize, from: Part<'_>, to: Part<'_>) -> Result<()> {
         let arguments = [count(width)?, floats(from, rows * width), Count(rows as u32), floats(to, width)];
         self.launch("add_blocks", [width.div_ceil(TILE), 1], &arguments)
-    }
-
-    /// Returns the grid of a depthwise convolution's weight gradient over `rows` of the output.
-    pub(crate) fn depthwise_grid(&self, rows: usize, channels: usize) -> [usize; 2] {
-        let lanes = channels / 2;
-        let high = THREADS / lanes.min(THREADS);
-        [lanes.div_ceil(THREADS), rows.div_ceil(high).clamp(1, BLOCKS * self.processors())]
     }
 }
 

@@ -56,14 +56,6 @@ pub enum Rule {
     },
 }
 
-/// The longest gradient.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Clip(pub f32);
-
-/// The weight of the past in the averages.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Average(pub f32);
-
 /// A step of all parameters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
@@ -73,10 +65,10 @@ pub struct Step {
     pub rates: Vec<Rate>,
     /// What gradients are multiplied with.
     pub scale: f32,
-    /// What bounds their length.
-    pub clip: Option<Clip>,
-    /// Whether averages are kept.
-    pub average: Option<Average>,
+    /// The longest that they may be together, where that is bounded.
+    pub clip: Option<f32>,
+    /// The weight of the past in the averages, where these are kept.
+    pub average: Option<f32>,
 }
 
 /// Numbers of a block.
@@ -154,13 +146,13 @@ impl Gpu {
             Address(p.rates.all().address),
             Real(step.scale),
             Address(total.as_ref().map_or(0, |t| t.all().address)),
-            Real(step.clip.map_or(0.0, |c| c.0)),
+            Real(step.clip.unwrap_or(0.0)),
         ];
         let ends = [
             p.average.as_ref().filter(|_| step.average.is_some()).map_or(Address(0), all),
             p.rounded.as_ref().map_or(Address(0), |r| Address(r.all().address)),
         ];
-        let now = Real(step.average.map_or(0.0, |a| 1.0 - a.0));
+        let now = Real(step.average.map_or(0.0, |past| 1.0 - past));
         let [values, gradient, first, second] = [&p.values, &p.gradient, &p.moments[0], &p.moments[1]].map(all);
         match step.rule {
             Rule::Adamw { betas, epsilon, count } => {

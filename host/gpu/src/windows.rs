@@ -187,7 +187,8 @@ impl Gpu {
         let (rows, taps) = (pictures * w.output[0], w.side * w.side * channels);
         self.packs(pictures * w.outputs() * channels, channels)?;
         count(pictures * w.inputs() * channels)?;
-        let grid = self.depthwise_grid(rows, channels);
+        // A thread has two channels.
+        let grid = self.many_rows(rows, channels / 2);
         let partial = self.memory(grid[1] * taps * 4)?;
         let x = x.argument(self, pictures * w.inputs() * channels, channels);
         let dz = map(self, dz, pictures * w.outputs() * channels);

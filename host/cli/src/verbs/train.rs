@@ -57,9 +57,9 @@ pub(crate) struct Args {
     /// Where to compute
     #[arg(long, value_enum, default_value_t = Place::Cpu)]
     device: Place,
-    /// With --device cuda: what activations are kept and multiplied in; parameters stay f32
-    #[arg(long, value_enum, default_value_t = Numbers::Bf16)]
-    precision: Numbers,
+    /// With --device cuda: what activations are kept and multiplied in, bf16, tf32 or f32; parameters stay f32
+    #[arg(long, default_value = "bf16")]
+    precision: Precision,
     /// Stop at the first picture that cannot be read, instead of leaving it out
     #[arg(long)]
     strict: bool,
@@ -202,16 +202,6 @@ struct Choices {
 enum Place {
     Cpu,
     Cuda,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Numbers {
-    /// 8 bits of mantissa: half the memory, and the fastest
-    Bf16,
-    /// f32, of which products see 11 bits of mantissa
-    Tf32,
-    /// f32 throughout
-    F32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -416,15 +406,11 @@ fn duration(text: &str) -> Result<f64, String> {
 }
 
 /// Opens the device, so that a missing GPU is told before any work.
-fn device(place: Place, numbers: Numbers, ui: &mut Ui) -> Result<Device> {
+fn device(place: Place, precision: Precision, ui: &mut Ui) -> Result<Device> {
     if place == Place::Cpu {
         return Ok(Device::Cpu);
     }
-    let gpu = Gpu::open(match numbers {
-        Numbers::Bf16 => Precision::Bf16,
-        Numbers::Tf32 => Precision::Tf32,
-        Numbers::F32 => Precision::F32,
-    })?;
+    let gpu = Gpu::open(precision)?;
     ui.note(&format!("training on {}", gpu.name()));
     Ok(Device::Gpu(gpu))
 }

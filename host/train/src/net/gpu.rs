@@ -10,10 +10,10 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
 use graft_gpu::{
-    Average, CHANNELS, Clip, Closing, Gpu, Matrix, Memory, Normalisation, Order, Parameters, Part, Rate, Rule, Source,
-    Spread, Staging, Statistics, Window,
+    CHANNELS, Closing, Gpu, Matrix, Memory, Normalisation, Order, Parameters, Part, Rate, Rule, Source, Spread,
+    Staging, Statistics, Window,
 };
-use graft_zoo::network::{Activation, Conv, Op, SqueezeExcite};
+use graft_zoo::network::{Activation, Conv, Linear, Op, SqueezeExcite};
 use graft_zoo::weights::Tensors;
 use graft_zoo::{Network, Preprocessing, Tensor};
 use rayon::prelude::*;
@@ -167,11 +167,15 @@ impl Walk {
         Ok(())
     }
 
-    /// Hands values over to the host, and what an optimiser remembers.
+    /// Hands values over to the host.
     pub(super) fn fetch(&self, weights: &mut Weights) -> Result<()> {
         let values = self.gpu.read(self.parameters.values.floats(0..self.end()))?;
         let tensors = self.places.iter().map(|(n, p)| (n.clone(), p.unpack(&values))).collect();
-        weights.set(&tensors)?;
+        weights.set(&tensors)
+    }
+
+    /// Hands over to the host what an optimiser remembers.
+    pub(super) fn fetch_remembered(&self, weights: &mut Weights) -> Result<()> {
         let trained = 0..self.end_of_trained();
         let [first, second] = [0, 1].map(|at| self.gpu.read(self.parameters.moments[at].floats(trained.clone())));
         let moments = [first?, second?];
@@ -211,8 +215,8 @@ impl Walk {
             rule,
             rates: self.trained.iter().map(rate).collect::<Result<_>>()?,
             scale: step.scale as f32,
-            clip: step.clip.map(|c| Clip(c as f32)),
-            average: step.past().map(|a| Average(a as f32)),
+            clip: step.clip.map(|c| c as f32),
+            average: step.past().map(|a| a as f32),
         };
         self.gpu.step(&mut self.parameters, &step)
     }
@@ -266,10 +270,8 @@ impl Walk {
                 Op::GlobalAveragePool => self.means(from, n)?,
                 Op::SqueezeExcite(s) => self.squeeze(i, s, n)?,
                 Op::Linear(l) => {
-                    let layer =
-                        Layer { name: &l.name, inputs: l.inputs, outputs: l.outputs, closing: closing(l.activation) };
                     let x = self.rows(from)?;
-                    let y = self.layer(&layer, (i, 0), x, n)?;
+                    let y = self.layer(&linear(l), (i, 0), x, n)?;
                     self.values[i].z = Some(y);
                     continue;
                 }
@@ -344,9 +346,7 @@ impl Walk {
                 Op::MaxPool | Op::GlobalAveragePool => {}
                 Op::SqueezeExcite(s) => self.squeeze_backward(i, s, pictures, &gradient, &mut gradients[from])?,
                 Op::Linear(l) => {
-                    let layer =
-                        Layer { name: &l.name, inputs: l.inputs, outputs: l.outputs, closing: closing(l.activation) };
-                    let dx = self.layer_backward(&layer, (i, 0), &gradient, pictures, wanted)?;
+                    let dx = self.layer_backward(&linear(l), (i, 0), &gradient, pictures, wanted)?;
                     ensure!(gradients[from].is_none(), "expected rows that one layer reads, found two at node {from}");
                     gradients[from] = dx;
                 }
@@ -378,7 +378,7 @@ impl Walk {
 
     fn conv(&mut self, i: usize, c: &Conv, pictures: usize, trains: bool) -> Result<Memory> {
         let from = self.network.nodes[i].inputs[0];
-        let (input, output) = (self.shapes[from], self.shapes[i]);
+        let output = self.shapes[i];
         let w = self.window(from, i, c.kernel, c.stride);
         let pixels = pictures * output.pixels();
         let z = self.gpu.map(pixels * c.outputs)?;
@@ -394,8 +394,7 @@ impl Walk {
             let row = row(c);
             for range in self.pieces(pictures, output.pixels() * row) {
                 let rows = range.len() * output.pixels();
-                let seen = self.gpu.map(rows * row)?;
-                self.gpu.unfold(range.clone(), input.channels, row, w, &self.source(from)?, &seen)?;
+                let seen = self.seen(from, &range, w, row)?;
                 let to = self.map_part(&z, range.start * output.pixels() * c.outputs, rows * c.outputs);
                 let c_ = Matrix::of_map(&self.gpu, to, c.outputs);
                 let (a, b) = (self.matrix(&seen, row), self.weight(&weight, c.outputs)?);
@@ -462,8 +461,7 @@ impl Walk {
             let row = row(c);
             for range in self.pieces(pictures, output.pixels() * row) {
                 let rows = range.len() * output.pixels();
-                let seen = self.gpu.map(rows * row)?;
-                self.gpu.unfold(range.clone(), input.channels, row, w, &self.source(from)?, &seen)?;
+                let seen = self.seen(from, &range, w, row)?;
                 let part = self.map_part(&dz, range.start * output.pixels() * c.outputs, rows * c.outputs);
                 let dz = Matrix::of_map(&self.gpu, part, c.outputs);
                 let (a, by) = (self.matrix(&seen, row), Matrix::of_floats(by_weight, c.outputs));
@@ -477,6 +475,13 @@ impl Walk {
         }
         *slot = target.map(|t| t.0);
         Ok(())
+    }
+
+    /// Lays out what the outputs of some pictures see of a node through a window, in rows of so many numbers.
+    fn seen(&self, from: usize, pictures: &Range<usize>, w: Window, row: usize) -> Result<Memory> {
+        let seen = self.gpu.map(pictures.len() * w.output[0] * w.output[1] * row)?;
+        self.gpu.unfold(pictures.clone(), self.shapes[from].channels, row, w, &self.source(from)?, &seen)?;
+        Ok(seen)
     }
 
     fn means(&self, from: usize, pictures: usize) -> Result<Memory> {
@@ -716,6 +721,10 @@ impl Place {
         self.layout.each(|n| n, |to, from| data[to] = all[from]);
         Tensor { shape: self.shape.clone(), data }
     }
+}
+
+fn linear(l: &Linear) -> Layer<'_> {
+    Layer { name: &l.name, inputs: l.inputs, outputs: l.outputs, closing: closing(l.activation) }
 }
 
 fn layers(s: &SqueezeExcite) -> [Layer<'_>; 2] {

@@ -170,15 +170,15 @@ impl Net {
     pub(crate) fn state(&self) -> Result<Tensors> {
         let trained = |name: &str| self.weights.parameters.contains_key(name);
         let changes = |name: &str| trained(name) || (self.norm == Norm::Batch && name.contains(".running_"));
-        Ok(self.host()?.all().into_iter().filter(|(n, _)| changes(n)).collect())
+        Ok(self.host(gpu::Walk::fetch)?.all().into_iter().filter(|(n, _)| changes(n)).collect())
     }
 
-    /// Returns the numbers as they are now, those of a GPU as well.
-    fn host(&self) -> Result<Cow<'_, Weights>> {
+    /// Returns the numbers as they are now, where a GPU has them what `fetch` takes from it.
+    fn host(&self, fetch: fn(&gpu::Walk, &mut Weights) -> Result<()>) -> Result<Cow<'_, Weights>> {
         match &self.walk {
             Walk::Gpu(walk) => {
                 let mut weights = self.weights.clone();
-                walk.fetch(&mut weights)?;
+                fetch(walk, &mut weights)?;
                 Ok(Cow::Owned(weights))
             }
             _ => Ok(Cow::Borrowed(&self.weights)),
@@ -194,6 +194,7 @@ impl Net {
     fn change(&mut self, f: impl FnOnce(&mut Weights) -> Result<()>) -> Result<()> {
         if let Walk::Gpu(walk) = &self.walk {
             walk.fetch(&mut self.weights)?;
+            walk.fetch_remembered(&mut self.weights)?;
         }
         f(&mut self.weights)?;
         match &mut self.walk {
@@ -207,7 +208,7 @@ impl Net {
 
     /// Returns what a step remembers of each parameter: its moments and, where one is kept, its average.
     pub(crate) fn remembered(&self) -> Result<Tensors> {
-        Ok(self.host()?.remembered())
+        Ok(self.host(gpu::Walk::fetch_remembered)?.remembered())
     }
 
     /// Takes back what [`Net::remembered`] returned, among other tensors.
@@ -221,7 +222,7 @@ impl Net {
     ///
     /// If a value is not finite: training has diverged.
     pub fn finish(&self) -> Result<(Tensors, Head)> {
-        let mut all = self.host()?.all();
+        let mut all = self.host(gpu::Walk::fetch)?.all();
         all.retain(|name, _| !self.weights.is_step(name));
         for (name, tensor) in &all {
             ensure!(
