@@ -31,8 +31,8 @@ mod training;
 /// compiler for ONNX Runtime's figures without Python.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Time the link on a serial line at 115200 baud instead, beside ZMODEM (package lrzsz) on the same paced
-    /// pseudo-terminals, and on noisy lines in simulated time
+    /// Time the link on a serial line at 115200 baud instead, beside ZMODEM (package lrzsz) and mcumgr's SMP (smpclient
+    /// from PyPI) on the same paced pseudo-terminals, and on noisy lines in simulated time
     #[arg(long)]
     line: bool,
     /// Time steps of training instead, beside PyTorch's; of the networks and threads asked for
@@ -73,6 +73,8 @@ pub(crate) struct Args {
     write: Option<PathBuf>,
 }
 
+/// Bytes of noise in the bundle that crosses the paced line: some 20 s.
+const LINE_BYTES: &str = "200000";
 /// The networks that scripts/peers/models.py can make.
 const NETWORKS: [&str; 4] = ["mobilenet_v2", "mobilenet_v3_small", "resnet18", "efficientnet_b0"];
 
@@ -114,9 +116,6 @@ struct Outcome {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if args.line {
-        return line();
-    }
     ensure!(args.seconds > 0.0 && args.seconds <= 600.0, "expected up to 600 --seconds, found {}", args.seconds);
     // Now rather than after an hour of measuring.
     if let Some(file) = &args.write {
@@ -126,6 +125,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Some(folder) => std::path::absolute(folder).context("resolving --work")?,
         None => crate::root().canonicalize().context("resolving the workspace's root")?.join("target/peers"),
     };
+    if args.line {
+        return line(args, &work);
+    }
     if args.training {
         let table = training::run(args, &work)?;
         return show(args, &table);
@@ -146,13 +148,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     show(args, &report::markdown(&results))
 }
 
-fn line() -> Result<()> {
-    for mode in ["pace", "noise"] {
-        let arguments =
-            ["run", "--release", "--locked", "--quiet", "-p", "graft-deploy", "--example", "line", "--", mode];
-        crate::run(&mut crate::cargo_command(&arguments))?;
+fn line(args: &Args, work: &Path) -> Result<()> {
+    let requirements = crate::root().join("scripts/peers/requirements-smp.txt");
+    std::fs::create_dir_all(work).with_context(|| format!("making {}", work.display()))?;
+    let python = setup::environment(&work.join("smp"), &requirements);
+    if let Err(error) = &python {
+        eprintln!("SMP is left out: {error:#}");
     }
-    Ok(())
+    let example = |arguments: &[&str]| {
+        let run = ["run", "--release", "--locked", "--quiet", "-p", "graft-deploy", "--example", "line", "--"];
+        let mut command = crate::cargo_command(&run);
+        command.args(arguments);
+        command
+    };
+    crate::run(example(&["pace", LINE_BYTES, &args.turns.to_string()]).args(&python.ok()))?;
+    crate::run(&mut example(&["noise"]))
 }
 
 /// Prints the table, and writes it where it was asked for.
