@@ -4,12 +4,11 @@
 //! layers run as on each processor of [`BOARDS`]. Equal results are what this can show; times it cannot, though counts of
 //! instructions tell which of two engines has less to do.
 
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{cargo_command, root};
+use crate::cross::{Toolchain, installed};
 
 mod count;
 
@@ -19,8 +18,6 @@ const BOARDS: [(&str, &str, &str); 3] = [
     ("Raspberry Pi 4", "cortex-a72", "neon"),
     ("Raspberry Pi 5", "cortex-a76", "neon-dotprod"),
 ];
-
-const TARGET: &str = "aarch64-unknown-linux-gnu";
 
 /// The example of graft-kernels that runs a network's layers.
 const EXAMPLE: &str = "mobilenet";
@@ -72,16 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         ensure!(*same == found, "expected the digests {same:?} on a {board} ({cpu}) too, found {found:?}");
         println!("{board} ({cpu}): tests pass, {isa} is chosen, {EXAMPLE} gives f32 {} int8 {}", found[0], found[1]);
     }
-    if args.count { count::count(&bench) } else { Ok(()) }
-}
-
-/// Returns a command of cargo's that builds for a board.
-///
-/// # Errors
-///
-/// Why this machine cannot.
-pub(crate) fn cargo_for_arm64(verb: &[&str]) -> Result<Command> {
-    Ok(Bench::find()?.cross(verb))
+    if args.count { count::count(&bench.0) } else { Ok(()) }
 }
 
 /// Runs the example under a command of cargo's and returns the instruction set and the digest that it prints.
@@ -96,89 +84,33 @@ fn run_example(cargo: &mut Command, arguments: &[&str]) -> Result<(String, Strin
     }
 }
 
-/// What it takes to build for a board and to emulate one.
-struct Bench {
-    /// Where everything that is fetched or built lies.
-    folder: PathBuf,
-    /// A compiler other than cargo's own.
-    compiler: Option<PathBuf>,
-    /// Below which the libraries of the board lie.
-    libraries: PathBuf,
-}
+/// What it takes to build for a board and to emulate its processor.
+struct Bench(Toolchain);
 
 impl Bench {
-    /// Looks for what is needed and fetches a compiler where none has the board's standard library.
+    /// Looks for what is needed.
     ///
     /// # Errors
     ///
-    /// Why this machine cannot emulate boards, and what to do about it.
+    /// Why this machine cannot emulate processors, and what to do about it.
     fn find() -> Result<Self> {
-        answer(Command::new("sh").arg("scripts/boards/packages.sh"))?;
+        installed(&["boards"])?;
         // Its help comes with an exit status of 1.
         let known = Command::new("qemu-aarch64").args(["-cpu", "help"]).output().context("starting qemu-aarch64")?;
         let known = String::from_utf8_lossy(&known.stdout);
         for (_, cpu, _) in BOARDS {
             ensure!(known.contains(cpu), "expected a qemu-aarch64 that knows {cpu}, found an older one; 7.1 has all");
         }
-        // <root>/lib/libc.so.6
-        let library = answer(Command::new("aarch64-linux-gnu-gcc").arg("-print-file-name=libc.so.6"))?;
-        let library = Path::new(library.trim()).canonicalize().with_context(|| format!("looking for {library}"))?;
-        let libraries =
-            library.ancestors().nth(2).context("expected libc.so.6 in a folder lib, found none")?.to_owned();
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-        let folder = root().join(target).join("boards");
-        std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-        let compiler = if compiles(Path::new("rustc")) { None } else { Some(fetch_compiler(&folder)?) };
-        Ok(Self { folder, compiler, libraries })
+        Ok(Self(Toolchain::find()?))
     }
 
     /// Returns a command of cargo's for graft-kernels whose programs run on an emulated processor.
     fn cargo(&self, cpu: &str, verb: &[&str]) -> Command {
-        let mut command = self.cross(verb);
+        let mut command = self.0.cargo(verb);
         command.args(["--locked", "--package", "graft-kernels"]);
         command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", "qemu-aarch64");
         command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "--deny warnings");
-        command.env("QEMU_CPU", cpu).env("QEMU_LD_PREFIX", &self.libraries);
+        command.env("QEMU_CPU", cpu).env("QEMU_LD_PREFIX", &self.0.libraries);
         command
     }
-
-    /// Returns a command of cargo's that builds for a board.
-    fn cross(&self, verb: &[&str]) -> Command {
-        let mut command = cargo_command(verb);
-        command.current_dir(root()).args(["--target", TARGET, "--target-dir"]).arg(&self.folder);
-        command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc");
-        if let Some(compiler) = &self.compiler {
-            command.env("RUSTC", compiler);
-        }
-        command
-    }
-}
-
-/// Returns the compiler with the board's standard library that an earlier run fetched, or fetches it.
-fn fetch_compiler(folder: &Path) -> Result<PathBuf> {
-    let to = folder.join("rust");
-    let compiler = to.join("bin/rustc");
-    if !compiles(&compiler) {
-        println!(
-            "no compiler here has the standard library of {TARGET}: fetching Debian's, or `rustup target add {TARGET}`"
-        );
-        answer(Command::new("sh").arg("scripts/boards/toolchain.sh").arg(&to))?;
-        ensure!(compiles(&compiler), "expected {} to have the standard library of {TARGET}", compiler.display());
-    }
-    Ok(compiler)
-}
-
-/// Whether a compiler runs and has the board's standard library.
-fn compiles(compiler: &Path) -> bool {
-    let library = answer(Command::new(compiler).args(["--print", "target-libdir", "--target", TARGET]));
-    library.is_ok_and(|folder| Path::new(folder.trim()).is_dir())
-}
-
-/// Runs a command from the workspace's root and returns what it prints.
-fn answer(command: &mut Command) -> Result<String> {
-    let output = command.current_dir(root()).output().with_context(|| format!("starting {command:?}"))?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (printed, complaint) = (text(&output.stdout), text(&output.stderr));
-    ensure!(output.status.success(), "{}", format!("{printed}{complaint}").trim());
-    Ok(printed)
 }

@@ -1,5 +1,5 @@
-//! Chores of the workspace: `cargo xtask ci`, `cargo xtask boards`, `cargo xtask size`, `cargo xtask pretrain`,
-//! `cargo xtask peers`.
+//! Chores of the workspace: `cargo xtask ci`, `cargo xtask board`, `cargo xtask boards`, `cargo xtask cross`,
+//! `cargo xtask size`, `cargo xtask pretrain`, `cargo xtask peers`.
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 mod boards;
+mod cross;
 mod peers;
 mod program;
 mod size;
@@ -22,6 +23,7 @@ enum Chore {
     /// Check format, lints, documentation and the shell scripts; the tests are `cargo test --workspace`
     Ci,
     Boards(boards::Args),
+    Cross(cross::Args),
     Size(size::Args),
     /// Train the embedded backbone anew: models/weights/mobilenet_v2_0.35_96.safetensors
     ///
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
     let outcome = match Chore::parse() {
         Chore::Ci => ci(),
         Chore::Boards(arguments) => boards::run(&arguments),
+        Chore::Cross(arguments) => cross::run(&arguments),
         Chore::Size(arguments) => size::run(&arguments),
         Chore::Pretrain { arguments } => pretrain(&arguments),
         Chore::Peers(arguments) => peers::run(&arguments),

@@ -8,14 +8,15 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{boards, cargo_command, program};
+use crate::cross::Toolchain;
+use crate::{cargo_command, program};
 
 /// Build graftd as for a board and check its size
 ///
 /// Fails above 15 MB (of 1,000,000 bytes). The first build takes some minutes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// For arm64 (Raspberry Pi, Jetson), with what `cargo xtask boards` needs, instead of this machine
+    /// For arm64 (Raspberry Pi, Jetson), with what `cargo xtask cross` needs, instead of this machine
     #[arg(long)]
     arm64: bool,
     /// Tell which crates its code is of; needs nm and links a second time, some minutes
@@ -46,7 +47,7 @@ enum Symbols {
 
 /// Builds graftd and returns its path.
 fn build(arm64: bool, symbols: Symbols) -> Result<PathBuf> {
-    let mut command = if arm64 { boards::cargo_for_arm64(&["rustc"])? } else { cargo_command(&["rustc"]) };
+    let mut command = if arm64 { Toolchain::find()?.cargo(&["rustc"]) } else { cargo_command(&["rustc"]) };
     command.args(["--locked", "--package", "graft-agent", "--bin", "graftd", "--profile", "device"]);
     // Of the program alone: the profile's would have every crate built anew.
     let names: &[&str] = if matches!(symbols, Symbols::Kept) { &["--", "-C", "strip=none"] } else { &[] };

@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Bench, TARGET};
 use crate::cargo_command;
+use crate::cross::{TARGET, Toolchain};
 
 /// A processor, and what tract is told that it is, which it cannot find out here: `generic` are those that it does not know.
 const PROCESSORS: [(&str, &str); 2] = [("cortex-a72", "a72"), ("cortex-a76", "generic")];
@@ -25,8 +25,8 @@ const UNCHECKED: &str = "profile.release.package.\"*\".overflow-checks=false";
 const TOLERANCE: f32 = 1e-4;
 
 /// Prints the instructions of each network on each processor, and checks that its answer is that of this machine.
-pub(super) fn count(bench: &Bench) -> Result<()> {
-    let plugin = bench.folder.join("count.so");
+pub(super) fn count(toolchain: &Toolchain) -> Result<()> {
+    let plugin = toolchain.folder.join("count.so");
     crate::run(Command::new("cc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&plugin).arg("scripts/boards/count.c"))?;
     if !takes_plugins(&plugin) {
         println!(
@@ -34,15 +34,15 @@ pub(super) fn count(bench: &Bench) -> Result<()> {
         );
         return Ok(());
     }
-    let folder = bench.folder.join("counts");
+    let folder = toolchain.folder.join("counts");
     std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    let target = bench.folder.parent().context("expected a folder in that of cargo's, found none")?;
+    let target = toolchain.folder.parent().context("expected a folder in that of cargo's, found none")?;
     // Of the whole workspace: what `cargo test` has built is not built again.
     let writer = ["build", "--locked", "--workspace", "--example", "random_mobilenet", "--example", PROGRAM];
     crate::run(cargo_command(&writer).arg("--target-dir").arg(target))?;
     println!("building tract for a board, a quarter of an hour the first time");
     let release = ["build", "--locked", "--package", "graft-runtime", "--example", PROGRAM, "--release"];
-    crate::run(bench.cross(&release).args(["--config", UNCHECKED]))?;
+    crate::run(toolchain.cargo(&release).args(["--config", UNCHECKED]))?;
 
     let built = target.join("debug/examples");
     crate::run(Command::new(built.join("random_mobilenet")).arg(&folder))?;
@@ -50,7 +50,7 @@ pub(super) fn count(bench: &Bench) -> Result<()> {
     for (_, _, file) in NETWORKS {
         here.push(Answer::of(Command::new(built.join(PROGRAM)).arg(folder.join(file)).args(["graft", "1"]))?);
     }
-    let program = bench.folder.join(TARGET).join("release/examples").join(PROGRAM);
+    let program = toolchain.folder.join(TARGET).join("release/examples").join(PROGRAM);
     println!("| Processor | Engine | | instructions, M | fmla | sdot | of tract's |\n|---|---|---|---|---|---|---|");
     for (cpu, tract_kind) in PROCESSORS {
         let mut first = None;
@@ -58,7 +58,7 @@ pub(super) fn count(bench: &Bench) -> Result<()> {
             let listing = folder.join(format!("{cpu}_{engine}_{precision}.txt"));
             let run = |runs: &str| {
                 let mut command = Command::new("qemu-aarch64");
-                command.env("QEMU_CPU", cpu).env("QEMU_LD_PREFIX", &bench.libraries);
+                command.env("QEMU_CPU", cpu).env("QEMU_LD_PREFIX", &toolchain.libraries);
                 command.env("TRACT_CPU_AARCH64_KIND", tract_kind);
                 command.arg("-plugin").arg(format!("{},out={}", plugin.display(), listing.display()));
                 command.arg(&program).arg(folder.join(file)).args([engine, runs]);
