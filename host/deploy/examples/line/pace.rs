@@ -66,7 +66,7 @@ fn graft(bundle: &Bundle) -> Outcome<f64> {
 }
 
 fn print(rows: &[Row], bytes: usize) {
-    println!("{bytes} bytes; in brackets the worst and the best turn.\n");
+    println!("{bytes} bytes; the median of the turns, and in brackets the least and the most.\n");
     println!("| protocol | seconds | share of 11520 bytes/s | graft's share / its |\n|---|---|---|---|");
     let ours = rows.first().and_then(|row| row.seconds.as_deref().ok()).unwrap_or_default();
     for row in rows {

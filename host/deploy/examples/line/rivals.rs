@@ -7,8 +7,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::Outcome;
 use super::paced::Paced;
-use super::{BYTES_PER_SECOND, Outcome};
 
 /// A protocol with its settings.
 pub(super) enum Rival {
@@ -23,10 +23,6 @@ const DEFAULT_BUFFER: u32 = 384;
 /// Beyond this little is gained.
 const LARGE_BUFFER: u32 = 4096;
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/peers/smp_link.py");
-/// Where one program throws the other's first word away as it starts, ZMODEM waits 30 s. That is no matter of the line: such a
-/// turn is done again.
-const GREETING_LOST: Duration = Duration::from_secs(25);
-const TRIES: usize = 3;
 /// What takes longer has stalled.
 const LONGEST: Duration = Duration::from_secs(600);
 
@@ -53,16 +49,7 @@ impl Rival {
         fs::create_dir_all(into)?;
         let received = into.join(file.file_name().unwrap_or_default());
         let seconds = match self {
-            Self::Zmodem { option, .. } => {
-                let stalled = content.len() as f64 / BYTES_PER_SECOND + GREETING_LOST.as_secs_f64();
-                let mut seconds = zmodem(file, into, option)?;
-                for _ in 0..TRIES {
-                    if seconds > stalled {
-                        seconds = seconds.min(zmodem(file, into, option)?);
-                    }
-                }
-                seconds
-            }
+            Self::Zmodem { option, .. } => zmodem(file, into, option)?,
             Self::Smp { python: None, .. } => return Err("`cargo xtask peers --line` makes its environment".into()),
             Self::Smp { framing, buffer, python: Some(python), .. } => smp(python, framing, *buffer, file, &received)?,
         };
@@ -82,15 +69,20 @@ fn zmodem(file: &Path, into: &Path, option: &str) -> Outcome<f64> {
         Ok(command)
     };
     let not_there = |e| format!("it did not start ({e}); install lrzsz");
-    let mut sender = program("sz", &["-q", "-b", option], &paced.host)?.arg(file).spawn().map_err(not_there)?;
-    // A sender that starts later would throw the receiver's greeting away.
-    thread::sleep(Duration::from_millis(500));
-    let start = Instant::now();
     let mut receiver =
         program("rz", &["-q", "-y", "-b"], &paced.device)?.current_dir(into).spawn().map_err(not_there)?;
-    let (received, sent) = (end_of(&mut receiver)?, end_of(&mut sender)?);
+    // Each throws away what has come when it starts. The sender's greeting makes the receiver repeat its own.
+    thread::sleep(Duration::from_millis(500));
+    let start = Instant::now();
+    let mut sender = program("sz", &["-q", "-b", option], &paced.host)?.arg(file).spawn().map_err(not_there)?;
+    // Its end: the receiver has said that all is there. The sender often takes its last word back as it ends, for which the
+    // receiver waits 30 s more; what it received is compared.
+    let sent = end_of(&mut sender);
     let seconds = start.elapsed().as_secs_f64();
-    if sent.success() && received.success() { Ok(seconds) } else { Err(format!("{sent}, {received}").into()) }
+    receiver.kill()?;
+    receiver.wait()?;
+    let sent = sent?;
+    if sent.success() { Ok(seconds) } else { Err(format!("sz ended with {sent}").into()) }
 }
 
 /// Sends with smpclient to a device in Python; the sender tells the seconds, without those of its own start.
