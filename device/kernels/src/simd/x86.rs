@@ -1,12 +1,106 @@
 //! x86-64: AVX2 with FMA, and AVX-512.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::Simd;
+use super::{AHEAD, Simd};
+use crate::BLOCK;
 
 /// Eight lanes.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2;
+
+/// Goes round a loop in assembly `$count` times, at least once: each time `$text!` of the rows, which takes what lies `{i}` bytes
+/// from the address of each row and the weights at `{b}`, moves `{b}` past them, and adds to `$sums`. `{i}` goes up by
+/// `$step`, from `$step` times minus `$count` to zero, so addresses are those of the rows' ends.
+///
+/// A compiler that is given the instructions one by one keeps some of the sums in memory, with sixteen registers for twelve
+/// sums: half the speed.
+///
+/// A row is the registers of its two sums and the name of its address. Registers 0 to 3 are the text's own, and with four rows or
+/// fewer those from 12 on; `$head` is done before the first turn.
+macro_rules! turns {
+    ($h:expr, $text:ident, $head:literal, $step:literal, $count:expr, $ends:expr, $b:expr, $sums:expr, $sum:ty) => {
+        $crate::simd::x86::turns!(of $h, $text, $head, $step, $count, $ends, $b, $sums, $sum;
+            1 [0 "ymm4" "ymm5" a0], {"ymm6" "ymm7" "ymm8" "ymm9" "ymm10" "ymm11" "ymm12" "ymm13" "ymm14" "ymm15"};
+            2 [0 "ymm4" "ymm5" a0] [1 "ymm6" "ymm7" a1],
+              {"ymm8" "ymm9" "ymm10" "ymm11" "ymm12" "ymm13" "ymm14" "ymm15"};
+            3 [0 "ymm4" "ymm5" a0] [1 "ymm6" "ymm7" a1] [2 "ymm8" "ymm9" a2],
+              {"ymm10" "ymm11" "ymm12" "ymm13" "ymm14" "ymm15"};
+            4 [0 "ymm4" "ymm5" a0] [1 "ymm6" "ymm7" a1] [2 "ymm8" "ymm9" a2] [3 "ymm10" "ymm11" a3],
+              {"ymm12" "ymm13" "ymm14" "ymm15"};
+            5 [0 "ymm4" "ymm5" a0] [1 "ymm6" "ymm7" a1] [2 "ymm8" "ymm9" a2] [3 "ymm10" "ymm11" a3]
+              [4 "ymm12" "ymm13" a4], {"ymm14" "ymm15"};
+            6 [0 "ymm4" "ymm5" a0] [1 "ymm6" "ymm7" a1] [2 "ymm8" "ymm9" a2] [3 "ymm10" "ymm11" a3]
+              [4 "ymm12" "ymm13" a4] [5 "ymm14" "ymm15" a5], {};
+        )
+    };
+    (of $h:expr, $text:ident, $head:literal, $step:literal, $count:expr, $ends:expr, $b:expr, $sums:expr, $sum:ty;
+        $($rows:literal $([$row:literal $s0:tt $s1:tt $end:ident])+, {$($free:tt)*};)+
+    ) => {{
+        // By address, as indices past the rows that there are would not compile.
+        let (ends, sums) = ($ends.as_ptr(), $sums.as_mut_ptr().cast::<$sum>());
+        let from = ($count as isize).wrapping_mul(-$step);
+        match $h {
+            $($rows => asm!(
+                $head,
+                "2:",
+                $text!($([$s0 $s1 $end])+),
+                concat!("add {i}, ", $step),
+                "jne 2b",
+                i = inout(reg) from => _,
+                b = inout(reg) $b,
+                $($end = in(reg) *ends.add($row),)+
+                $(inout($s0) *sums.add($row * 2), inout($s1) *sums.add($row * 2 + 1),)+
+                $(out($free) _,)*
+                out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _,
+                options(readonly, nostack)
+            ),)+
+            _ => unreachable!("tiles have 1 to 6 rows"),
+        }
+    }};
+}
+pub(crate) use turns;
+
+/// The products of one number a row.
+macro_rules! products {
+    ($([$s0:literal $s1:literal $end:ident])+) => {
+        concat!(
+            "vmovups ymm0, [{b}]\n",
+            "vmovups ymm1, [{b} + 32]\n",
+            "prefetcht0 [{b} + 2048]\n",
+            "add {b}, 64\n",
+            $("vbroadcastss ymm2, dword ptr [{", stringify!($end), "} + {i}]\n",
+              "vfmadd231ps ", $s0, ", ymm0, ymm2\n",
+              "vfmadd231ps ", $s1, ", ymm1, ymm2\n",)+
+        )
+    };
+}
+/// What `products!` is written for.
+const _: () = assert!(BLOCK == 16 && AHEAD * BLOCK * size_of::<f32>() == 2048);
+
+impl Avx2 {
+    /// As [`Simd::products`]. A function of its own as registers of 256 bits may be named only where the instruction set is.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn multiply<const V: usize, const H: usize>(
+        sums: &mut [[__m256; V]; H],
+        rows: &[*const f32; H],
+        weights: &mut [*const f32; V],
+        depth: usize,
+    ) {
+        // The vectors of a block lie one after the other, so the first one's address does for all.
+        assert!(V == 2 && V * Self::LANES == BLOCK);
+        if depth == 0 {
+            return;
+        }
+        let mut ends = *rows;
+        for end in &mut ends {
+            *end = end.wrapping_add(depth);
+        }
+        turns!(H, products, "", 4, depth, ends, weights[0], sums, __m256);
+    }
+}
 
 impl Simd for Avx2 {
     type V = __m256;
@@ -46,6 +140,15 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
         _mm256_fmadd_ps(a, b, c)
+    }
+    #[inline(always)]
+    unsafe fn products<const V: usize, const H: usize>(
+        sums: &mut [[__m256; V]; H],
+        rows: &[*const f32; H],
+        weights: &mut [*const f32; V],
+        depth: usize,
+    ) {
+        Self::multiply(sums, rows, weights, depth);
     }
     #[inline(always)]
     unsafe fn max(a: __m256, b: __m256) -> __m256 {

@@ -6,6 +6,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{Bytes, Finish, Format, Order};
+use crate::BLOCK;
 use crate::int8::Steps;
 use crate::simd::{Simd, x86};
 
@@ -232,6 +233,74 @@ impl Bytes for Avx2 {
     unsafe fn dot(sum: __m256i, x: [__m256i; 2], w: [__m256i; 2]) -> __m256i {
         let sum = _mm256_add_epi32(sum, _mm256_madd_epi16(x[0], w[0]));
         _mm256_add_epi32(sum, _mm256_madd_epi16(x[1], w[1]))
+    }
+    #[inline(always)]
+    unsafe fn products<const V: usize, const H: usize>(
+        sums: &mut [[__m256i; V]; H],
+        rows: &[*const u8; H],
+        weights: &mut [*const u8; V],
+        groups: usize,
+        _tame: bool,
+    ) {
+        Self::multiply(sums, rows, weights, groups);
+    }
+}
+
+/// The products of four bytes a row: the even ones and the odd ones are widened to 16 bits.
+macro_rules! word_products {
+    ($([$s0:literal $s1:literal $end:ident])+) => {
+        concat!(
+            "vmovdqu ymm12, [{b}]\n",
+            "vmovdqu ymm13, [{b} + 32]\n",
+            "vmovdqu ymm14, [{b} + 64]\n",
+            "vmovdqu ymm15, [{b} + 96]\n",
+            "add {b}, 128\n",
+            $("vpbroadcastd ymm0, dword ptr [{", stringify!($end), "} + {i}]\n",
+              "vpsrlw ymm1, ymm0, 8\n",
+              "vpand ymm0, ymm0, ymm2\n",
+              "vpmaddwd ymm3, ymm0, ymm12\n",
+              "vpaddd ", $s0, ", ", $s0, ", ymm3\n",
+              "vpmaddwd ymm3, ymm1, ymm13\n",
+              "vpaddd ", $s0, ", ", $s0, ", ymm3\n",
+              "vpmaddwd ymm3, ymm0, ymm14\n",
+              "vpaddd ", $s1, ", ", $s1, ", ymm3\n",
+              "vpmaddwd ymm3, ymm1, ymm15\n",
+              "vpaddd ", $s1, ", ", $s1, ", ymm3\n",)+
+        )
+    };
+}
+
+impl Avx2 {
+    /// As [`Bytes::products`]; see the function of the same name for single precision.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn multiply<const V: usize, const H: usize>(
+        sums: &mut [[__m256i; V]; H],
+        rows: &[*const u8; H],
+        weights: &mut [*const u8; V],
+        groups: usize,
+    ) {
+        // The vectors of a block lie one after the other, so the first one's address does for all.
+        assert!(V == 2 && V * Self::LANES == BLOCK && H <= 4);
+        if groups == 0 {
+            return;
+        }
+        let mut ends = *rows;
+        for end in &mut ends {
+            *end = end.wrapping_add(groups * 4);
+        }
+        // First the mask of the lower byte of each 16 bits.
+        x86::turns!(
+            H,
+            word_products,
+            "vpcmpeqd ymm2, ymm2, ymm2\nvpsrlw ymm2, ymm2, 8",
+            4,
+            groups,
+            ends,
+            weights[0],
+            sums,
+            __m256i
+        );
     }
 }
 
