@@ -11,6 +11,7 @@ mod head;
 mod key;
 pub mod limits;
 mod manifest;
+mod needs;
 pub mod proof;
 mod writer;
 
@@ -20,6 +21,7 @@ pub use error::BundleError;
 pub use head::{Head, Trust, TrustPolicy, Unsigned};
 pub use key::{KeyError, PublicKey, SecretKey};
 pub use manifest::{ChunkEntry, FileEntry, Golden, Manifest};
+pub use needs::{Needs, Offer, Unmet};
 pub use writer::{BundleWriter, Summary};
 
 /// Built anew for each checkout: `.cargo/config.toml`.
