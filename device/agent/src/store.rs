@@ -40,6 +40,8 @@ pub struct Store {
 
 /// Predictions kept in memory.
 const RECENT: usize = 256;
+/// Largest number that is read: none that counted up from 1 came near, and from it one can go on.
+const MAX_ID: u64 = u64::MAX / 2;
 const LOG: &str = "predictions.jsonl";
 const OLD_LOG: &str = "predictions.old.jsonl";
 const PICTURES: &str = "pictures";
@@ -50,7 +52,8 @@ impl Store {
         let mut recent = VecDeque::new();
         for name in [OLD_LOG, LOG] {
             let text = fs::read(folder.join(name)).unwrap_or_default();
-            for record in text.split(|&b| b == b'\n').filter_map(|line| serde_json::from_slice::<Record>(line).ok()) {
+            let lines = text.split(|&b| b == b'\n').filter_map(|line| serde_json::from_slice::<Record>(line).ok());
+            for record in lines.filter(|record| record.id <= MAX_ID) {
                 recent.push_back(record);
                 if recent.len() > RECENT {
                     recent.pop_front();
@@ -174,6 +177,16 @@ mod tests {
         let store = Store::open(dir.path(), 1 << 20);
         let labels: Vec<String> = store.recent(9).into_iter().map(|r| r.label).collect();
         assert_eq!(labels, ["c", "b", "a"]);
+    }
+
+    #[test]
+    fn a_number_from_which_one_cannot_go_on_is_no_prediction() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = |id, label| serde_json::to_string(&Record { id, ..record(label) }).unwrap() + "\n";
+        fs::write(dir.path().join(LOG), line(4, "a") + &line(u64::MAX, "b")).unwrap();
+        let mut store = Store::open(dir.path(), 1 << 20);
+        assert_eq!(store.recent(9).into_iter().map(|r| r.label).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(store.add(record("c"), None).unwrap(), 5);
     }
 
     #[test]

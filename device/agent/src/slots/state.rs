@@ -78,6 +78,8 @@ struct First {
 pub(super) const COPIES: [&str; 2] = ["state.json", "state.copy.json"];
 const FORMAT: u32 = 2;
 const FIRST: u32 = 1;
+/// Largest number that is read, of a state or an event: none that counted up from 0 came near, and from it one can go on.
+const MAX_NUMBER: u64 = u64::MAX / 2;
 /// Events that are kept.
 pub const EVENTS: usize = 32;
 
@@ -153,6 +155,10 @@ impl State {
                 if digest != copy.digest {
                     return Err(Flaw::Damage(format!("expected digest {}, found {digest}", copy.digest)));
                 }
+                let largest = copy.state.log.iter().map(|e| e.number).fold(copy.number, u64::max);
+                if largest > MAX_NUMBER {
+                    return Err(Flaw::Damage(format!("expected numbers up to {MAX_NUMBER}, found {largest}")));
+                }
                 Ok((copy.number, copy.state))
             }
             other => Err(Flaw::Format(other)),
@@ -183,4 +189,25 @@ enum Flaw {
 
 fn digest(number: u64, state: &State) -> serde_json::Result<Digest> {
     Ok(Digest::of(&serde_json::to_vec(&(number, state))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_from_which_one_cannot_go_on_are_damage() {
+        let parsed = |number, event| {
+            let log =
+                vec![Event { number: event, unix_ms: 0, slot: Slot::A, name: String::new(), what: String::new() }];
+            let state = State { log, ..State::default() };
+            let digest = digest(number, &state).unwrap();
+            State::parse(&serde_json::to_vec(&Copy { format: FORMAT, number, digest, state }).unwrap())
+        };
+        assert!(matches!(parsed(MAX_NUMBER, MAX_NUMBER), Ok((MAX_NUMBER, _))));
+        for (number, event) in [(u64::MAX, 1), (1, u64::MAX)] {
+            let Err(Flaw::Damage(reason)) = parsed(number, event) else { panic!("{number} and {event} were taken") };
+            assert!(reason.contains(&u64::MAX.to_string()), "{reason}");
+        }
+    }
 }
