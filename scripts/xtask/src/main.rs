@@ -1,5 +1,5 @@
 //! Chores of the workspace: `cargo xtask ci`, `cargo xtask board`, `cargo xtask boards`, `cargo xtask cross`,
-//! `cargo xtask size`, `cargo xtask pretrain`, `cargo xtask peers`.
+//! `cargo xtask fuzz`, `cargo xtask size`, `cargo xtask pretrain`, `cargo xtask peers`.
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -9,6 +9,7 @@ use clap::Parser;
 
 mod boards;
 mod cross;
+mod fuzz;
 mod peers;
 mod program;
 mod size;
@@ -24,6 +25,7 @@ enum Chore {
     Ci,
     Boards(boards::Args),
     Cross(cross::Args),
+    Fuzz(fuzz::Args),
     Size(size::Args),
     /// Train the embedded backbone anew: models/weights/mobilenet_v2_0.35_96.safetensors
     ///
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Chore::Ci => ci(),
         Chore::Boards(arguments) => boards::run(&arguments),
         Chore::Cross(arguments) => cross::run(&arguments),
+        Chore::Fuzz(arguments) => fuzz::run(&arguments),
         Chore::Size(arguments) => size::run(&arguments),
         Chore::Pretrain { arguments } => pretrain(&arguments),
         Chore::Peers(arguments) => peers::run(&arguments),
