@@ -58,8 +58,9 @@ const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-leve
                      -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing";
 const FLAGS_LINUX: &str = " -Cllvm-args=-sanitizer-coverage-stack-depth";
 const FLAGS_ADDRESS: &str = " -Zsanitizer=address";
-/// Most bytes of a target's corpus that are kept.
+/// Most bytes of a target's corpus that are kept, and most files.
 const MOST_KEPT: u64 = 48_000;
+const MOST_FILES: usize = 64;
 /// Where the targets are, from the root.
 const PACKAGE: &str = "tests/fuzz";
 
@@ -256,7 +257,7 @@ impl Target<'_> {
         let corpus = emptied(corpus)?;
         let (mut bytes, mut kept) = (0, 0);
         for (name, path, len) in found {
-            if bytes + len <= MOST_KEPT {
+            if bytes + len <= MOST_KEPT && kept < MOST_FILES {
                 fs::copy(path, corpus.join(name)).context("keeping an input")?;
                 (bytes, kept) = (bytes + len, kept + 1);
             }
