@@ -176,7 +176,7 @@ function act(path, extra, told) {
   return sent;
 }
 
-const label = (text) => act("/api/label", { label: text }, text);
+const label = (text) => $("picture").hidden ? toast("nothing is shown to label") : act("/api/label", { label: text }, text);
 const unusable = () => act("/api/label", { label: null }, "not usable");
 const skip = () => act("/api/skip", {}, "skipped");
 const undo = () => send("/api/undo", {});
@@ -262,8 +262,13 @@ $("picture").addEventListener("error", async () => {
   if (!card) return;
   $("picture").hidden = true;
   const response = await fetch(address(card.picture)).catch(() => null);
-  const reason = response && !response.ok ? (await response.json().catch(() => ({}))).error : "";
-  if (page.card === card) note("Cannot be shown", reason || "Press x if it is of no use.");
+  if (page.card !== card) return;
+  if (!response) {
+    shown = null; // The next answer of the server shows it again.
+    return note("Not here yet", "graft label does not answer; the picture comes when it does.");
+  }
+  const reason = response.ok ? "" : (await response.json().catch(() => ({}))).error;
+  note("Cannot be shown", `${reason ?? ""} Press x if it is of no use.`);
 });
 
 function note(head = "", text = "") {
@@ -280,7 +285,7 @@ function guess(label, probability, kind) {
 
 function showAnswer(card) {
   const box = $("answer");
-  box.hidden = !card;
+  $("alike").hidden = box.hidden = !card;
   if (!card) return;
   const { answer } = card;
   const by = card.origin ? `${card.origin.device} says` : "The model says";
@@ -309,11 +314,11 @@ function showConflict(card) {
 }
 
 function showClasses(card) {
-  const mine = card?.votes.find((v) => v.who === page.who)?.verdict.label;
-  const settled = card?.standing === "settled" ? card.votes[0]?.verdict.label : undefined;
+  const voted = new Set(card?.votes.map((v) => v.verdict.label));
+  const mark = card?.standing === "settled" ? "chosen" : "claimed";
   const said = page.isBlind ? undefined : card?.answer?.label;
   const buttons = page.state.classes.map(({ name, pictures }, i) => {
-    const kind = name === (settled ?? mine) ? "chosen" : name === said ? "said-so" : "";
+    const kind = voted.has(name) ? mark : name === said ? "said-so" : "";
     const button = one("button", { className: kind, disabled: !card, title: name },
       one(i < 9 ? "kbd" : "span", { textContent: i < 9 ? i + 1 : "" }), one("span", { className: "label", textContent: name }),
       one("span", { className: "n", textContent: pictures || "" }));
@@ -399,6 +404,8 @@ function usePalette() {
 
 $("query").addEventListener("input", () => { palette.chosen = 0; listFound(); });
 $("palette").addEventListener("keydown", (event) => {
+  // The palette is closed by the time the key would reach the page, for which Enter agrees with the device.
+  event.stopPropagation();
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
   if (step && palette.found.length > 0) {
     palette.chosen = (palette.chosen + step + palette.found.length) % palette.found.length;

@@ -13,6 +13,7 @@ mod fuzz;
 mod peers;
 mod program;
 mod size;
+mod web;
 
 /// Built anew for each checkout: `.cargo/config.toml`.
 const _: Option<&str> = option_env!("GRAFT_CHECKOUT");
@@ -36,6 +37,7 @@ enum Chore {
         arguments: Vec<String>,
     },
     Peers(peers::Args),
+    Web(web::Args),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Chore::Size(arguments) => size::run(&arguments),
         Chore::Pretrain { arguments } => pretrain(&arguments),
         Chore::Peers(arguments) => peers::run(&arguments),
+        Chore::Web(arguments) => web::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,91 @@
+//! `cargo xtask web`: graft's pages in a real browser.
+//!
+//! What the tests do is in `tests/web`; this finds the browser, builds the program that serves the page, and starts them.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{cargo_command, program, root, run as start};
+
+/// Test the page of `graft label` in a headless Chromium
+///
+/// Needs node 20 or newer, npm and Chromium: on Debian `apt-get install --no-install-recommends nodejs npm chromium`. Without them it
+/// says what is missing and that it is skipped. playwright-core comes from npm, of the version in tests/web/package-lock.json.
+/// Screenshots are left in target/web.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Fail where something is missing, instead of skipping
+    #[arg(long)]
+    required: bool,
+    /// Only tests whose name has this in it
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let chromium = match browser() {
+        Ok(chromium) => chromium,
+        Err(reason) if args.required => return Err(reason),
+        Err(reason) => {
+            println!("skipped: {reason:#}");
+            return Ok(());
+        }
+    };
+    let folder = root().join("tests/web");
+    if installed(&folder).is_none_or(|installed| installed != locked(&folder)) {
+        start(
+            Command::new("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]).arg(&folder),
+        )?;
+    }
+    let mut command = cargo_command(&["build", "--locked", "--package", "graft-label", "--example"]);
+    command.arg("leaves");
+    let page = program::build(command, &[])?;
+    let mut command = Command::new("node");
+    command.arg("--test").env("GRAFT_PAGE", page).env("GRAFT_CHROMIUM", chromium);
+    command.env("GRAFT_OUT", root().join("target/web"));
+    if let Some(only) = &args.only {
+        command.arg(format!("--test-name-pattern={only}"));
+    }
+    start(command.arg(folder.join("label.test.mjs")))
+}
+
+/// Finds the browser, and makes sure that what drives it is there.
+fn browser() -> Result<PathBuf> {
+    let version = Command::new("node").arg("--version").output().ok().filter(|o| o.status.success());
+    let version = version.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
+    let Some(version) = version else { bail!("expected node, found none; {INSTALL}") };
+    let major = version.trim_start_matches('v').split('.').next().and_then(|m| m.parse::<u32>().ok());
+    ensure!(major.is_some_and(|m| m >= 20), "expected node 20 or newer, found {version}");
+    ensure!(on_path("npm").is_some(), "expected npm, found none; {INSTALL}");
+    ["chromium", "chromium-browser", "google-chrome"]
+        .iter()
+        .find_map(|name| on_path(name))
+        .with_context(|| format!("expected chromium, found none; {INSTALL}"))
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let folders = env::var_os("PATH")?;
+    env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// The version of playwright-core that lies there.
+fn installed(folder: &Path) -> Option<String> {
+    version(&folder.join("node_modules/playwright-core/package.json"), &["version"])
+}
+
+/// The version that is to lie there.
+fn locked(folder: &Path) -> String {
+    let at = ["packages", "node_modules/playwright-core", "version"];
+    version(&folder.join("package-lock.json"), &at).unwrap_or_default()
+}
+
+fn version(path: &Path, at: &[&str]) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let json: serde_json::Value = serde_json::from_str(&text).ok()?;
+    at.iter().try_fold(&json, |value, key| value.get(key))?.as_str().map(str::to_owned)
+}
+
+const INSTALL: &str = "on Debian, as root: apt-get install --no-install-recommends nodejs npm chromium";
