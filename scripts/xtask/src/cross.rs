@@ -86,7 +86,7 @@ impl Toolchain {
 
     /// Builds graftd and returns its path.
     pub(crate) fn graftd(&self, effort: Effort) -> Result<PathBuf> {
-        let mut command = self.cargo(&["build"]);
+        let mut command = self.cargo(&["rustc"]);
         command.args(["--locked", "--package", "graft-agent", "--bin", "graftd"]);
         match effort {
             Effort::Full => command.args(["--profile", "device"]),
@@ -94,21 +94,28 @@ impl Toolchain {
                 command.args(["--profile", "emulated"]).args(QUICK.iter().flat_map(|setting| ["--config", setting]))
             }
         };
-        program::build(command, &[])
+        // Of the program alone: the profile's would have every crate built anew.
+        let names: &[&str] = if effort == Effort::Quick { &["--", "-C", "strip=symbols"] } else { &[] };
+        program::build(command, names)
     }
 }
 
-/// A profile between `dev` and `device`. Networks of the zoo are not run by tract, which is most of the work of building; what
-/// pictures and bundles pass through has a level that an emulator can live with.
-const QUICK: [&str; 11] = [
+/// A profile below `dev`. Networks of the zoo are not run by tract, which is most of the work of building, and how fast the kernels
+/// are an emulator does not tell; what pictures and bundles pass through has a level that an emulator can live with.
+const QUICK: [&str; 16] = [
     "profile.emulated.inherits='dev'",
     "profile.emulated.debug=false",
     "profile.emulated.incremental=false",
     "profile.emulated.package.'*'.opt-level=0",
-    "profile.emulated.package.image.opt-level=2",
+    "profile.emulated.package.graft-kernels.opt-level=1",
+    "profile.emulated.package.graft-kernels.overflow-checks=false",
+    "profile.emulated.package.graft-kernels.debug-assertions=false",
+    "profile.emulated.package.graft-runtime.opt-level=1",
+    "profile.emulated.package.graft-link.opt-level=2",
+    "profile.emulated.package.graft-agent.opt-level=1",
     "profile.emulated.package.zune-jpeg.opt-level=2",
     "profile.emulated.package.blake3.opt-level=2",
-    "profile.emulated.package.zstd-sys.opt-level=2",
+    "profile.emulated.package.zstd-sys.opt-level=1",
     "profile.emulated.package.crc32fast.opt-level=2",
     "profile.emulated.package.curve25519-dalek.opt-level=2",
     "profile.emulated.package.sha2.opt-level=2",

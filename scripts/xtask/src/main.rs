@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
+mod board;
 mod boards;
 mod cross;
 mod fuzz;
@@ -24,6 +25,7 @@ const _: Option<&str> = option_env!("GRAFT_CHECKOUT");
 enum Chore {
     /// Check format, lints, documentation and the shell scripts; the tests are `cargo test --workspace`
     Ci,
+    Board(board::Args),
     Boards(boards::Args),
     Cross(cross::Args),
     Fuzz(fuzz::Args),
@@ -43,6 +45,7 @@ enum Chore {
 fn main() -> ExitCode {
     let outcome = match Chore::parse() {
         Chore::Ci => ci(),
+        Chore::Board(arguments) => board::run(&arguments),
         Chore::Boards(arguments) => boards::run(&arguments),
         Chore::Cross(arguments) => cross::run(&arguments),
         Chore::Fuzz(arguments) => fuzz::run(&arguments),
