@@ -62,7 +62,7 @@ const counted = (page, text) => page.locator("#count", { hasText: text }).waitFo
 async function press(page, key) {
   const before = await file(page);
   await page.keyboard.press(key);
-  await page.waitForFunction((b) => document.querySelector("#file").textContent !== b, before);
+  await page.waitForFunction((b) => !["", b].includes(document.querySelector("#file").textContent), before);
   return before;
 }
 const loaded = (page) => page.waitForFunction(() => {
@@ -166,6 +166,11 @@ test("clicks wait for a server that does not answer, and none is lost or taken t
   const page = await open(t, url, "ann");
   await press(page, "1");
   await counted(page, "1 of 30");
+  // What is shown and the three ahead; what cannot be seen cannot be labelled.
+  await page.waitForFunction(() => {
+    const fetched = performance.getEntriesByType("resource");
+    return fetched.filter((entry) => entry.name.includes("/picture/")).length >= 5;
+  });
   await page.context().setOffline(true);
   const done = [await press(page, "2"), await press(page, "2"), await press(page, "2")];
   await page.locator("#alarm", { hasText: "3 clicks are not stored yet" }).waitFor();

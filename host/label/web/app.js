@@ -20,6 +20,7 @@ const page = {
   trail: [], // pictures that were shown, oldest first
   at: 0, // place in the trail; its length where the newest is shown
   outbox: [], // clicks that were not acknowledged
+  sent: 0, // clicks since the page was loaded
   isSending: false,
   isBlind: stored("blind") === "yes",
   fetched: new Map(),
@@ -43,6 +44,7 @@ const me = () => `who=${encodeURIComponent(page.who)}`;
 const nonce = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), (b) => b.toString(16).padStart(2, "0")).join("");
 
 function send(path, body) {
+  page.sent += 1;
   page.outbox.push({ path, body: { who: page.who, nonce: nonce(), ...body } });
   return drain();
 }
@@ -98,10 +100,11 @@ function take({ session, state, next }) {
 }
 
 async function refresh() {
-  if (page.outbox.length > 0 || !page.who) return;
+  if (page.outbox.length > 0 || !page.state) return;
+  const { sent } = page;
   try {
     const answer = await ask(`/api/state?${me()}&count=4`);
-    if (page.outbox.length > 0) return;
+    if (page.sent !== sent || !page.state) return; // It tells of a time before a click.
     alarm("");
     take(answer);
     if (!page.card) advance();
@@ -478,10 +481,14 @@ $("name").addEventListener("close", () => {
 function begin() {
   Object.assign(page, { card: null, ahead: [], trail: [], at: 0, state: null });
   ask(`/api/state?${me()}&count=4`).then((answer) => {
+    alarm("");
     take(answer);
     page.trail = answer.state.trail;
     advance();
-  }).catch((error) => alarm(error.message || "graft label does not answer"));
+  }).catch((error) => {
+    alarm(error.status ? error.message : "graft label does not answer; is it still running?");
+    if (!error.status) setTimeout(begin, 2000);
+  });
 }
 
 addEventListener("beforeunload", (event) => { if (page.outbox.length > 0) event.preventDefault(); });
