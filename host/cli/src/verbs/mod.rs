@@ -13,6 +13,7 @@ mod evaluate;
 mod export;
 mod flash;
 mod key;
+mod label;
 mod lr_find;
 mod model;
 mod monitor;
@@ -45,6 +46,7 @@ pub(crate) enum Verb {
     Quantize(Box<quantize::Args>),
     Predict(predict::Args),
     Bench(bench::Args),
+    Label(label::Args),
     /// Make and show the keys that sign bundles
     #[command(subcommand)]
     Key(key::Command),
@@ -77,6 +79,7 @@ pub(crate) fn run(verb: &Verb, ui: &mut Ui) -> Result<()> {
         Verb::Quantize(args) => quantize::run(args, ui),
         Verb::Predict(args) => predict::run(args, ui),
         Verb::Bench(args) => bench::run(args, ui),
+        Verb::Label(args) => label::run(args, ui),
         Verb::Key(command) => key::run(command, ui),
         Verb::Pack(args) => pack::run(args, ui),
         Verb::Verify(args) => verify::run(args, ui),
