@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use graft_bundle::{Bundle, MODEL_FILE, TrustPolicy};
+use graft_bundle::{Bundle, MODEL_FILE, Offer, TrustPolicy};
+use graft_link::Host;
 use graft_link::messages::{About, Classified, DeviceInfo, Prediction, Progress, RefusalCode, Request, Response};
 use graft_runtime::{Cache, ENGINE, Loaded, Miss, Model, picture};
 
@@ -74,6 +75,12 @@ impl Agent {
         let engine = Shipped { root: root.clone(), max_packed_bytes: config.max_bundle_bytes };
         let rules = Rules {
             policy: TrustPolicy { keys, unsigned },
+            offer: Offer {
+                agent: Some(env!("CARGO_PKG_VERSION").into()),
+                // That of a card in another machine is not to be seen there.
+                board: (start == Start::Counts).then(board::name),
+                memory_bytes: (start == Start::Counts).then(board::memory_bytes).flatten(),
+            },
             confirm: config.confirm,
             max_bundle_bytes: config.max_bundle_bytes,
             clock: clock::unix_ms,
@@ -127,7 +134,7 @@ impl Agent {
     }
 
     /// Answers a request of the link.
-    pub fn answer(&mut self, request: Request, progress: &mut dyn FnMut(Progress)) -> Response {
+    pub fn answer(&mut self, request: Request, progress: &mut dyn FnMut(Progress) -> Host) -> Response {
         let is_change = matches!(request, Request::Finish | Request::Rollback);
         let answer = match self.installer.answer(request, progress) {
             Ok(answer) => {

@@ -14,6 +14,13 @@ pub fn name() -> String {
     files.into_iter().find_map(|file| line_of(Path::new(file))).unwrap_or_default()
 }
 
+/// Returns the memory that the system has, in bytes.
+pub fn memory_bytes() -> Option<u64> {
+    let text = read(Path::new("/proc/meminfo"))?;
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
+    kib.and_then(|kib| kib.parse::<u64>().ok()).map(|kib| kib.saturating_mul(1024))
+}
+
 /// Returns the system, such as `Debian GNU/Linux 12 (bookworm)`.
 pub fn system() -> String {
     let text = read(Path::new("/etc/os-release")).unwrap_or_default();

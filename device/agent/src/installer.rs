@@ -5,7 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use graft_bundle::{Bundle, BundleError, Head, TrustPolicy};
+use graft_bundle::{Bundle, BundleError, Head, Manifest, Needs, Offer, TrustPolicy};
+use graft_link::Host;
 use graft_link::messages::{ChunkRanges, LogEntry, Progress, RefusalCode, Request, Response, SlotInfo, SlotState};
 
 use crate::disk::FileSystem;
@@ -44,6 +45,8 @@ pub enum Start {
 pub struct Rules {
     /// Whose bundles are taken.
     pub policy: TrustPolicy,
+    /// What bundles may ask for.
+    pub offer: Offer,
     /// When a trial ends well.
     pub confirm: Confirm,
     /// Most bytes of a bundle on disk.
@@ -164,7 +167,7 @@ impl<F: FileSystem, E: Engine<F>> Installer<F, E> {
     pub fn answer(
         &mut self,
         request: Request,
-        progress: &mut dyn FnMut(Progress),
+        progress: &mut dyn FnMut(Progress) -> Host,
     ) -> Result<Result<Response, Refusal>, Request> {
         Ok(match request {
             Request::Slots => Ok(Response::Slots(self.slots.all().map(|s| self.slot_info(s)).collect())),
@@ -209,9 +212,10 @@ impl<F: FileSystem, E: Engine<F>> Installer<F, E> {
         self.slots.log().iter().rev().take(count).map(told).collect()
     }
 
-    fn begin(&mut self, head: &[u8], progress: &mut dyn FnMut(Progress)) -> Result<Response, Refusal> {
+    fn begin(&mut self, head: &[u8], progress: &mut dyn FnMut(Progress) -> Host) -> Result<Response, Refusal> {
         let head = Head::parse(head).map_err(|e| refusal(e.into()))?;
         head.trust(&self.rules.policy).map_err(|e| refusal(e.into()))?;
+        self.meet(head.manifest())?;
         let mut tick = paced(progress, "looking at what is here");
         self.slots.begin(head, self.rules.confirm, &mut tick).map_err(refusal)?;
         let answer = self.begun()?;
@@ -219,6 +223,12 @@ impl<F: FileSystem, E: Engine<F>> Installer<F, E> {
             self.received = (0, number(missing.below(u32::MAX).count()));
         }
         Ok(answer)
+    }
+
+    /// Refuses a bundle that asks for what this device has not.
+    fn meet(&self, manifest: &Manifest) -> Result<(), Refusal> {
+        let needs = Needs::of(manifest).map_err(|e| refusal(e.into()))?;
+        needs.unmet(&self.rules.offer).map_or(Ok(()), |lacks| Err((RefusalCode::Unsupported, lacks.to_string())))
     }
 
     fn begun(&self) -> Result<Response, Refusal> {
@@ -234,20 +244,23 @@ impl<F: FileSystem, E: Engine<F>> Installer<F, E> {
         Ok(Response::ChunkStored { index })
     }
 
-    /// Puts the bundle together, tests it, and only then runs it.
-    fn finish(&mut self, progress: &mut dyn FnMut(Progress)) -> Result<Response, Refusal> {
+    /// Puts the bundle together, tests it, and only then runs it: if the host that asked is still there.
+    fn finish(&mut self, progress: &mut dyn FnMut(Progress) -> Host) -> Result<Response, Refusal> {
         let assembled = self.slots.assemble(&mut paced(progress, "putting the bundle together")).map_err(refusal)?;
         self.received = (0, 0);
         let (slot, is_running) = match assembled {
             Assembled::Runs(slot) => (slot, true),
             Assembled::New(head) => {
+                if is_gone(progress, "making room") {
+                    return Err(left("nothing was changed"));
+                }
                 if self.slots.gives_up_trial() {
                     self.go_back("given up for a newer bundle", progress)?;
                 }
                 (self.slots.install(&head).map_err(refusal)?, false)
             }
         };
-        let (running, test) = match self.try_slot(slot, progress) {
+        let (running, test) = match self.try_slot(slot, &mut |p| _ = progress(p)) {
             Ok(passed) => passed,
             Err((code, reason)) => {
                 if !is_running {
@@ -257,6 +270,11 @@ impl<F: FileSystem, E: Engine<F>> Installer<F, E> {
             }
         };
         if !is_running {
+            if is_gone(progress, "starting the bundle") {
+                let left = left(&format!("slot {slot} is not started"));
+                self.notes.push(left.1.clone());
+                return Err(left);
+            }
             self.slots.activate(slot, self.rules.confirm).map_err(refusal)?;
             self.notes.push(format!("slot {slot} runs after {} golden samples", test.samples));
         }
@@ -272,10 +290,10 @@ impl<F: FileSystem, E: Engine<F>> Installer<F, E> {
     }
 
     /// Goes back only to what passes its self-test now.
-    fn go_back(&mut self, why: &str, progress: &mut dyn FnMut(Progress)) -> Result<(), Refusal> {
+    fn go_back(&mut self, why: &str, progress: &mut dyn FnMut(Progress) -> Host) -> Result<(), Refusal> {
         let to = self.slots.back().map_err(refusal)?;
         let (running, _) = self
-            .try_slot(to, progress)
+            .try_slot(to, &mut |p| _ = progress(p))
             .map_err(|(code, reason)| (code, format!("slot {to} cannot run, all is as it was: {reason}")))?;
         self.slots.rollback(why).map_err(refusal)?;
         self.running = Some(running);
@@ -302,6 +320,7 @@ impl<F: FileSystem, E: Engine<F>> Installer<F, E> {
     /// Why not; the slot is empty then.
     pub fn fill_factory(&mut self, bundle: &Bundle) -> Result<SelfTest, Refusal> {
         bundle.head().trust(&self.rules.policy).map_err(|e| refusal(e.into()))?;
+        self.meet(bundle.manifest())?;
         self.slots.fill_factory(bundle).map_err(refusal)?;
         match self.try_slot(Slot::Factory, &mut |_| ()) {
             Ok((_, test)) => Ok(test),
@@ -314,7 +333,7 @@ impl<F: FileSystem, E: Engine<F>> Installer<F, E> {
 }
 
 /// Returns what may be called often: the host is told now and then, since each word takes the line some time.
-fn paced<'a>(progress: &'a mut dyn FnMut(Progress), text: &'a str) -> impl FnMut() + 'a {
+fn paced<'a>(progress: &'a mut dyn FnMut(Progress) -> Host, text: &'a str) -> impl FnMut() + 'a {
     let mut last = Instant::now();
     move || {
         if last.elapsed() >= EVERY {
@@ -322,6 +341,16 @@ fn paced<'a>(progress: &'a mut dyn FnMut(Progress), text: &'a str) -> impl FnMut
             progress(Progress { text: text.into(), done: 0, total: 0 });
         }
     }
+}
+
+/// Tells the host what is next, and whether there is none any more.
+fn is_gone(progress: &mut dyn FnMut(Progress) -> Host, next: &str) -> bool {
+    progress(Progress { text: next.into(), done: 0, total: 0 }) == Host::Gone
+}
+
+/// Returns the answer to a host that left; the next one that flashes the bundle has nothing to send.
+fn left(what: &str) -> Refusal {
+    (RefusalCode::State, format!("{what}, what ran goes on: the host left before the end of the flash"))
 }
 
 /// A host that hears nothing for some seconds takes the device for gone.
@@ -343,7 +372,7 @@ fn refusal(error: SlotError) -> Refusal {
             BundleError::Magic | BundleError::Manifest(_) => RefusalCode::Malformed,
             _ => RefusalCode::Digest,
         },
-        SlotError::Space { .. } => RefusalCode::Space,
+        SlotError::Space { .. } | SlotError::Left { .. } => RefusalCode::Space,
         SlotError::Disk { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => RefusalCode::Space,
         SlotError::Disk { .. } | SlotError::Format { .. } => RefusalCode::Internal,
         _ => RefusalCode::State,

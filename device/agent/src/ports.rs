@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use graft_link::messages::{About, Progress, RefusalCode, Request, Response, Restart};
 use graft_link::transport::read_patiently;
-use graft_link::{Greeting, Service, Transport, serve};
+use graft_link::{Greeting, Host, Service, Transport, serve};
 use serialport::{ClearBuffer, SerialPort, TTYPort};
 
 use crate::agent::{Agent, log};
@@ -61,7 +61,7 @@ impl Service for Shared<'_> {
         Greeting { device: agent.name().to_owned(), version: env!("CARGO_PKG_VERSION").into() }
     }
 
-    fn handle(&mut self, request: Request, progress: &mut dyn FnMut(Progress)) -> Response {
+    fn handle(&mut self, request: Request, progress: &mut dyn FnMut(Progress) -> Host) -> Response {
         let request = match self.guard.answer(request, &mut self.visit) {
             Ok(response) => return response,
             Err(Request::Restart { what }) => return self.restart(what),
@@ -84,7 +84,7 @@ impl Service for Shared<'_> {
 
 impl Shared<'_> {
     /// Has the agent answer once it has done what another host asked.
-    fn in_turn(&mut self, request: Request, progress: &mut dyn FnMut(Progress)) -> Response {
+    fn in_turn(&mut self, request: Request, progress: &mut dyn FnMut(Progress) -> Host) -> Response {
         let start = Instant::now();
         loop {
             match self.agent.try_lock() {

@@ -136,6 +136,16 @@ pub enum SlotError {
         /// What the bundle needs.
         found: u64,
     },
+    /// The bundle asks for more room to be left.
+    #[error(
+        "expected {expected} bytes to be left on the device's disk beside the bundle, as it asks, found {found}; make room"
+    )]
+    Left {
+        /// As the bundle asks.
+        expected: u64,
+        /// What there would be.
+        found: u64,
+    },
     /// A trial is going on: the other slot is the way back.
     #[error("slot {0} is on trial and the other one is the way back; commit or roll back first")]
     OnTrial(Slot),

@@ -13,7 +13,7 @@ mod server;
 
 pub use client::Client;
 pub use rates::RATES;
-pub use server::{Service, serve};
+pub use server::{Host, Service, serve};
 
 /// Why a conversation failed.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,7 @@ mod random;
 pub mod simulated;
 pub mod transport;
 
-pub use connection::{Client, Greeting, LinkError, Service, serve};
+pub use connection::{Client, Greeting, Host, LinkError, Service, serve};
 pub use random::Random;
 pub use transport::Transport;
 

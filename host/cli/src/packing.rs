@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use graft_bundle::{Bundle, BundleWriter, MODEL_FILE, SecretKey, Summary};
+use graft_bundle::{Bundle, BundleWriter, MODEL_FILE, Needs, SecretKey, Summary};
 use graft_runtime::{Model, picture};
 use graft_train::dataset::{Dataset, Task};
 use graft_train::pictures;
@@ -24,6 +24,8 @@ pub(crate) struct Packing<'a> {
     pub(crate) count: usize,
     /// Largest allowed difference of a logit on the device; chosen by the kind of model where not given.
     pub(crate) tolerance: Option<f32>,
+    /// What a device must have.
+    pub(crate) needs: Needs,
 }
 
 /// Other processors add up in another order.
@@ -51,6 +53,7 @@ pub(crate) fn pack(packing: &Packing<'_>, key: &SecretKey, out: &Path) -> Result
     // The report of quantizing is in the model's file, compressed. The manifest travels with each flash as it is.
     let mut metadata = model.metadata().clone();
     metadata.remove(Explanation::KEY);
+    packing.needs.put(&mut metadata);
     writer.labels(model.labels()).metadata(metadata).tolerance(tolerance);
     writer.add_file(MODEL_FILE, packing.onnx, &graft_onnx::tensor_borders(packing.onnx)?)?;
     for (i, sample) in samples.into_iter().enumerate() {

@@ -6,10 +6,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use graft_bundle::proof::{Prover, nonce as random};
-use graft_bundle::{Bundle, KeyError, PublicKey, SecretKey};
+use graft_bundle::{Bundle, BundleError, KeyError, Needs, Offer, PublicKey, SecretKey, Unmet};
 use graft_link::connection::unexpected;
 use graft_link::messages::{
-    About, Classified, DeviceInfo, LogEntry, Prediction, Request, Response, Restart, SelfTest, SlotInfo,
+    About, Classified, DeviceInfo, LogEntry, Prediction, Request, Response, Restart, SelfTest, SlotInfo, SlotState,
 };
 use graft_link::{Client, Greeting, LinkError, Transport};
 use serde::Serialize;
@@ -62,11 +62,16 @@ pub enum DeployError {
         /// What it proved instead.
         found: String,
     },
+    /// The bundle asks for what cannot be compared.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
     /// There are no random numbers for a proof.
     #[error(transparent)]
     Key(#[from] KeyError),
     /// The caller raised its flag while the device was testing a bundle.
-    #[error("stopped while the device tests the bundle: it runs it if the test passes; see `graft slot list`")]
+    #[error(
+        "stopped while the device tests the bundle: what ran goes on, unless the test had passed already or the device could not be told; see `graft slot list`"
+    )]
     StoppedAtTest,
     /// No device, or more than one, answers on the ports of this machine.
     #[error("expected one device to answer, found {found}; name it with --device, such as --device {example}")]
@@ -83,7 +88,10 @@ impl DeployError {
     pub fn is_refusal(&self) -> bool {
         matches!(
             self,
-            Self::Link { source: LinkError::Refused { .. }, .. } | Self::DoesNotFit { .. } | Self::Impostor { .. }
+            Self::Link { source: LinkError::Refused { .. }, .. }
+                | Self::DoesNotFit { .. }
+                | Self::Impostor { .. }
+                | Self::Bundle(_)
         )
     }
 
@@ -143,6 +151,8 @@ pub struct FlashReport {
     pub resent: u64,
     /// The slot that runs now.
     pub slot: String,
+    /// Whether that is on trial, if the device told: it goes back by itself unless the trial ends well.
+    pub on_trial: Option<bool>,
     /// Chunks of the bundle.
     pub chunks_total: usize,
     /// Chunks that the device had not.
@@ -166,9 +176,6 @@ pub struct Session {
 
 /// Bytes from which on a faster rate is worth the seconds that agreeing on it takes.
 const LONG: u64 = 60_000;
-/// What a bundle may ask of a device, in its metadata.
-const NEEDS_AGENT: &str = "graft.needs.agent";
-const NEEDS_BOARD: &str = "graft.needs.board";
 
 impl Session {
     /// Reaches a device; a raised `stop` ends every wait.
@@ -377,19 +384,19 @@ impl Session {
     }
 
     /// Tells whether a bundle is for this device before anything is written; what only the device can tell, such as its
-    /// room beside what it holds already, it checks itself before it writes.
+    /// memory and its room beside what it holds already, it checks itself before it writes.
     ///
     /// # Errors
     ///
     /// [`DeployError::DoesNotFit`]; else as [`Session::info`].
     pub fn check_fit(&mut self, bundle: &Bundle) -> Result<(), DeployError> {
-        let needs = |key| bundle.manifest().metadata.get(key).cloned();
-        let does_not_fit = |session: &Self, expected: String, found: String, remedy| {
-            Err(DeployError::DoesNotFit { address: session.address.clone(), expected, found, remedy })
-        };
-        let found = self.greeting.version.clone();
-        if let Some(least) = needs(NEEDS_AGENT).filter(|least| numbers(&found) < numbers(least)) {
-            return does_not_fit(self, format!("graftd {least} or newer"), found, "install a newer graftd");
+        let needs = Needs::of(bundle.manifest())?;
+        let address = self.address.clone();
+        let does_not_fit =
+            |Unmet { expected, found, remedy }| DeployError::DoesNotFit { address, expected, found, remedy };
+        let mut offer = Offer { agent: Some(self.greeting.version.clone()), ..Offer::default() };
+        if let Some(lacks) = needs.unmet(&offer) {
+            return Err(does_not_fit(lacks));
         }
         if self.client.protocol() < 2 {
             return Ok(());
@@ -399,15 +406,16 @@ impl Session {
             Err(DeployError::Link { source: LinkError::Refused { .. }, .. }) => return Ok(()),
             other => other?,
         };
-        if let Some(board) = needs(NEEDS_BOARD).filter(|board| !about.board.starts_with(board.as_str())) {
-            let found = if about.board.is_empty() { "a board without a name".into() } else { about.board };
-            return does_not_fit(self, format!("a board named {board}"), found, "flash the bundle made for this board");
+        offer.board = Some(about.board);
+        if let Some(lacks) = needs.unmet(&offer) {
+            return Err(does_not_fit(lacks));
         }
         let len = bundle.manifest().payload_len();
         if len > about.max_bundle_bytes {
             let found = format!("max_bundle_mb of {}", about.max_bundle_bytes / 1_000_000);
             let expected = format!("room for {len} bytes unpacked");
-            return does_not_fit(self, expected, found, "raise max_bundle_mb on the device, or pack a smaller model");
+            let remedy = "raise max_bundle_mb on the device, or pack a smaller model";
+            return Err(does_not_fit(Unmet { expected, found, remedy }));
         }
         Ok(())
     }
@@ -463,15 +471,20 @@ impl Session {
             other => return self.link(Err(unexpected("Finish", &other))),
         };
         let (sent, received) = wire(&self.client);
+        let seconds = self.client.now().saturating_sub(start).as_secs_f64();
+        // The flash is done, whatever becomes of this question.
+        let slots = self.slots().ok();
+        let on_trial = slots.map(|slots| slots.iter().any(|s| s.name == slot && s.state == SlotState::Trial));
         Ok(FlashReport {
             payload_bytes: bundle.head().bytes().len() as u64 + bundle.manifest().stored_len(),
             wire_bytes: sent - sent_before + received - received_before,
             wire_bytes_sent: sent - sent_before,
-            seconds: self.client.now().saturating_sub(start).as_secs_f64(),
+            seconds,
             transfer_seconds,
             bits_per_second: self.client.rate(),
             resent: self.client.line_quality().resent,
             slot,
+            on_trial,
             chunks_total: chunks.len(),
             chunks_sent: missing.len(),
             self_test_samples: test.samples,
@@ -479,11 +492,6 @@ impl Session {
             device_latency_ms: test.latency_ms,
         })
     }
-}
-
-/// Returns the numbers of a version such as `0.2.10`, in the order in which versions are compared.
-fn numbers(version: &str) -> Vec<u64> {
-    version.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect()
 }
 
 /// Returns a number that no earlier session had.

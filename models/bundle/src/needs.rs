@@ -83,6 +83,23 @@ impl Needs {
         Ok(needs)
     }
 
+    /// Returns them if [`Needs::of`] would read them as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`BundleError::Manifest`] for a version that cannot be compared, or a board's name that is empty or two.
+    pub fn checked(self) -> Result<Self, BundleError> {
+        let bad =
+            |key, value: &str| Err(BundleError::Manifest(format!("expected {}, found {value:?}", expectation(key))));
+        if let Some(version) = self.agent.as_deref().filter(|version| !is_version(version)) {
+            return bad(AGENT, version);
+        }
+        match self.boards.iter().find(|board| board.trim().is_empty() || board.contains(OR)) {
+            Some(board) => bad(BOARD, board),
+            None => Ok(self),
+        }
+    }
+
     /// Puts them among a bundle's metadata, in the place of those that were there.
     pub fn put(&self, metadata: &mut BTreeMap<String, String>) {
         metadata.retain(|key, _| !key.starts_with(PREFIX));
@@ -185,6 +202,14 @@ mod tests {
         assert_eq!(metadata.len(), 5, "{metadata:?}");
         assert_eq!(Needs::of(&manifest(metadata)).unwrap(), needs);
         assert_eq!(of(&[]).unwrap(), Needs::default());
+        assert_eq!(needs.clone().checked().unwrap(), needs);
+        for bad in [
+            Needs { agent: Some("new".into()), ..Needs::default() },
+            Needs { boards: vec!["a|b".into()], ..Needs::default() },
+            Needs { boards: vec![" ".into()], ..Needs::default() },
+        ] {
+            assert!(bad.clone().checked().is_err(), "{bad:?}");
+        }
     }
 
     #[test]

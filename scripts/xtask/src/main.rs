@@ -16,9 +16,6 @@ mod program;
 mod size;
 mod web;
 
-/// Built anew for each checkout: `.cargo/config.toml`.
-const _: Option<&str> = option_env!("GRAFT_CHECKOUT");
-
 /// Do a chore
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask")]

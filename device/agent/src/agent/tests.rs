@@ -33,15 +33,18 @@ fn bundle(name: &str, logits: [f32; 3], signed_by: Option<u8>) -> Bundle {
 
 fn flash(agent: &mut Agent, bundle: &Bundle) -> Response {
     let head = bundle.head().bytes().to_vec();
-    let missing = match agent.answer(Request::Begin { head }, &mut |_| ()) {
+    let missing = match agent.answer(Request::Begin { head }, &mut |_| Host::Waits) {
         Response::Begun { missing, .. } => missing,
         other => return other,
     };
     for index in missing.below(u32::MAX) {
         let stored = bundle.stored_chunk(index as usize).to_vec();
-        assert_eq!(agent.answer(Request::Chunk { index, stored }, &mut |_| ()), Response::ChunkStored { index });
+        assert_eq!(
+            agent.answer(Request::Chunk { index, stored }, &mut |_| Host::Waits),
+            Response::ChunkStored { index }
+        );
     }
-    agent.answer(Request::Finish, &mut |_| ())
+    agent.answer(Request::Finish, &mut |_| Host::Waits)
 }
 
 fn best(agent: &mut Agent, rgb: [u8; 3]) -> String {
@@ -69,7 +72,7 @@ fn a_bundle_is_flashed_tested_run_and_survives_a_restart() {
     drop(agent);
     let mut agent = Agent::open(config(dir.path(), ""), Start::Counts).unwrap();
     assert_eq!(best(&mut agent, [0, 0, 200]), "blue");
-    let Response::Recent(seen) = agent.answer(Request::Recent { count: 9 }, &mut |_| ()) else { panic!() };
+    let Response::Recent(seen) = agent.answer(Request::Recent { count: 9 }, &mut |_| Host::Waits) else { panic!() };
     let labels: Vec<&str> = seen.iter().map(|p| p.label.as_str()).collect();
     assert_eq!(labels, ["blue", "green"]);
 }
@@ -87,10 +90,10 @@ fn what_is_refused_leaves_the_running_slot_alone() {
     assert_eq!(code(&wrong), RefusalCode::Gate);
     let mut altered = bundle("altered", RED, Some(1)).head().bytes().to_vec();
     altered[40] ^= 1;
-    assert_eq!(code(&agent.answer(Request::Begin { head: altered }, &mut |_| ())), RefusalCode::Signature);
+    assert_eq!(code(&agent.answer(Request::Begin { head: altered }, &mut |_| Host::Waits)), RefusalCode::Signature);
     let head = bundle("cut", RED, Some(1)).head().bytes().to_vec();
-    agent.answer(Request::Begin { head }, &mut |_| ());
-    assert_eq!(code(&agent.answer(Request::Finish, &mut |_| ())), RefusalCode::State);
+    agent.answer(Request::Begin { head }, &mut |_| Host::Waits);
+    assert_eq!(code(&agent.answer(Request::Finish, &mut |_| Host::Waits)), RefusalCode::State);
     assert_eq!(agent.installer.slot_info(Slot::A), before);
     assert_eq!(best(&mut agent, [200, 0, 3]), "red");
     let other = agent.installer.slot_info(Slot::B);
@@ -111,11 +114,11 @@ fn a_trial_is_committed_or_left_by_hand() {
     let mut agent = Agent::open(manual(), Start::Counts).unwrap();
     flash(&mut agent, &bundle("one", RED, Some(1)));
     assert_eq!(agent.installer.slot_info(Slot::A).state, SlotState::Trial);
-    assert_eq!(agent.answer(Request::Commit, &mut |_| ()), Response::Done);
+    assert_eq!(agent.answer(Request::Commit, &mut |_| Host::Waits), Response::Done);
     flash(&mut agent, &bundle("two", RED, Some(1)));
-    assert_eq!(agent.answer(Request::Rollback, &mut |_| ()), Response::Done);
+    assert_eq!(agent.answer(Request::Rollback, &mut |_| Host::Waits), Response::Done);
     assert_eq!(agent.summary(), "slot A: one");
-    assert_eq!(code(&agent.answer(Request::Rollback, &mut |_| ())), RefusalCode::State);
+    assert_eq!(code(&agent.answer(Request::Rollback, &mut |_| Host::Waits)), RefusalCode::State);
     flash(&mut agent, &bundle("three", RED, Some(1)));
     drop(agent);
     for _ in 0..2 {
@@ -138,7 +141,7 @@ fn a_trial_ends_after_three_pictures_and_the_log_tells_of_it() {
         best(&mut agent, [1, 2, 3]);
     }
     assert_eq!(agent.installer.slot_info(Slot::B).state, SlotState::Committed);
-    let Response::Log(log) = agent.answer(Request::Log { count: 2 }, &mut |_| ()) else { panic!() };
+    let Response::Log(log) = agent.answer(Request::Log { count: 2 }, &mut |_| Host::Waits) else { panic!() };
     assert_eq!(log[0].text, "slot B (two) is committed after 3 pictures");
     assert!(log.len() == 2 && log[0].unix_ms > 0);
 }
@@ -151,7 +154,7 @@ fn a_rollback_to_what_does_not_run_changes_nothing() {
     flash(&mut agent, &bundle("two", RED, Some(1)));
     std::fs::remove_dir_all(dir.path().join("root/slots/a/files")).unwrap();
     std::fs::remove_file(dir.path().join("root/slots/a/packed")).unwrap();
-    let answer = agent.answer(Request::Rollback, &mut |_| ());
+    let answer = agent.answer(Request::Rollback, &mut |_| Host::Waits);
     assert_eq!(code(&answer), RefusalCode::Unsupported);
     assert_eq!(agent.summary(), "slot B: two");
     assert_eq!(Agent::open(config(dir.path(), ""), Start::Looks).unwrap().summary(), "slot B: two");
@@ -171,7 +174,7 @@ fn a_factory_bundle_runs_when_the_slots_do_not() {
     std::fs::remove_dir_all(dir.path().join("root/slots/a")).unwrap();
     let mut agent = open();
     assert_eq!(agent.summary(), "slot factory: factory");
-    let Response::Slots(slots) = agent.answer(Request::Slots, &mut |_| ()) else { panic!() };
+    let Response::Slots(slots) = agent.answer(Request::Slots, &mut |_| Host::Waits) else { panic!() };
     let told: Vec<(&str, SlotState, bool)> = slots.iter().map(|s| (s.name.as_str(), s.state, s.current)).collect();
     let factory = ("factory", SlotState::Committed, true);
     assert_eq!(told, [("A", SlotState::Failed, false), ("B", SlotState::Empty, false), factory]);
@@ -217,10 +220,10 @@ fn a_second_start_runs_the_packed_model_of_its_slot() {
     let packed = |slot: &str| dir.path().join("root/slots").join(slot).join("packed");
     flash(&mut agent, &bundle("two", RED, Some(1)));
     assert!(packed("a").exists() && packed("b").exists());
-    agent.answer(Request::Commit, &mut |_| ());
+    agent.answer(Request::Commit, &mut |_| Host::Waits);
     // A transfer takes it away from the slot that it fills.
     let head = bundle("three", RED, Some(1)).head().bytes().to_vec();
-    agent.answer(Request::Begin { head }, &mut |_| ());
+    agent.answer(Request::Begin { head }, &mut |_| Host::Waits);
     assert!(!packed("a").exists() && packed("b").exists());
 }
 
@@ -232,4 +235,53 @@ fn pictures_that_are_none_are_refused() {
     let (code, message) = agent.classify("notes.txt", b"hello").unwrap_err();
     assert_eq!(code, RefusalCode::Image);
     assert!(message.contains("notes.txt"), "{message}");
+}
+
+#[test]
+fn a_bundle_whose_host_left_during_the_test_is_not_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::open(config(dir.path(), ""), Start::Counts).unwrap();
+    flash(&mut agent, &bundle("old", RED, Some(1)));
+    let new = bundle("new", RED, Some(1));
+    for told in 1..=2 {
+        let head = new.head().bytes().to_vec();
+        let Response::Begun { missing, .. } = agent.answer(Request::Begin { head }, &mut |_| Host::Waits) else {
+            panic!()
+        };
+        for index in missing.below(u32::MAX) {
+            let stored = new.stored_chunk(index as usize).to_vec();
+            agent.answer(Request::Chunk { index, stored }, &mut |_| Host::Waits);
+        }
+        // The first time it leaves before anything is changed, the second time while the golden sample runs.
+        let left = agent.answer(Request::Finish, &mut |p: Progress| {
+            if told == 1 || p.text == "starting the bundle" { Host::Gone } else { Host::Waits }
+        });
+        assert_eq!(code(&left), RefusalCode::State, "{left:?}");
+        assert_eq!(agent.summary(), "slot A: old");
+        let state = agent.installer.slot_info(Slot::B).state;
+        assert_eq!(state, if told == 1 { SlotState::Empty } else { SlotState::Ready });
+    }
+    assert!(matches!(flash(&mut agent, &new), Response::Finished { slot, .. } if slot == "B"));
+}
+
+#[test]
+fn a_bundle_that_asks_for_more_than_the_device_has_is_refused_at_its_head() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::open(config(dir.path(), ""), Start::Counts).unwrap();
+    flash(&mut agent, &bundle("old", RED, Some(1)));
+    let before = agent.installer.slot_info(Slot::B);
+    for (asked, value, expected) in [
+        ("graft.needs.agent", "99", RefusalCode::Unsupported),
+        ("graft.needs.board", "Babbage Engine", RefusalCode::Unsupported),
+        ("graft.needs.memory_mb", "999999999", RefusalCode::Unsupported),
+        ("graft.needs.free_mb", "999999999999", RefusalCode::Space),
+    ] {
+        let mut w = BundleWriter::new("asks", "test");
+        w.metadata([(asked.to_owned(), value.to_owned())].into());
+        w.add_file(MODEL_FILE, b"a model", &[]).unwrap();
+        let head = Bundle::from_bytes(&w.to_bytes(Some(&key(1))).unwrap()).unwrap().head().bytes().to_vec();
+        assert_eq!(code(&agent.answer(Request::Begin { head }, &mut |_| Host::Waits)), expected, "{asked}");
+        assert_eq!(agent.installer.slot_info(Slot::B), before);
+        assert!(!dir.path().join("root/staging/head").exists(), "{asked}");
+    }
 }

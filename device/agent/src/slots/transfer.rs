@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use graft_bundle::{Bundle, ChunkEntry, Digest, FileEntry, Head, decode_chunk};
+use graft_bundle::{Bundle, ChunkEntry, Digest, FileEntry, Head, Needs, decode_chunk};
 
 use super::{Confirm, Installed, Slot, SlotError, Slots, Status, failed, file_path, same};
 use crate::disk::{Disk, FileSystem};
@@ -92,7 +92,7 @@ impl<F: FileSystem> Slots<F> {
     ///
     /// # Errors
     ///
-    /// [`SlotError::OnTrial`] where a host is to confirm it, [`SlotError::Space`] or [`SlotError::Disk`].
+    /// [`SlotError::OnTrial`] where a host is to confirm it, [`SlotError::Space`], [`SlotError::Left`] or [`SlotError::Disk`].
     pub fn begin(&mut self, head: Head, confirm: Confirm, tick: &mut dyn FnMut()) -> Result<Slot, SlotError> {
         if let Some(slot) = self.state.current.filter(|&s| self.runs_whole(s, &head)) {
             self.transfer = Some(Transfer { head, progress: Progress::Runs(slot) });
@@ -132,8 +132,14 @@ impl<F: FileSystem> Slots<F> {
         self.find_installed(&mut wanted, &mut have, tick);
         let missing: u64 = wanted.values().map(|c| u64::from(c.raw_len)).sum();
         let found = missing + manifest.payload_len() + 2 * front + SLACK;
-        if let Some(limit) = self.disk.free_bytes().filter(|&free| free < found) {
-            return Err(SlotError::Space { limit, found });
+        if let Some(limit) = self.disk.free_bytes() {
+            if limit < found {
+                return Err(SlotError::Space { limit, found });
+            }
+            let left = Needs::of(manifest)?.free_bytes();
+            if limit - found < left {
+                return Err(SlotError::Left { expected: left, found: limit - found });
+            }
         }
         let is_known = self.transfer.as_ref().is_some_and(|t| t.head.bytes() == head.bytes());
         if !is_known || !self.disk.read(STAGING_HEAD).is_ok_and(|bytes| bytes == head.bytes()) {

@@ -1,8 +1,8 @@
 //! The device under torture: the installer that ships, with an engine that only reads, and stories of what happens to it.
 
-use graft_bundle::{Bundle, BundleError, BundleWriter, Digest, MODEL_FILE, TrustPolicy, Unsigned};
-use graft_link::Random;
+use graft_bundle::{Bundle, BundleError, BundleWriter, Digest, MODEL_FILE, Offer, TrustPolicy, Unsigned};
 use graft_link::messages::{Progress, RefusalCode, Request, Response};
+use graft_link::{Host, Random};
 
 use super::simulated::Simulated;
 use crate::disk::FileSystem;
@@ -42,7 +42,7 @@ const LIMIT: u64 = 1 << 20;
 /// As [`Installer::open`].
 pub fn start(disk: &Simulated, clock: Clock, confirm: Confirm) -> Result<Device, SlotError> {
     let policy = TrustPolicy { keys: vec![], unsigned: Unsigned::Allow };
-    let rules = Rules { policy, confirm, max_bundle_bytes: LIMIT, clock };
+    let rules = Rules { policy, offer: Offer::default(), confirm, max_bundle_bytes: LIMIT, clock };
     Installer::open(disk.clone(), Reader, rules, Start::Counts)
 }
 
@@ -280,7 +280,7 @@ pub fn flash(device: &mut Device, bundle: &Bundle, chunks: usize) -> Result<(), 
 }
 
 fn ask(device: &mut Device, request: Request) -> Result<Response, Refusal> {
-    device.answer(request, &mut |_| ()).unwrap_or_else(|_| Err(strange()))
+    device.answer(request, &mut |_| Host::Waits).unwrap_or_else(|_| Err(strange()))
 }
 
 fn strange() -> Refusal {

@@ -9,7 +9,7 @@ use graft_bundle::Bundle;
 use graft_link::connection::unexpected;
 use graft_link::messages::{Progress, RefusalCode, Request, Response};
 use graft_link::simulated::{End, Quality, line};
-use graft_link::{Client, Greeting, LinkError, Service, Transport, serve};
+use graft_link::{Client, Greeting, Host, LinkError, Service, Transport, serve};
 
 use super::bench::Device;
 
@@ -97,7 +97,7 @@ impl Service for Attendant<'_> {
         Greeting { device: "tortured".into(), version: env!("CARGO_PKG_VERSION").into() }
     }
 
-    fn handle(&mut self, request: Request, progress: &mut dyn FnMut(Progress)) -> Response {
+    fn handle(&mut self, request: Request, progress: &mut dyn FnMut(Progress) -> Host) -> Response {
         match self.0.answer(request, progress) {
             Ok(Ok(response)) => response,
             Ok(Err((code, message))) => Response::Refused { code, message },

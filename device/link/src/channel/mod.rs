@@ -243,6 +243,11 @@ impl Channel {
         self.state == State::Open
     }
 
+    /// Returns the number with which the host opened the present session.
+    pub fn session_nonce(&self) -> Option<u64> {
+        self.is_open().then_some(self.nonce)
+    }
+
     /// Whether everything sent is known to have arrived.
     pub fn is_flushed(&self) -> bool {
         self.sender.is_idle()

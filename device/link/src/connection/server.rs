@@ -13,13 +13,23 @@ use crate::messages::{
 };
 use crate::transport::Transport;
 
+/// Whether the host that asked waits for the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Host {
+    /// It does, as far as the device knows: a line that only fell silent may be a busy host.
+    Waits,
+    /// It has ended its session, or begun another, or the line has ended.
+    Gone,
+}
+
 /// What a device does with requests. `Hello`, `Echo` and `Rate` are answered by [`serve`] itself.
 pub trait Service {
     /// Returns the device's name and the version of its daemon.
     fn greeting(&self) -> Greeting;
 
-    /// Answers a request; `progress` may be called in between, and should be at least every second.
-    fn handle(&mut self, request: Request, progress: &mut dyn FnMut(Progress)) -> Response;
+    /// Answers a request; `progress` may be called in between, and should be at least every second. It tells whether the
+    /// host is still there.
+    fn handle(&mut self, request: Request, progress: &mut dyn FnMut(Progress) -> Host) -> Response;
 
     /// Is told when a host comes and goes.
     fn connected(&mut self, _is_connected: bool) {}
@@ -53,6 +63,7 @@ fn converse<T: Transport>(line: &mut Line<T>, service: &mut impl Service, stop: 
         while line.channel.backlog() < BACKLOG_MAX
             && let Some(message) = line.channel.take_message()
         {
+            let session = line.channel.session_nonce();
             let (id, answered) = match decode_id(&message) {
                 Err(e) => (0, malformed(&e).into()),
                 Ok((id, body)) => (id, answer(line, id, body, service)),
@@ -61,8 +72,10 @@ fn converse<T: Transport>(line: &mut Line<T>, service: &mut impl Service, stop: 
                 let message = format!("the answer cannot be sent: {e}");
                 encode(id, &Response::Refused { code: RefusalCode::Internal, message })
             });
-            // A session that ended meanwhile wants no answer.
-            let _ = line.channel.send(bytes.unwrap_or_default());
+            // A session that ended meanwhile wants no answer, and the one after it not this.
+            if line.channel.session_nonce() == session {
+                let _ = line.channel.send(bytes.unwrap_or_default());
+            }
             if let Some(rate) = answered.rate {
                 line.follow(rate)?;
             }
@@ -103,14 +116,17 @@ fn answer<T: Transport>(line: &mut Line<T>, id: u32, body: &[u8], service: &mut 
             None => refuse("this line has no rate".into()).into(),
         },
         request => {
+            let session = line.channel.session_nonce();
             let mut progress = |p: Progress| {
-                if line.channel.backlog() < BACKLOG_MAX
+                if line.channel.session_nonce() == session
+                    && line.channel.backlog() < BACKLOG_MAX
                     && let Ok(bytes) = encode(id, &Response::Progress(p))
                 {
                     let _ = line.channel.send(bytes);
                 }
-                // A failing line shows at the next turn of the loop; the work goes on.
-                let _ = line.pump(Duration::ZERO);
+                // A failing line shows at the next turn of the loop; what becomes of the work is for the service to say.
+                let has_failed = line.pump(Duration::ZERO).is_err();
+                if has_failed || line.channel.session_nonce() != session { Host::Gone } else { Host::Waits }
             };
             service.handle(request, &mut progress).into()
         }

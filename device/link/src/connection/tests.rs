@@ -26,7 +26,7 @@ impl Service for Shelf {
         Greeting { device: "shelf".into(), version: "1".into() }
     }
 
-    fn handle(&mut self, request: Request, progress: &mut dyn FnMut(Progress)) -> Response {
+    fn handle(&mut self, request: Request, progress: &mut dyn FnMut(Progress) -> Host) -> Response {
         match request {
             Request::Chunk { index, stored } => {
                 self.chunks.push((index, stored));

@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use graft_bundle::{Bundle, SecretKey};
+use graft_bundle::{Bundle, Needs, SecretKey};
 use graft_deploy::{Address, FlashReport, Session};
 use graft_leaves::write_leaf_set;
 use graft_runtime::{Model, Picture, bench};
@@ -246,7 +246,7 @@ fn quantized(out: &Path, run: &Run, sets: &Sets, ui: &Ui) -> Result<Outcome> {
 }
 
 fn pack_one(path: &Path, onnx: &[u8], golden: &Dataset, key: &SecretKey) -> Result<Bundle> {
-    pack(&Packing { onnx, name: "leaves", golden, count: 6, tolerance: None }, key, path)?;
+    pack(&Packing { onnx, name: "leaves", golden, count: 6, tolerance: None, needs: Needs::default() }, key, path)?;
     Ok(Bundle::open(path)?)
 }
 

@@ -147,8 +147,14 @@ pub(crate) fn flash(session: &mut Session, bundle: &Bundle, ui: &Ui) -> Result<F
 }
 
 pub(crate) fn describe(r: &FlashReport) -> String {
+    let trial = match r.on_trial {
+        Some(true) => {
+            "\non trial: it stays once it has classified some pictures, or by `graft slot commit`; else the old one comes back"
+        }
+        _ => "",
+    };
     format!(
-        "slot {} runs: {} of {} chunks sent, {} bytes of bundle, {} on the wire, {:.1} s; {} golden samples within {:.2e}, {:.1} ms on the device",
+        "slot {} runs: {} of {} chunks sent, {} bytes of bundle, {} on the wire, {:.1} s; {} golden samples within {:.2e}, {:.1} ms on the device{trial}",
         r.slot,
         r.chunks_sent,
         r.chunks_total,

@@ -18,7 +18,7 @@ use graft_bundle::{Bundle, BundleWriter, Head, MODEL_FILE, decode_chunk};
 use graft_deploy::{FlashReport, Session};
 use graft_link::messages::{Progress, RefusalCode, Request, Response, SelfTest};
 use graft_link::simulated::{Quality, line};
-use graft_link::{Greeting, Service, Transport, serve};
+use graft_link::{Greeting, Host, Service, Transport, serve};
 
 mod pace;
 mod paced;
@@ -63,7 +63,7 @@ impl Service for Twin {
         Greeting { device: "twin".into(), version: "9".into() }
     }
 
-    fn handle(&mut self, request: Request, _progress: &mut dyn FnMut(Progress)) -> Response {
+    fn handle(&mut self, request: Request, _progress: &mut dyn FnMut(Progress) -> Host) -> Response {
         let refuse = |code, message: &str| Response::Refused { code, message: message.into() };
         match (request, &self.head) {
             (Request::Begin { head }, _) => {

@@ -8,7 +8,7 @@ use std::thread;
 use graft_bundle::{BundleWriter, MODEL_FILE};
 use graft_link::messages::{Progress, RefusalCode};
 use graft_link::transport::{Faults, Faulty, pair};
-use graft_link::{Service, serve};
+use graft_link::{Host, Service, serve};
 use serialport::{SerialPort, TTYPort};
 
 use std::time::Instant;
@@ -35,7 +35,7 @@ impl Service for Keeper {
         Greeting { device: "keeper".into(), version: "1".into() }
     }
 
-    fn handle(&mut self, request: Request, progress: &mut dyn FnMut(Progress)) -> Response {
+    fn handle(&mut self, request: Request, progress: &mut dyn FnMut(Progress) -> Host) -> Response {
         let mut kept = self.0.lock().unwrap();
         match request {
             Request::Begin { head } => {
@@ -192,7 +192,7 @@ impl Service for Board {
         Greeting { device: "board".into(), version: "0.9.12".into() }
     }
 
-    fn handle(&mut self, request: Request, _progress: &mut dyn FnMut(Progress)) -> Response {
+    fn handle(&mut self, request: Request, _progress: &mut dyn FnMut(Progress) -> Host) -> Response {
         match request {
             Request::About => {
                 Response::About(About { board: "Raspberry Pi 4".into(), max_bundle_bytes: 400_000, ..About::default() })
@@ -235,8 +235,8 @@ fn a_bundle_for_another_device_is_refused_before_anything_is_written() {
         Bundle::from_bytes(&w.to_bytes(None).unwrap()).unwrap()
     };
     let cases = [
-        (needs(&[(NEEDS_AGENT, "0.10.0")], 10), "graftd 0.10.0 or newer, found 0.9.12"),
-        (needs(&[(NEEDS_BOARD, "Jetson")], 10), "a board named Jetson, found Raspberry Pi 4"),
+        (needs(&[("graft.needs.agent", "0.10.0")], 10), "graftd 0.10.0 or newer, found 0.9.12"),
+        (needs(&[("graft.needs.board", "Jetson")], 10), "a board named Jetson, found Raspberry Pi 4"),
         (needs(&[], 400_001), "room for 400001 bytes"),
     ];
     for (bundle, text) in cases {
@@ -246,7 +246,7 @@ fn a_bundle_for_another_device_is_refused_before_anything_is_written() {
         });
         assert_eq!(begun, 0, "{text}");
     }
-    let fits = needs(&[(NEEDS_AGENT, "0.9.2"), (NEEDS_BOARD, "Raspberry Pi")], 10);
+    let fits = needs(&[("graft.needs.agent", "0.9.2"), ("graft.needs.board", "Raspberry Pi")], 10);
     assert_eq!(with_board(1, |mut session| drop(session.flash(&fits, |_| ()))), 1);
 }
 
@@ -290,4 +290,50 @@ fn a_flash_that_was_stopped_goes_on_where_it_was() {
             }
         });
     }
+}
+
+/// A device whose self-test lasts until the host has left, or for too long; it tells which.
+struct Tester(Arc<AtomicU32>);
+
+impl Service for Tester {
+    fn greeting(&self) -> Greeting {
+        Greeting { device: "tester".into(), version: "1".into() }
+    }
+
+    fn handle(&mut self, request: Request, progress: &mut dyn FnMut(Progress) -> Host) -> Response {
+        match request {
+            Request::Begin { .. } => Response::Begun { missing: (0..0).collect(), slot: "B".into() },
+            Request::Finish => {
+                let start = Instant::now();
+                while start.elapsed() < PATIENCE {
+                    if progress(Progress { text: "self-test".into(), done: 0, total: 1 }) == Host::Gone {
+                        self.0.fetch_add(1, Ordering::Relaxed);
+                        break;
+                    }
+                    thread::sleep(Duration::from_millis(5));
+                }
+                Response::Refused { code: RefusalCode::State, message: "the host left".into() }
+            }
+            _ => Response::Refused { code: RefusalCode::NoModel, message: "nothing runs".into() },
+        }
+    }
+}
+
+#[test]
+fn a_device_learns_while_it_tests_that_the_host_was_stopped() {
+    let (end, device) = pair();
+    let (stop, left) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let mut tester = Tester(Arc::clone(&left));
+    let server = thread::spawn(move || drop(serve(device, &mut tester, &AtomicBool::new(false))));
+    let mut session = Session::over(Box::new(end), "pair".into(), PATIENCE, Some(Arc::clone(&stop))).unwrap();
+    let outcome = session.flash(&bundle(), |p| {
+        if matches!(p, FlashProgress::Device { .. }) {
+            stop.store(true, Ordering::Relaxed);
+        }
+    });
+    assert!(matches!(outcome, Err(DeployError::StoppedAtTest)), "{outcome:?}");
+    assert_eq!(left.load(Ordering::Relaxed), 0);
+    drop(session);
+    server.join().unwrap();
+    assert_eq!(left.load(Ordering::Relaxed), 1);
 }
