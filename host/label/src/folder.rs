@@ -42,7 +42,7 @@ impl Folder {
     ///
     /// # Errors
     ///
-    /// If the folder or its table cannot be read, or there is no picture, or there are more than [`MAX_PICTURES`].
+    /// If the folder or its table cannot be read, or there is no picture, or there are more than 200,000.
     pub fn open(root: &Path) -> Result<Self, LabelError> {
         let io_error = |source| LabelError::Io { doing: "open the folder", path: root.to_owned(), source };
         let root = fs::canonicalize(root).map_err(io_error)?;

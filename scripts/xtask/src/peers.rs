@@ -161,7 +161,7 @@ fn line(args: &Args, work: &Path) -> Result<()> {
         command.args(arguments);
         command
     };
-    crate::run(example(&["pace", LINE_BYTES, &args.turns.to_string()]).args(&python.ok()))?;
+    crate::run(example(&["pace", LINE_BYTES, &args.turns.to_string()]).args(python.ok()))?;
     crate::run(&mut example(&["noise"]))
 }
 
