@@ -10,9 +10,9 @@ use crate::BLOCK;
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2;
 
-/// Goes round a loop in assembly `$count` times, at least once: each time `$text!` of the rows, which takes what lies `{i}` bytes
-/// from the address of each row and the weights at `{b}`, moves `{b}` past them, and adds to `$sums`. `{i}` goes up by
-/// `$step`, from `$step` times minus `$count` to zero, so addresses are those of the rows' ends.
+/// Goes round a loop in assembly `$count` times, at least once: each time `$text!` of the rows, which takes `$step`
+/// bytes of each row, at `{i}` from the address that it is given for it, and the weights at `{b}`, moves `{b}` past them, and adds to
+/// `$sums`. The addresses are those of the rows' ends, so that `{i}` goes up to zero.
 ///
 /// A compiler that is given the instructions one by one keeps some of the sums in memory, with sixteen registers for twelve
 /// sums: half the speed.
@@ -20,8 +20,8 @@ pub(crate) struct Avx2;
 /// A row is the registers of its two sums and the name of its address. Registers 0 to 3 are the text's own, and with four rows or
 /// fewer those from 12 on; `$head` is done before the first turn.
 macro_rules! turns {
-    ($h:expr, $text:ident, $head:literal, $step:literal, $count:expr, $ends:expr, $b:expr, $sums:expr, $sum:ty) => {
-        $crate::simd::x86::turns!(of $h, $text, $head, $step, $count, $ends, $b, $sums, $sum;
+    ($h:expr, $text:ident, $head:literal, $step:literal, $count:expr, $rows:expr, $b:expr, $sums:expr, $sum:ty) => {
+        $crate::simd::x86::turns!(of $h, $text, $head, $step, $count, $rows, $b, $sums, $sum;
             1 [0 "ymm4" "ymm5" a0], {"ymm6" "ymm7" "ymm8" "ymm9" "ymm10" "ymm11" "ymm12" "ymm13" "ymm14" "ymm15"};
             2 [0 "ymm4" "ymm5" a0] [1 "ymm6" "ymm7" a1],
               {"ymm8" "ymm9" "ymm10" "ymm11" "ymm12" "ymm13" "ymm14" "ymm15"};
@@ -35,12 +35,12 @@ macro_rules! turns {
               [4 "ymm12" "ymm13" a4] [5 "ymm14" "ymm15" a5], {};
         )
     };
-    (of $h:expr, $text:ident, $head:literal, $step:literal, $count:expr, $ends:expr, $b:expr, $sums:expr, $sum:ty;
+    (of $h:expr, $text:ident, $head:literal, $step:literal, $count:expr, $addresses:expr, $b:expr, $sums:expr, $sum:ty;
         $($rows:literal $([$row:literal $s0:tt $s1:tt $end:ident])+, {$($free:tt)*};)+
     ) => {{
         // By address, as indices past the rows that there are would not compile.
-        let (ends, sums) = ($ends.as_ptr(), $sums.as_mut_ptr().cast::<$sum>());
-        let from = ($count as isize).wrapping_mul(-$step);
+        let (rows, sums) = ($addresses.as_ptr(), $sums.as_mut_ptr().cast::<$sum>());
+        let all = ($count as isize).wrapping_mul($step);
         match $h {
             $($rows => asm!(
                 $head,
@@ -48,9 +48,9 @@ macro_rules! turns {
                 $text!($([$s0 $s1 $end])+),
                 concat!("add {i}, ", $step),
                 "jne 2b",
-                i = inout(reg) from => _,
+                i = inout(reg) all.wrapping_neg() => _,
                 b = inout(reg) $b,
-                $($end = in(reg) *ends.add($row),)+
+                $($end = in(reg) (*rows.add($row)).wrapping_byte_offset(all),)+
                 $(inout($s0) *sums.add($row * 2), inout($s1) *sums.add($row * 2 + 1),)+
                 $(out($free) _,)*
                 out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _,
@@ -94,11 +94,7 @@ impl Avx2 {
         if depth == 0 {
             return;
         }
-        let mut ends = *rows;
-        for end in &mut ends {
-            *end = end.wrapping_add(depth);
-        }
-        turns!(H, products, "", 4, depth, ends, weights[0], sums, __m256);
+        turns!(H, products, "", 4, depth, rows, weights[0], sums, __m256);
     }
 }
 

@@ -285,10 +285,6 @@ impl Avx2 {
         if groups == 0 {
             return;
         }
-        let mut ends = *rows;
-        for end in &mut ends {
-            *end = end.wrapping_add(groups * 4);
-        }
         // First the mask of the lower byte of each 16 bits.
         x86::turns!(
             H,
@@ -296,7 +292,7 @@ impl Avx2 {
             "vpcmpeqd ymm2, ymm2, ymm2\nvpsrlw ymm2, ymm2, 8",
             4,
             groups,
-            ends,
+            rows,
             weights[0],
             sums,
             __m256i
