@@ -34,7 +34,7 @@ pub use graph::MAX_MODEL_LEN;
 pub use model::{
     LABELS, LOGITS, MAX_SIDE, Model, PREPROCESSING, PREPROCESSING_DIGEST, Prediction, unsupported_operators,
 };
-pub use network::{EngineChoice, Network, Picture};
+pub use network::{EngineChoice, Network, Picture, softmax};
 pub use program::Explained;
 
 /// Name and version of what runs the models.

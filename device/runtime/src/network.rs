@@ -388,7 +388,7 @@ pub(crate) fn guarded<T>(doing: &'static str, call: impl FnOnce() -> TractResult
 }
 
 /// Writes the softmax of as many logits.
-pub(crate) fn softmax(logits: &[f32], probabilities: &mut [f32]) {
+pub fn softmax(logits: &[f32], probabilities: &mut [f32]) {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     for (p, v) in probabilities.iter_mut().zip(logits) {
         *p = (v - max).exp();

@@ -200,9 +200,7 @@ impl Desk {
         let mut said: Vec<String> = desk.answers.iter().flatten().map(|a| a.label.clone()).collect();
         said.sort();
         for name in classes.iter().cloned().chain(kept).chain(said) {
-            if !desk.classes.contains(&name) {
-                desk.add_class(&name)?;
-            }
+            desk.add_class(&name)?;
         }
         manifest::write(&manifest_of(desk.folder.root()), desk.rows())?;
         Ok(desk)
@@ -247,9 +245,8 @@ impl Desk {
     ///
     /// If there is none, or the log cannot be written.
     pub fn undo(&mut self, click: &Click, now_ms: u64) -> Result<Done, LabelError> {
-        check_click(click)?;
-        if let Some(known) = self.store.by_nonce(&click.nonce)? {
-            return Ok(Done { click: known.id, picture: self.index.get(&known.file).copied() });
+        if let Some(done) = self.done_before(click)? {
+            return Ok(done);
         }
         let mine = self.clicks.iter().enumerate().flat_map(|(i, c)| c.iter().map(move |e| (i, e)));
         let last = mine
@@ -404,10 +401,16 @@ impl Desk {
         }
     }
 
-    fn take(&mut self, click: &Click, kind: Kind, now_ms: u64) -> Result<Done, LabelError> {
+    /// Checks a click, and returns what it did if it came before: a page that heard no answer sends it again.
+    fn done_before(&self, click: &Click) -> Result<Option<Done>, LabelError> {
         check_click(click)?;
-        if let Some(known) = self.store.by_nonce(&click.nonce)? {
-            return Ok(Done { click: known.id, picture: self.index.get(&known.file).copied() });
+        let known = self.store.by_nonce(&click.nonce)?;
+        Ok(known.map(|known| Done { click: known.id, picture: self.index.get(&known.file).copied() }))
+    }
+
+    fn take(&mut self, click: &Click, kind: Kind, now_ms: u64) -> Result<Done, LabelError> {
+        if let Some(done) = self.done_before(click)? {
+            return Ok(done);
         }
         let count = self.folder.pictures.len();
         let picture = click.picture.unwrap_or(usize::MAX);

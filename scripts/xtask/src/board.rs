@@ -79,8 +79,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let models = Models::make(&graft, &folder)?;
     let image = kernel.image(&graftd, &configuration(&models.key), &folder)?;
     let mut bench = Bench::new(image, &folder, stop)?;
-    let mut story = Story::of(&mut bench, &graft, &models, start)?;
-    story.built_seconds = built_seconds;
+    let story = Story::of(&mut bench, &graft, &models, start, built_seconds)?;
     if !args.json {
         story.print(kernel.version());
         println!("\n{HEAD}");
@@ -164,7 +163,7 @@ struct Flash {
 }
 
 impl Story {
-    fn of(bench: &mut Bench, graft: &Graft, models: &Models, start: Instant) -> Result<Self> {
+    fn of(bench: &mut Bench, graft: &Graft, models: &Models, start: Instant, built_seconds: f64) -> Result<Self> {
         let on = Instant::now();
         let boot_seconds = bench.switch_on()?;
         let port = bench.port()?.to_owned();
@@ -185,7 +184,7 @@ impl Story {
             Flash::checked(bench, models, third, bench.flash(graft, third)?)?,
         ];
         Ok(Self {
-            built_seconds: 0.0,
+            built_seconds,
             boot_seconds,
             prediction_seconds: prediction_seconds.as_secs_f64(),
             prediction_after_boot_seconds: prediction_after_boot_seconds.as_secs_f64(),

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{cargo_command, program, root};
+use crate::{cargo_command, program, root, target_folder};
 
 /// Build graftd for a board
 ///
@@ -66,8 +66,7 @@ impl Toolchain {
         let library = library("libc.so.6")?.canonicalize().context("looking for libc.so.6")?;
         let libraries =
             library.ancestors().nth(2).context("expected libc.so.6 in a folder lib, found none")?.to_owned();
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-        let folder = root().canonicalize().context("finding the workspace")?.join(target).join("boards");
+        let folder = target_folder()?.join("boards");
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         let compiler = if compiles(Path::new("rustc")) { None } else { Some(fetch_compiler(&folder)?) };
         Ok(Self { folder, compiler, libraries })

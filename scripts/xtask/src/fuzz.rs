@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
 use crate::cross::answer;
-use crate::{cargo_command, root};
+use crate::{cargo_command, root, target_folder};
 
 /// Feed what a device reads from outside with what a fuzzer finds
 ///
@@ -148,8 +148,7 @@ struct Bench {
 impl Bench {
     /// Builds all targets.
     fn build(address: bool) -> Result<Self> {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-        let folder = root().join(target).join("fuzz");
+        let folder = target_folder()?.join("fuzz");
         let facts = answer(Command::new("rustc").arg("-vV"))?;
         let host = facts.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc tells no host")?;
         let built = folder.join(if address { "address" } else { "build" });

@@ -1,7 +1,7 @@
 //! Chores of the workspace: `cargo xtask ci`, `cargo xtask board`, `cargo xtask boards`, `cargo xtask cross`,
 //! `cargo xtask fuzz`, `cargo xtask size`, `cargo xtask pretrain`, `cargo xtask peers`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
@@ -95,6 +95,12 @@ fn run(command: &mut Command) -> Result<()> {
     let status = command.current_dir(root()).status().with_context(|| format!("starting {text}"))?;
     ensure!(status.success(), "expected {text} to succeed, found {status}");
     Ok(())
+}
+
+/// Returns cargo's target folder.
+fn target_folder() -> Result<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    Ok(root().canonicalize().context("finding the workspace")?.join(target))
 }
 
 fn root() -> &'static Path {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use graft_label::{Answer, Desk, Folder, Hints, Server, gains, manifest_of};
-use graft_runtime::picture;
+use graft_runtime::{picture, softmax};
 use graft_train::dataset::{Location, Sample, Task};
 use graft_train::features::{Features, Varied, features};
 use graft_train::head;
@@ -157,9 +157,9 @@ fn hints(
 
 /// Returns the two best labels with their probabilities.
 fn best(logits: &[f32], labels: &[String]) -> Option<Answer> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let total: f32 = logits.iter().map(|z| (z - max).exp()).sum();
-    let mut ranked: Vec<(&String, f32)> = labels.iter().zip(logits.iter().map(|z| (z - max).exp() / total)).collect();
+    let mut probabilities = vec![0.0; logits.len()];
+    softmax(logits, &mut probabilities);
+    let mut ranked: Vec<(&String, f32)> = labels.iter().zip(probabilities).collect();
     ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
     let told = |place: usize| ranked.get(place).map(|(label, p)| ((*label).clone(), *p));
     let (label, probability) = told(0)?;
