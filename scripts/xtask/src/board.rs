@@ -96,9 +96,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let all = json!({ "kernel": kernel.version(), "story": story, "matrix": matrix, "seconds": seconds });
         println!("{}", serde_json::to_string_pretty(&all)?);
     } else {
-        let Matrix { cuts, old, new, wrong, dead, stuck, seed, .. } = &matrix;
+        let Matrix { cuts, unflushed, old, new, wrong, dead, stuck, seed, .. } = &matrix;
+        let silences = story.silences + matrix.silences;
         println!(
-            "\n{cuts} power cuts (seed {seed}): {old} came back with the old model, {new} with the new one, {wrong} wrong, {dead} dead, {stuck} stuck; {seconds:.0} s in all"
+            "\n{cuts} power cuts (seed {seed}), {unflushed} of them with writes to lose: {old} came back with the old model, {new} with the new one, {wrong} wrong, {dead} dead, {stuck} stuck; {silences} times a board was silent and asked again; {seconds:.0} s in all"
         );
     }
     let bad = matrix.wrong + matrix.dead + matrix.stuck;
@@ -148,6 +149,8 @@ struct Story {
     /// What `graft device info` tells.
     info: Value,
     flashes: [Flash; 3],
+    /// How often the board was silent, and was asked again.
+    silences: u32,
 }
 
 /// One whole flash.
@@ -190,6 +193,7 @@ impl Story {
             prediction_after_boot_seconds: prediction_after_boot_seconds.as_secs_f64(),
             info,
             flashes,
+            silences: bench.silences(),
         })
     }
 
@@ -200,17 +204,18 @@ impl Story {
             self.boot_seconds, self.prediction_seconds, self.prediction_after_boot_seconds, self.built_seconds
         );
         println!(
-            "| flash | chunks | bytes on the wire | s | of them sending | golden samples as the host's | largest difference of a logit (allowed) | pictures as the host's | of a probability |"
+            "| flash | chunks | bytes on the wire | s | of them sending | changes of the disk after that | golden samples as the host's | largest difference of a logit (allowed) | pictures as the host's | of a probability |"
         );
-        println!("|---|---|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|---|");
         for Flash { model, flashed: f, tolerance, pictures, largest_difference } in &self.flashes {
             println!(
-                "| {model} | {} of {} | {} | {:.1} | {:.1} | {} | {:.1e} ({tolerance:.1e}) | {pictures} | {largest_difference:.1e} |",
+                "| {model} | {} of {} | {} | {:.1} | {:.1} | {} | {} | {:.1e} ({tolerance:.1e}) | {pictures} | {largest_difference:.1e} |",
                 f.chunks_sent,
                 f.chunks_total,
                 f.wire_bytes,
                 f.seconds,
                 f.transfer_seconds,
+                f.changes,
                 f.self_test_samples,
                 f.self_test_max_abs_diff
             );

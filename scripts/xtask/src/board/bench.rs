@@ -1,5 +1,6 @@
 //! A board on the bench: switched on and off, asked over its line, and checked against the host.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,14 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use graft_deploy::{Address, Session};
+use graft_deploy::{Address, DeployError, Session};
 use graft_link::Random;
 use graft_link::messages::{SlotInfo, SlotState};
 
-use super::disk::{Disk, Lost, Served};
+use super::disk::{Disk, Lost, Served, Watch};
 use super::emulator::Emulator;
 use super::image::Image;
-use super::models::{Flashed, Graft, Model, Models};
+use super::models::{Flashed, Graft, Model, Models, Unreachable};
 use crate::cross::answer;
 
 pub(super) struct Bench {
@@ -26,6 +27,7 @@ pub(super) struct Bench {
     on: Option<(Emulator, Served)>,
     /// Raised by Ctrl-C.
     pub(super) stop: Arc<AtomicBool>,
+    silences: Cell<u32>,
 }
 
 /// Bytes of the board's disk.
@@ -34,6 +36,8 @@ const DISK: u64 = 64 << 20;
 const BOOT: Duration = Duration::from_secs(120);
 /// For a board that is on.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a silent board is asked.
+const TRIES: u32 = 3;
 /// Largest difference of a probability between board and host.
 pub(super) const TOLERANCE: f32 = 1e-3;
 
@@ -49,7 +53,7 @@ impl Bench {
         command.env("PATH", format!("{paths}:/usr/sbin:/sbin")).args(["-q", "-F", "-t", "ext4"]).arg(&file);
         answer(&mut command).with_context(doing)?;
         let disk = Disk::of(fs::read(&file).with_context(doing)?);
-        let bench = Self { image, folder: folder.to_owned(), off: Some(disk), on: None, stop };
+        let bench = Self { image, folder: folder.to_owned(), off: Some(disk), on: None, stop, silences: Cell::new(0) };
         let _ = fs::remove_file(bench.journal());
         Ok(bench)
     }
@@ -88,6 +92,11 @@ impl Bench {
         Ok(self.on.as_ref().context("expected a board that is on")?.0.port())
     }
 
+    /// Returns what is known of the disk of a board that is on.
+    pub(super) fn watch(&self) -> Result<Watch> {
+        Ok(self.on.as_ref().context("expected a board that is on")?.1.watch.clone())
+    }
+
     /// Begins a session, which a raised `stop` ends.
     pub(super) fn session(&self, stop: &Arc<AtomicBool>) -> Result<Session> {
         self.connect(PATIENCE, stop)
@@ -102,23 +111,46 @@ impl Bench {
 
     /// Flashes a model to the end with the host's program.
     pub(super) fn flash(&self, graft: &Graft, model: &Model) -> Result<Flashed> {
-        self.goes_on()?;
-        graft.flash(model, self.port()?)
+        let mut flashed = self.answered(|| graft.flash(model, self.port()?))?;
+        let end = Instant::now();
+        let at_work = Duration::from_secs_f64((flashed.seconds - flashed.transfer_seconds).max(0.0));
+        flashed.changes = self.watch()?.between(end.checked_sub(at_work).unwrap_or(end), end);
+        Ok(flashed)
+    }
+
+    /// Asks a board that is on; again where it is silent, which one emulated on a busy machine may be for longer than a host
+    /// waits. How often that was goes into the report.
+    fn answered<T>(&self, ask: impl Fn() -> Result<T>) -> Result<T> {
+        for _ in 1..TRIES {
+            self.goes_on()?;
+            match ask() {
+                Err(e) if is_silence(&e) => self.silences.set(self.silences.get() + 1),
+                outcome => return outcome,
+            }
+        }
+        ask()
+    }
+
+    /// Returns how often the board was silent since this was last asked.
+    pub(super) fn silences(&self) -> u32 {
+        self.silences.take()
     }
 
     /// Has the board classify `count` pictures, and checks its answers against the host's; returns the largest difference of a
     /// probability.
     pub(super) fn check(&self, models: &Models, model: &Model, count: usize) -> Result<f32> {
+        self.answered(|| self.check_once(models, model, count))
+    }
+
+    fn check_once(&self, models: &Models, model: &Model, count: usize) -> Result<f32> {
         let mut session = self.session(&self.stop)?;
         let mut most = 0.0_f32;
-        for (path, expected) in models.pictures.iter().zip(&model.answers).take(count) {
-            let picture = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-            let found = session.classify(&path.display().to_string(), &picture)?;
+        for ((name, picture), expected) in models.read(count)?.iter().zip(&model.answers) {
+            let found = session.classify(name, picture)?;
             let off = (found.probability - expected.probability).abs();
             ensure!(
                 found.label == expected.label && off <= TOLERANCE,
-                "expected {expected:?} of {} by {}, as the host tells, found {} {}",
-                path.display(),
+                "expected {expected:?} of {name} by {}, as the host tells, found {} {}",
                 model.name,
                 found.label,
                 found.probability
@@ -130,7 +162,7 @@ impl Bench {
 
     /// Returns what runs on the board.
     pub(super) fn running(&self) -> Result<SlotInfo> {
-        let slots = self.session(&self.stop)?.slots()?;
+        let slots = self.answered(|| Ok(self.session(&self.stop)?.slots()?))?;
         let running = slots.into_iter().find(|slot| slot.current);
         running
             .filter(|s| matches!(s.state, SlotState::Trial | SlotState::Committed))
@@ -143,4 +175,9 @@ impl Bench {
     pub(super) fn goes_on(&self) -> Result<()> {
         if self.stop.load(Ordering::Relaxed) { bail!("stopped") } else { Ok(()) }
     }
+}
+
+/// Whether a board did not answer, as a host sees it.
+pub(super) fn is_silence(error: &anyhow::Error) -> bool {
+    error.is::<Unreachable>() || error.downcast_ref().is_some_and(DeployError::is_unreachable)
 }

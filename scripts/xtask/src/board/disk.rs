@@ -2,7 +2,8 @@
 //!
 //! To kill an emulator is no power cut: what the guest had written lies with the host's system then, synced or not, and
 //! survives whatever the emulator's cache mode. So the disk is here: what the guest wrote and did not flush is kept, lost or torn
-//! by chance when the power goes, as by a disk or card with a cache of its own. What was flushed stays.
+//! by chance when the power goes, as by a disk or card with a cache of its own. What was flushed stays. Since it knows of each
+//! write and flush, it can also say that the power goes at the n-th one: from then on it answers nothing.
 //!
 //! # Source
 //!
@@ -12,7 +13,9 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::ops::Range;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use graft_link::Random;
@@ -83,8 +86,66 @@ impl Disk {
     }
 }
 
+/// What changes the bytes that a power cut leaves; a flush of nothing does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Change {
+    Write,
+    Flush,
+}
+
+/// The changes of a disk that serves a board, and the one at which the power goes. Clones are of the same disk.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Watch(Arc<Mutex<Seen>>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    changes: Vec<Instant>,
+    /// Changes until the power goes.
+    left: Option<u64>,
+    gone: Option<Change>,
+}
+
+impl Watch {
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the power go at the `n`-th change from now on, unless such a moment was set before. A write at which it goes may be
+    /// kept, lost or torn; a flush at which it goes keeps nothing for sure.
+    pub(super) fn set(&self, n: u64) {
+        self.lock().left.get_or_insert(n.max(1));
+    }
+
+    /// Returns the change at which the power went.
+    pub(super) fn gone(&self) -> Option<Change> {
+        self.lock().gone
+    }
+
+    /// Returns how many changes there were between two moments.
+    pub(super) fn between(&self, from: Instant, to: Instant) -> u64 {
+        self.lock().changes.iter().filter(|at| (from..to).contains(*at)).count() as u64
+    }
+
+    /// Notes a change; returns whether the power goes at it.
+    fn note(&self, change: Change) -> bool {
+        let mut seen = self.lock();
+        seen.changes.push(Instant::now());
+        if let Some(left) = &mut seen.left {
+            *left -= 1;
+            if *left == 0 {
+                seen.gone = Some(change);
+            }
+        }
+        seen.gone.is_some()
+    }
+}
+
 /// A disk that serves a board until that is switched off.
-pub(super) struct Served(JoinHandle<(Disk, io::Result<()>)>);
+pub(super) struct Served {
+    disk: JoinHandle<(Disk, io::Result<()>)>,
+    pub(super) watch: Watch,
+}
 
 impl Disk {
     /// Serves one board that connects to a socket at `path`.
@@ -92,10 +153,13 @@ impl Disk {
         // Of the board before.
         let _ = std::fs::remove_file(path);
         let listener = UnixListener::bind(path).with_context(|| format!("listening at {}", path.display()))?;
-        Ok(Served(std::thread::spawn(move || {
-            let outcome = listener.accept().and_then(|(line, _)| serve(&mut self, line));
+        let watch = Watch::default();
+        let seen = watch.clone();
+        let disk = std::thread::spawn(move || {
+            let outcome = listener.accept().and_then(|(line, _)| serve(&mut self, line, &seen));
             (self, outcome)
-        })))
+        });
+        Ok(Served { disk, watch })
     }
 }
 
@@ -105,7 +169,9 @@ impl Served {
         // A board that never came would be waited for.
         drop(UnixStream::connect(socket));
         let _ = std::fs::remove_file(socket);
-        let Ok((disk, outcome)) = self.0.join() else { bail!("expected the disk to serve its board, found a panic") };
+        let Ok((disk, outcome)) = self.disk.join() else {
+            bail!("expected the disk to serve its board, found a panic")
+        };
         match outcome {
             // The end of an emulator that was killed.
             Err(e)
@@ -145,7 +211,7 @@ const DISCONNECT: u16 = 2;
 const FLUSH: u16 = 3;
 const INVALID: u32 = 22;
 
-fn serve(disk: &mut Disk, mut line: UnixStream) -> io::Result<()> {
+fn serve(disk: &mut Disk, mut line: UnixStream, watch: &Watch) -> io::Result<()> {
     if !agree(disk, &mut line)? {
         return Ok(());
     }
@@ -168,9 +234,15 @@ fn serve(disk: &mut Disk, mut line: UnixStream) -> io::Result<()> {
             (READ, Some(range)) => (0, &disk.seen[range]),
             (WRITE, Some(range)) => {
                 disk.write(range, bytes);
+                if watch.note(Change::Write) {
+                    return silent(line);
+                }
                 (0, &[][..])
             }
             (FLUSH, _) => {
+                if !disk.unflushed.is_empty() && watch.note(Change::Flush) {
+                    return silent(line);
+                }
                 disk.flush();
                 (0, &[][..])
             }
@@ -180,6 +252,11 @@ fn serve(disk: &mut Disk, mut line: UnixStream) -> io::Result<()> {
         let head = [&ANSWER_MAGIC.to_be_bytes()[..], &u32::to_be_bytes(error), &cookie].concat();
         line.write_all(&[&head, answer].concat())?;
     }
+}
+
+/// Answers nothing any more until the emulator has ended: to hang up would tell the board of a disk that fails.
+fn silent(mut line: UnixStream) -> io::Result<()> {
+    io::copy(&mut line, &mut io::sink()).map(drop)
 }
 
 /// Goes through the handshake; false if the client leaves it.
@@ -231,6 +308,8 @@ fn strange(expected: &str, found: u64) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const LEN: usize = 64 * SECTOR;
@@ -311,5 +390,42 @@ mod tests {
         drop(line);
         let disk = served.taken_back(&path).unwrap();
         assert_eq!((disk.flushed[512], disk.flushed[1024], disk.unflushed.len()), (7, 0, 1));
+    }
+
+    /// Writes a sector of sevens after another and flushes after each, until there is no answer.
+    fn served_until_the_power_goes(at: u64) -> (usize, Option<Change>, Disk) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let served = Disk::of(vec![0; LEN]).serve(&path).unwrap();
+        let watch = served.watch.clone();
+        let mut line = UnixStream::connect(&path).unwrap();
+        line.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        line.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x07\0\0\0\x06\0\0\0\0\0\0").unwrap();
+        line.read_exact(&mut [0; 18 + 32 + 20]).unwrap();
+        let mut ask = |kind: u8, offset: u32, bytes: &[u8]| {
+            let head = [&b"\x25\x60\x95\x13\0\0\0"[..], &[kind], b"cookie01\0\0\0\0", &offset.to_be_bytes()].concat();
+            let len = if kind == 1 { 512_u32 } else { 0 };
+            line.write_all(&[&head, &len.to_be_bytes()[..], bytes].concat()).unwrap();
+            line.read_exact(&mut [0; 16]).is_ok()
+        };
+        // Of nothing: no change.
+        assert!(ask(3, 0, &[]));
+        watch.set(at);
+        watch.set(1);
+        let answered = (0..4).take_while(|i| ask(1, 512 * i, &[7; 512]) && ask(3, 0, &[])).count();
+        drop(line);
+        (answered, watch.gone(), served.taken_back(&path).unwrap())
+    }
+
+    #[test]
+    fn the_power_goes_at_the_change_that_was_set_and_nothing_is_answered_from_it_on() {
+        let (answered, gone, disk) = served_until_the_power_goes(3);
+        assert_eq!((answered, gone), (1, Some(Change::Write)));
+        assert_eq!((disk.flushed[0], disk.flushed[512], disk.unflushed.len()), (7, 0, 1));
+        let (answered, gone, disk) = served_until_the_power_goes(4);
+        assert_eq!((answered, gone), (1, Some(Change::Flush)));
+        assert_eq!((disk.flushed[0], disk.flushed[512], disk.unflushed.len()), (7, 0, 1), "that flush did not end");
+        let (answered, gone, disk) = served_until_the_power_goes(9);
+        assert_eq!((answered, gone, disk.unflushed.len()), (4, None, 0));
     }
 }

@@ -1,10 +1,10 @@
 //! The models that go to the board, made by the host's `graft` as a user would, and what the host says of some pictures.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{fmt, fs};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use graft_bundle::{Bundle, MODEL_FILE};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -74,6 +74,15 @@ impl Models {
         ];
         Ok(Self { all, key: key.trim().to_owned(), pictures })
     }
+
+    /// Reads the first `count` pictures; returns their names, too.
+    pub(super) fn read(&self, count: usize) -> Result<Vec<(String, Vec<u8>)>> {
+        let read = |path: &PathBuf| {
+            let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+            Ok((path.display().to_string(), bytes))
+        };
+        self.pictures.iter().take(count).map(read).collect()
+    }
 }
 
 impl Answer {
@@ -115,15 +124,18 @@ impl Graft {
     }
 
     /// Runs it and returns the JSON that it prints.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`] among others.
     pub(super) fn json(&self, command: &mut Command) -> Result<Value> {
         let output = command.output().with_context(|| format!("starting {command:?}"))?;
         let complaint = String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.success(),
-            "expected {command:?} to succeed, found {}: {}",
-            output.status,
-            complaint.trim()
-        );
+        let (status, complaint) = (output.status, complaint.trim());
+        if status.code() == Some(UNREACHABLE) {
+            bail!(Unreachable(complaint.to_owned()));
+        }
+        ensure!(status.success(), "expected {command:?} to succeed, found {status}: {complaint}");
         serde_json::from_slice(&output.stdout).with_context(|| format!("expected JSON from {command:?}"))
     }
 
@@ -137,6 +149,21 @@ impl Graft {
     }
 }
 
+/// A device that `graft` did not reach; it says that one may try again.
+#[derive(Debug)]
+pub(super) struct Unreachable(String);
+
+impl std::error::Error for Unreachable {}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "expected the board to answer graft, found it silent: {}", self.0)
+    }
+}
+
+/// The exit code of `graft` for it.
+const UNREACHABLE: i32 = 3;
+
 /// What `graft flash` tells of a flash.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Flashed {
@@ -149,4 +176,7 @@ pub(super) struct Flashed {
     pub(super) self_test_samples: usize,
     /// Of any logit to the host's.
     pub(super) self_test_max_abs_diff: f32,
+    /// Writes and flushes of the board's disk after the last chunk was stored; not told by `graft`.
+    #[serde(skip_deserializing)]
+    pub(super) changes: u64,
 }
