@@ -38,7 +38,7 @@ pub(crate) struct Args {
 }
 
 /// A target and the longest input that is tried, in bytes: a few times the longest seed.
-const TARGETS: [(&str, usize); 10] = [
+const TARGETS: [(&str, usize); 11] = [
     ("frame", 20_000),
     ("message", 4096),
     ("channel", 4096),
@@ -49,7 +49,10 @@ const TARGETS: [(&str, usize); 10] = [
     ("picture", 16_384),
     ("config", 4096),
     ("store", 4096),
+    ("device", 4096),
 ];
+/// Those that are built without the engine, where no other is asked for: in a fraction of the time.
+const LIGHT: [&str; 5] = ["frame", "message", "channel", "manifest", "bundle"];
 /// Most seconds for one input, most megabytes at once and in all: the largest activation that a model may have takes 1024.
 const LIMITS: [&str; 3] = ["-timeout=20", "-malloc_limit_mb=1100", "-rss_limit_mb=2600"];
 /// What cargo-fuzz passes.
@@ -71,7 +74,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         println!("skipped: no C++ compiler, which libFuzzer needs ({reason:#}); `apt install g++`, or name one in CXX");
         return Ok(());
     }
-    let bench = Bench::build(args.address)?;
+    let is_light = targets.iter().all(|(name, _)| LIGHT.contains(name));
+    let bench = Bench::build(args.address, if is_light { &["--no-default-features"] } else { &[] })?;
     let mut rows = Vec::new();
     for &(name, longest) in &targets {
         let target = Target { bench: &bench, name, longest };
@@ -146,8 +150,8 @@ struct Bench {
 }
 
 impl Bench {
-    /// Builds all targets.
-    fn build(address: bool) -> Result<Self> {
+    /// Builds all targets that these features allow.
+    fn build(address: bool, features: &[&str]) -> Result<Self> {
         let folder = target_folder()?.join("fuzz");
         let facts = answer(Command::new("rustc").arg("-vV"))?;
         let host = facts.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc tells no host")?;
@@ -157,7 +161,11 @@ impl Bench {
         flags.push_str(if address { FLAGS_ADDRESS } else { "" });
         // For a named target, so that programs of the build itself are built without the flags.
         let mut command = cargo_command(&["build", "--locked", "--bins", "--target", host, "--target-dir"]);
-        command.arg(&built).args(["--manifest-path", &format!("{PACKAGE}/Cargo.toml")]).env("RUSTFLAGS", flags);
+        command
+            .arg(&built)
+            .args(features)
+            .args(["--manifest-path", &format!("{PACKAGE}/Cargo.toml")])
+            .env("RUSTFLAGS", flags);
         if address {
             command.env("RUSTC_BOOTSTRAP", "1");
         }

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::{fs, process};
 
+#[cfg(feature = "engine")]
 pub mod graph;
+#[cfg(feature = "engine")]
 pub mod models;
 
 /// Names a folder into which a target writes what it begins with, instead of running.
