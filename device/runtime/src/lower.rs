@@ -189,10 +189,10 @@ impl Lowering {
                 (added.is_some() == operation.added.is_some()).then_some(())?;
                 let (close, written, used) = fused(closing, added.map(|(_, after)| after), *depthwise)?;
                 let weights = int8::conv::Weights { values, bias: &bias.steps(&units), units: &units };
-                let (isa, zero, window) = (self.isa, grid.zero, *window);
+                let (isa, zero, window, size) = (self.isa, grid.zero, *window, from.extent.size);
                 let work = match depthwise {
                     true => Work::ByteDepthwise(int8::depthwise::Depthwise::new(isa, weights, zero, window, close)),
-                    false => Work::ByteConv(int8::conv::Conv::new(isa, weights, zero, window, close)),
+                    false => Work::ByteConv(int8::conv::Conv::new(isa, weights, zero, window, close).for_input(size)),
                 };
                 let other = added.map(|(s, _)| s);
                 let made = self.push(name, work, Some(from), other, extent, stride, written);

@@ -1,6 +1,10 @@
 //! Dense convolution, pointwise and fully connected layers on bytes: one indirect matrix product.
 //!
-//! As the one of single precision, with the products of four input channels summed at once.
+//! As the one of single precision, with the products of four input channels summed at once. Where an instruction set multiplies
+//! words, what a tile sees is copied as such first; windows of 3x3 may go by Winograd's method there.
+
+#[cfg(target_arch = "x86_64")]
+mod winograd;
 
 use std::ops::Range;
 
@@ -8,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::simd::{Bytes, Finish, Format, dispatch};
 use super::{Closing, Grid, Output, Requantize, RequantizeForm, Residual, Source, Steps, bound};
+use crate::buffer::LINE;
 use crate::exchange::Shared;
 use crate::simd::Simd;
 use crate::store::{Store, Stores, count};
@@ -23,7 +28,8 @@ pub struct Conv {
     /// Fours of input channels.
     groups: usize,
     outputs: usize,
-    /// `[padded(outputs) / BLOCK, taps, groups, BLOCK, 4]`, each vector in the format of the instruction set.
+    method: Method,
+    /// Each vector in the format of the instruction set.
     weights: Store<u8>,
     /// What the sums start with, the part of the input's zero taken off: `[padded(outputs)]`.
     start: Store<i32>,
@@ -36,12 +42,22 @@ pub struct Conv {
     requantize: Requantize,
 }
 
+/// How it is computed, and what its weights are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Method {
+    /// By definition; `[padded(outputs) / BLOCK, taps, groups, BLOCK, 4]`.
+    Direct,
+    /// `[places, padded(outputs) / BLOCK, groups, BLOCK, 4]`.
+    Winograd,
+}
+
 /// What a convolution is, but for its numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Form {
     window: Window,
     inputs: usize,
     outputs: usize,
+    method: Method,
     zero: u8,
     tame: bool,
     requantize: RequantizeForm,
@@ -109,29 +125,53 @@ impl Conv {
         let padding = Buffer::filled(groups * 4 * window.kernel[1], zero);
         let requantize = Requantize::new(weights.units, &largest, closing);
         let tame = !weights.values.contains(&-128);
-        let (weights, start) = (packed.into(), start.into());
-        Self { isa, window, inputs, groups, outputs, weights, start, zero, padding, tame, requantize }
+        let (method, weights, start) = (Method::Direct, packed.into(), start.into());
+        Self { isa, window, inputs, groups, outputs, method, weights, start, zero, padding, tame, requantize }
+    }
+
+    /// Settles on the method that is fastest for inputs of `size`. Inputs of any other are still computed, and the outputs are
+    /// the same.
+    ///
+    /// Where words are multiplied, a 3x3 window that moves by one pixel is computed by Winograd's method if the picture has
+    /// tiles enough to make up for reading more weights.
+    #[must_use]
+    pub fn for_input(self, size: [usize; 2]) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if self.method == Method::Direct && winograd::pays(&self, size) {
+            let weights = winograd::weights(&self).into();
+            return Self { method: Method::Winograd, weights, ..self };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = size;
+        self
     }
 
     /// Takes it apart: what it is, and the memory of its numbers in turn.
     pub fn apart(&self) -> (Form, Vec<&[u8]>) {
-        let Self { window, inputs, outputs, zero, tame, .. } = *self;
+        let Self { window, inputs, outputs, method, zero, tame, .. } = *self;
         let numbers = vec![self.weights.bytes(), self.start.bytes(), self.requantize.factors.bytes()];
-        (Form { window, inputs, outputs, zero, tame, requantize: self.requantize.form() }, numbers)
+        (Form { window, inputs, outputs, method, zero, tame, requantize: self.requantize.form() }, numbers)
     }
 
     /// Puts one together from what [`Conv::apart`] gave for the same instruction set; none where the machine does not have
     /// that, the form is of no convolution, or there are fewer numbers than it needs.
     pub fn whole(isa: Isa, form: Form, numbers: &mut Stores) -> Option<Self> {
-        let Form { window, inputs, outputs, zero, tame, requantize } = form;
+        let Form { window, inputs, outputs, method, zero, tame, requantize } = form;
         (isa.is_available() && inputs > 0 && outputs > 0).then_some(())?;
         let (taps, width) = (window.taps_in_all()?, outputs.checked_next_multiple_of(BLOCK)?);
+        let places = match method {
+            Method::Direct => taps,
+            #[cfg(target_arch = "x86_64")]
+            Method::Winograd => winograd::places(isa, window, inputs)?,
+            #[cfg(not(target_arch = "x86_64"))]
+            Method::Winograd => return None,
+        };
         let groups = inputs.div_ceil(4);
-        let weights = numbers.take(count(&[width, taps, groups, Format::of(isa).group()])?)?;
+        let weights = numbers.take(count(&[width, places, groups, Format::of(isa).group()])?)?;
         let start = numbers.take(width)?;
         let requantize = Requantize::whole(requantize, width, numbers)?;
         let padding = Buffer::filled(groups * 4 * window.kernel[1], zero);
-        Some(Self { isa, window, inputs, groups, outputs, weights, start, zero, padding, tame, requantize })
+        Some(Self { isa, window, inputs, groups, outputs, method, weights, start, zero, padding, tame, requantize })
     }
 
     /// Returns the number of input channels.
@@ -156,10 +196,25 @@ impl Conv {
 
     /// Returns the bytes of working memory that a thread needs.
     pub fn scratch(&self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if self.method == Method::Winograd {
+            return winograd::scratch(self);
+        }
         let taps = self.window.kernel[0] * self.window.kernel[1];
-        // The table, and the runs that are put together at the borders.
+        // The table, the runs that are put together at the borders, and the words.
         let cells = if self.groups == 1 { PIXELS * taps * 4 } else { 0 };
-        (PIXELS * taps + TILE) * size_of::<*const u8>() + cells
+        let words = if Format::widens(self.isa) { self.batch() * self.words() } else { 0 };
+        table(PIXELS * taps) + cells + words
+    }
+
+    /// Returns the pixels whose input rows are looked up together; what they see stays in the cache while the weights pass by.
+    fn batch(&self) -> usize {
+        if Format::widens(self.isa) { (MOST_WORDS / self.words()).clamp(2 * TILE, PIXELS) } else { PIXELS }
+    }
+
+    /// Returns the bytes of what a pixel sees, as words.
+    fn words(&self) -> usize {
+        self.window.kernel[0] * self.window.kernel[1] * self.groups * 8
     }
 
     /// The taps of a row make one run where the pixels of the input have nothing between them.
@@ -206,12 +261,23 @@ impl Conv {
             },
             (None, None) => Way::Any,
         };
+        let whole =
+            Job { conv: self, window, runs, way, input, size, added, to, pixels: 0..pixels, blocks: 0..width / BLOCK };
+        #[cfg(target_arch = "x86_64")]
+        if self.method == Method::Winograd {
+            threads.split(winograd::tiles(size), 1, self.scratch(), &|tiles, scratch| {
+                // SAFETY: the machine has the instruction set; lengths are checked above; the tiles of the threads are
+                // disjoint, and so are the pixels that they write.
+                unsafe { winograd::run_tiles_avx2(&whole, tiles, scratch) }
+            });
+            return;
+        }
         // One pixel is split by channels, many by pixels.
         let blocks = width / BLOCK;
         let by_channel = pixels < 4 * threads.count();
         let work = |range: Range<usize>, scratch: &mut Buffer<u8>| {
             let (pixels, blocks) = if by_channel { (0..pixels, range) } else { (range, 0..blocks) };
-            let job = Job { conv: self, window, runs, way, input, size, added, to, pixels, blocks };
+            let job = Job { pixels, blocks, ..whole.clone() };
             // SAFETY: the machine has the instruction set; lengths are checked above; the ranges of the threads are
             // disjoint, in pixels or in blocks of channels, so no place is written twice.
             unsafe { dispatch!(self.isa, run_part, (&job, scratch), (&Job<'_>, &mut [u8])) }
@@ -269,6 +335,7 @@ enum Way<'a> {
 }
 
 /// What one thread does.
+#[derive(Clone)]
 struct Job<'a> {
     conv: &'a Conv,
     window: Window,
@@ -286,9 +353,11 @@ struct Job<'a> {
 unsafe fn run_part<S: Bytes, const V: usize, const R: usize>((job, scratch): (&Job<'_>, &mut [u8])) {
     let runs = job.runs.count;
     assert!(scratch.len() >= job.conv.scratch());
+    let (batch, words) = (job.conv.batch(), job.conv.words());
     // Scratch memory starts on a cache line.
-    let (rows, cells) = scratch.split_at_mut((PIXELS * runs + TILE) * size_of::<*const u8>());
+    let (rows, rest) = scratch.split_at_mut(table(PIXELS * runs));
     let rows = std::slice::from_raw_parts_mut(rows.as_mut_ptr().cast::<*const u8>(), PIXELS * runs + TILE);
+    let (wide, cells) = rest.split_at_mut(if S::WIDENS { batch * words } else { 0 });
     let taps = {
         let Source { data, size, stride, .. } = job.input;
         let [height, breadth] = job.window.kernel;
@@ -300,14 +369,17 @@ unsafe fn run_part<S: Bytes, const V: usize, const R: usize>((job, scratch): (&J
         let left = job.pixels.end - at;
         // Whole tiles where there are enough; else of equal height: 49 pixels are seven tiles of seven rather than six of
         // eight and one of one.
-        let even = left.div_ceil(left.div_ceil(PIXELS));
-        let count = if even == left { left } else { even.next_multiple_of(R).min(PIXELS) };
+        let even = left.div_ceil(left.div_ceil(batch));
+        let count = if even == left { left } else { even.next_multiple_of(R).min(batch) };
         let height = count.div_ceil(count.div_ceil(R));
         for first in (0..count).step_by(height) {
             let (len, rows) = (height.min(count - first), rows.as_mut_ptr().add(first * runs));
             taps.find(at + first, len, rows);
             if job.runs.pixels > 1 {
                 mend_runs(job, at + first, len, rows, &mut cells[first * runs * job.runs.pixels * 4..]);
+            }
+            if S::WIDENS {
+                widen::<S>(job, len, rows, wide[first * words..].as_mut_ptr());
             }
         }
         let mut block = job.blocks.start;
@@ -324,6 +396,20 @@ unsafe fn run_part<S: Bytes, const V: usize, const R: usize>((job, scratch): (&J
             block += if wide { 2 } else { 1 };
         }
         at += count;
+    }
+}
+
+/// Writes what each of `count` pixels sees as words, one after the other, and has the first `count` of `rows` point there.
+#[inline(always)]
+unsafe fn widen<S: Bytes>(job: &Job<'_>, count: usize, rows: *mut *const u8, mut to: *mut u8) {
+    let Runs { count: runs, groups, .. } = job.runs;
+    for pixel in 0..count {
+        let start = to.cast_const();
+        for run in 0..runs {
+            S::widen(*rows.add(run * count + pixel), groups, to);
+            to = to.add(groups * 8);
+        }
+        *rows.add(pixel) = start;
     }
 }
 
@@ -388,6 +474,8 @@ unsafe fn tile<S: Bytes, const V: usize, const H: usize>(
     block: usize,
 ) {
     let (conv, Runs { count, groups, .. }) = (job.conv, job.runs);
+    // Words lie in one run.
+    let (count, groups) = if S::WIDENS { (1, count * groups) } else { (count, groups) };
     let group = S::FORMAT.group();
     let depth = count * groups * BLOCK * group;
     let weights = conv.weights.as_ptr().add(block * depth);
@@ -406,6 +494,18 @@ unsafe fn tile<S: Bytes, const V: usize, const H: usize>(
         }
         S::products::<V, H>(&mut acc, &a, &mut b, groups, conv.tame);
     }
+    write::<S, V, H>(job, &acc, pixel, block);
+}
+
+/// Closes sums of `H` pixels, one after the other, and writes them.
+#[inline(always)]
+unsafe fn write<S: Bytes, const V: usize, const H: usize>(
+    job: &Job<'_>,
+    acc: &[[S::I; V]; H],
+    pixel: usize,
+    block: usize,
+) {
+    let conv = job.conv;
     let at = pixel * padded(conv.outputs) + block * BLOCK;
     let (width, factors) = (padded(conv.outputs), conv.requantize.factors.as_ptr().add(block * BLOCK));
     let mut own = [S::F::splat(0.0); V];
@@ -414,11 +514,11 @@ unsafe fn tile<S: Bytes, const V: usize, const H: usize>(
     }
     match (job.way, job.to) {
         (Way::Rounded(steps), To::Bytes(bytes)) => {
-            S::store_rows::<V, H>(bytes.at(at), width, &acc, &Rounded(own), steps);
+            S::store_rows::<V, H>(bytes.at(at), width, acc, &Rounded(own), steps);
         }
         (Way::Residual(residual, added), To::Bytes(bytes)) => {
             let finish = Added::<S, V> { factors: own, residual, added: added.as_ptr().add(at), width };
-            S::store_rows::<V, H>(bytes.at(at), width, &acc, &finish, residual.last);
+            S::store_rows::<V, H>(bytes.at(at), width, acc, &finish, residual.last);
         }
         _ => {
             // What this loop over sums in memory does must not keep those of the product out of registers.
@@ -483,5 +583,12 @@ unsafe fn close<S: Bytes, const V: usize, const H: usize>(
     }
 }
 
-/// Pixels whose input rows are looked up together; their inputs stay in the cache while the weights pass by.
+/// Returns the bytes of a table of addresses; finding some writes a few more.
+fn table(addresses: usize) -> usize {
+    ((addresses + TILE) * size_of::<*const u8>()).next_multiple_of(LINE)
+}
+
+/// Most pixels of a batch.
 const PIXELS: usize = 96;
+/// Bytes of words that stay in the second cache beside the weights.
+const MOST_WORDS: usize = 192 << 10;

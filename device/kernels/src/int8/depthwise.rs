@@ -267,6 +267,8 @@ trait Places {
     ///
     /// The tile sees the column, or the weights of the row are zero.
     unsafe fn at(&self, column: usize, row: usize) -> *const u8;
+    /// Returns the rows and the bytes from one of their columns to the next, where these are at equal distances.
+    fn even(&self) -> Option<&[(*const u8, usize)]>;
 }
 
 /// Columns at equal distances in each row.
@@ -278,6 +280,10 @@ impl Places for Even {
     #[inline(always)]
     unsafe fn at(&self, column: usize, row: usize) -> *const u8 {
         self.rows[row].0.add(column * self.rows[row].1)
+    }
+    #[inline(always)]
+    fn even(&self) -> Option<&[(*const u8, usize)]> {
+        Some(&self.rows)
     }
 }
 
@@ -296,6 +302,10 @@ impl<const KX: usize> Places for Offset<'_, KX> {
     #[inline(always)]
     unsafe fn at(&self, column: usize, row: usize) -> *const u8 {
         self.table.columns[column % KX][row].add(self.channel)
+    }
+    #[inline(always)]
+    fn even(&self) -> Option<&[(*const u8, usize)]> {
+        None
     }
 }
 
@@ -347,8 +357,13 @@ unsafe fn tile<
             }
         )*};
     }
-    columns!(0 0 1 2 3 4 5 6 7 8 9 10);
-    columns!(1 0 1 2 3 4 5 6 7 8 9 10);
+    match places.even() {
+        Some(rows) if S::COLUMNS && N == 2 => S::columns::<KY, KX, T, N>(&mut acc, rows, weights, channels),
+        _ => {
+            columns!(0 0 1 2 3 4 5 6 7 8 9 10);
+            columns!(1 0 1 2 3 4 5 6 7 8 9 10);
+        }
+    }
     macro_rules! outputs {
         ($($n:literal)*) => {$(
             if $n < N {

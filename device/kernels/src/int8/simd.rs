@@ -78,6 +78,26 @@ pub(crate) trait Bytes: Copy {
         sums[2] = Self::dot(sums[2], x[2], Self::weights(weights.add(2 * vector)));
         sums[3] = Self::dot(sums[3], x[3], Self::weights(weights.add(3 * vector)));
     }
+    /// Whether [`Bytes::products`] takes rows that [`Bytes::widen`] has written, rather than bytes.
+    const WIDENS: bool = false;
+    /// Writes `groups` times four bytes as words of 16 bits, eight bytes a group, in the order of their weights.
+    #[inline(always)]
+    unsafe fn widen(_from: *const u8, _groups: usize, _to: *mut u8) {
+        unreachable!("rows are bytes where they are not widened");
+    }
+    /// Whether [`Bytes::columns`] does a tile of two depthwise outputs.
+    const COLUMNS: bool = false;
+    /// Adds the products of all taps, `KY` times `KX`, of a window that moves by `T` columns for each of `N` outputs. Of
+    /// each row, its address and the bytes from one column to the next; `channels` as for [`Bytes::interleave`].
+    #[inline(always)]
+    unsafe fn columns<const KY: usize, const KX: usize, const T: usize, const N: usize>(
+        _sums: &mut [[Self::I; 4]; N],
+        _rows: &[(*const u8, usize)],
+        _weights: *const u8,
+        _channels: usize,
+    ) {
+        unreachable!("columns are multiplied one by one");
+    }
     /// Adds the products of `groups` times four bytes of each row with the weights that lie at `weights` for each vector,
     /// [`BLOCK`] outputs after the other, and moves `weights` past them. `tame` claims that no weight is -128.
     #[inline(always)]
@@ -139,6 +159,29 @@ pub(crate) trait Bytes: Copy {
             }
         }
     }
+}
+
+/// Vectors whose products are of words, and what sums of such are transformed with.
+///
+/// # Safety
+///
+/// As for [`Bytes`].
+#[cfg(target_arch = "x86_64")]
+pub(crate) trait Words: Bytes {
+    /// Words of 16 bits.
+    type H: Copy;
+    /// How many.
+    const WORDS: usize;
+    /// Loads bytes as words.
+    unsafe fn words(p: *const u8) -> Self::H;
+    unsafe fn add_words(a: Self::H, b: Self::H) -> Self::H;
+    unsafe fn sub_words(a: Self::H, b: Self::H) -> Self::H;
+    unsafe fn store_words(p: *mut i16, words: Self::H);
+    unsafe fn add_sums(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn sub_sums(a: Self::I, b: Self::I) -> Self::I;
+    /// Returns a fourth of sums that are multiples of four.
+    unsafe fn quarter(sums: Self::I) -> Self::I;
+    unsafe fn store_sums(p: *mut i32, sums: Self::I);
 }
 
 /// How the sums of a tile become steps. Not a closure: those are not compiled for the instruction set of who calls them.
@@ -207,6 +250,15 @@ impl Format {
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => Neon::TAPS,
             _ => Taps::Fours,
+        }
+    }
+
+    /// Returns whether rows are widened for the products of an instruction set.
+    pub fn widens(isa: Isa) -> bool {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Avx2::WIDENS,
+            _ => false,
         }
     }
 
@@ -320,7 +372,7 @@ macro_rules! dispatch {
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma")]
         unsafe fn avx2(args: $type) {
-            $generic::<crate::int8::simd::Avx2, 2, 4>(args)
+            $generic::<crate::int8::simd::Avx2, 2, 6>(args)
         }
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,avxvnni")]

@@ -172,15 +172,39 @@ fn run(bytes: bool, len: usize, kernel: impl FnOnce(&mut Output<'_>)) -> Vec<f32
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 200 }))]
+/// A dense convolution, but for its window and its input.
+#[derive(Debug)]
+struct Dense {
+    seed: u64,
+    closing: Closing,
+    zero: u8,
+    outputs: usize,
+    threads: usize,
+    adds: bool,
+    narrow: bool,
+    band: usize,
+    range: Range,
+}
 
-    #[test]
-    fn dense_convolutions_equal_their_definition_on_every_instruction_set(
-        seed: u64, w in window(), closing in closing(), size in [1usize..=11, 1usize..=11], zero: u8,
-        inputs in prop_oneof![1usize..=35, 1usize..=4], outputs in 1usize..=70, threads in 1usize..=3, adds: bool,
-        narrow: bool, band in 1usize..=20, range in range(),
-    ) {
+fn dense() -> impl Strategy<Value = Dense> {
+    let numbers = (any::<u64>(), closing(), any::<u8>(), 1usize..=70, range());
+    let run = (1usize..=3, any::<bool>(), any::<bool>(), 1usize..=20);
+    (numbers, run).prop_map(|((seed, closing, zero, outputs, range), (threads, adds, narrow, band))| Dense {
+        seed,
+        closing,
+        zero,
+        outputs,
+        threads,
+        adds,
+        narrow,
+        band,
+        range,
+    })
+}
+
+impl Dense {
+    fn check(&self, w: Window, size: [usize; 2], inputs: usize) -> Result<(), TestCaseError> {
+        let Self { seed, ref closing, zero, outputs, threads, adds, narrow, band, range } = *self;
         let Some(out) = w.output(size) else { return Ok(()) };
         let lens = [size[0] * size[1] * inputs, outputs * inputs * w.kernel[0] * w.kernel[1]];
         let (x, values) = operands(range, seed, lens);
@@ -194,7 +218,7 @@ proptest! {
         let mut team = Threads::new(threads);
         for isa in Isa::available() {
             let weights = Weights { values: &values, bias: &bias, units: &units };
-            let conv = Conv::new(isa, weights, zero, w, closing.clone());
+            let conv = Conv::new(isa, weights, zero, w, closing.clone()).for_input(size);
             let added = adds.then_some((&wide_addend[..], other));
             let line = out[1] * padded(outputs);
             let y = run(closing.written(adds).is_some(), out[0] * line, |y| {
@@ -211,11 +235,32 @@ proptest! {
             });
             for (i, sum) in sums.iter().enumerate() {
                 let found = y[i / outputs * padded(outputs) + i % outputs];
-                let e = closed(*sum, units[i % outputs], &closing, adds.then_some((addend[i], other)));
+                let e = closed(*sum, units[i % outputs], closing, adds.then_some((addend[i], other)));
                 let near = closing.written(adds).is_none() && (found - e).abs() <= 1e-6 * (1.0 + e.abs());
                 prop_assert!(found == e || near, "{isa:?} {i}: {found} {e}");
             }
         }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 200 }))]
+
+    #[test]
+    fn dense_convolutions_equal_their_definition_on_every_instruction_set(
+        w in window(), size in [1usize..=11, 1usize..=11], inputs in prop_oneof![1usize..=35, 1usize..=4], case in dense(),
+    ) {
+        case.check(w, size, inputs)?;
+    }
+
+    #[test]
+    fn windows_that_winograds_method_computes_give_the_same_sums(
+        [top, left, bottom, right] in [0usize..=2, 0usize..=2, 0usize..=2, 0usize..=2], size in [3usize..=15, 3usize..=15],
+        sixteens in 1usize..=4, case in dense(),
+    ) {
+        let w = Window { kernel: [3; 2], before: [top, left], after: [bottom, right], ..Window::POINT };
+        case.check(w, size, 16 * sixteens)?;
     }
 
     #[test]
@@ -380,4 +425,28 @@ fn steps_that_bytes_cannot_hold_have_no_grid() {
     assert_eq!(steps(-3.0, 253.0).grid(), None);
     assert_eq!(steps(1.0, 20.0).grid(), None);
     assert_eq!(steps(-20.0, -1.0).grid(), None);
+}
+
+/// The largest sums that Winograd's method may be given: whether four times them still fits.
+#[test]
+fn winograds_method_holds_the_largest_sums() {
+    let (inputs, w) = (1024, Window { kernel: [3; 2], before: [1; 2], after: [1; 2], ..Window::POINT });
+    for weight in [-128, 127] {
+        let (x, values) = (vec![255; 36 * inputs], vec![weight; 16 * inputs * 9]);
+        let weights = Weights { values: &values, bias: &[0; 16], units: &[1.0; 16] };
+        let closing = Closing { first: None, activation: Activation::NONE, last: None, table: None };
+        for isa in Isa::available() {
+            let conv = Conv::new(isa, weights, 0, w, closing.clone()).for_input([6; 2]);
+            #[cfg(target_arch = "x86_64")]
+            assert_eq!(format!("{:?}", conv.apart().0).contains("Winograd"), isa == Isa::Avx2);
+            let y = run(false, 36 * 16, |y| {
+                let source =
+                    Source { data: &x, size: [6; 2], stride: inputs, grid: Grid { scale: 1.0, zero: 0 }, edges: None };
+                conv.run(&mut Threads::new(1), source, None, y);
+            });
+            // A tap of four, six or nine falls on the picture.
+            let sum = |taps: i32| (taps * 255 * i32::from(weight) * inputs as i32) as f32;
+            assert_eq!([y[0], y[16], y[7 * 16]], [sum(4), sum(6), sum(9)], "{isa:?}");
+        }
+    }
 }
