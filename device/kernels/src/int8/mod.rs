@@ -96,17 +96,30 @@ impl Closing {
 /// What becomes of each byte; written as its bytes in turn.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "Vec<u8>", try_from = "Vec<u8>")]
-pub struct Table(Box<[u8; 256]>);
+pub struct Table {
+    bytes: Box<[u8; 256]>,
+    /// Each byte with the bits of the one sixteen before it turned over, but for the first sixteen of each half.
+    turned: Box<[u8; 256]>,
+}
+
+impl Table {
+    /// Returns what makes every sixteen bytes of those before them; the first of each half are themselves.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub(crate) fn turned(&self) -> &[u8; 256] {
+        &self.turned
+    }
+}
 
 impl From<[u8; 256]> for Table {
     fn from(bytes: [u8; 256]) -> Self {
-        Self(Box::new(bytes))
+        let turned = std::array::from_fn(|i| if i % 128 < 16 { bytes[i] } else { bytes[i] ^ bytes[i - 16] });
+        Self { bytes: Box::new(bytes), turned: Box::new(turned) }
     }
 }
 
 impl From<Table> for Vec<u8> {
     fn from(table: Table) -> Self {
-        table.0.to_vec()
+        table.bytes.to_vec()
     }
 }
 
@@ -114,8 +127,8 @@ impl TryFrom<Vec<u8>> for Table {
     type Error = String;
 
     fn try_from(bytes: Vec<u8>) -> Result<Self, String> {
-        let wrong = |b: Box<[u8]>| format!("expected a table of 256 bytes, found {}", b.len());
-        Ok(Self(bytes.into_boxed_slice().try_into().map_err(wrong)?))
+        let wrong = |b: Vec<u8>| format!("expected a table of 256 bytes, found {}", b.len());
+        <[u8; 256]>::try_from(bytes).map(Self::from).map_err(wrong)
     }
 }
 
@@ -123,7 +136,7 @@ impl Deref for Table {
     type Target = [u8; 256];
 
     fn deref(&self) -> &[u8; 256] {
-        &self.0
+        &self.bytes
     }
 }
 

@@ -12,7 +12,7 @@ pub(crate) use arm::{Neon, NeonDot};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{Avx2, Avx512, Avx512Vnni, AvxVnni};
 
-use super::Steps;
+use super::{Steps, Table};
 use crate::simd::{Scalar, Simd};
 use crate::{BLOCK, Isa};
 
@@ -47,7 +47,7 @@ pub(crate) trait Bytes: Copy {
     /// Replaces `len` bytes (a multiple of `LANES`, at most `4 * LANES`) in each of `rows` rows, `stride` bytes apart, by
     /// what a table has for them.
     #[inline(always)]
-    unsafe fn look_up(table: &[u8; 256], bytes: *mut u8, rows: usize, stride: usize, len: usize) {
+    unsafe fn look_up(table: &Table, bytes: *mut u8, rows: usize, stride: usize, len: usize) {
         for row in 0..rows {
             for i in 0..len {
                 let byte = bytes.add(row * stride + i);

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use super::{Bytes, Finish, Format, Order, Words};
 use crate::BLOCK;
-use crate::int8::Steps;
+use crate::int8::{Steps, Table};
 use crate::simd::{Simd, x86};
 
 /// Eight lanes, products of 16 bits.
@@ -50,6 +50,10 @@ macro_rules! eight_lanes {
             let reciprocal = Self::F::splat(reciprocal);
             let first = Self::F::mul(x, reciprocal);
             Self::F::fma(Self::F::fma(first, Self::F::splat(-scale), x), reciprocal, first)
+        }
+        #[inline(always)]
+        unsafe fn look_up(table: &Table, bytes: *mut u8, rows: usize, stride: usize, len: usize) {
+            look_up256(table, bytes, rows, stride, len);
         }
         #[inline(always)]
         unsafe fn store_pixels(p: *mut u8, v: [__m256; 4], steps: Steps) {
@@ -144,7 +148,7 @@ macro_rules! sixteen_lanes {
             Self::F::fma(Self::F::fma(first, Self::F::splat(-scale), x), reciprocal, first)
         }
         #[inline(always)]
-        unsafe fn look_up(table: &[u8; 256], bytes: *mut u8, rows: usize, stride: usize, len: usize) {
+        unsafe fn look_up(table: &Table, bytes: *mut u8, rows: usize, stride: usize, len: usize) {
             look_up512(table, bytes, rows, stride, len);
         }
         #[inline(always)]
@@ -310,6 +314,13 @@ macro_rules! word_products {
     };
 }
 
+/// The same, and a turn's weights are fetched sixteen turns ahead.
+macro_rules! word_products_ahead {
+    ($($row:tt)+) => {
+        concat!("prefetcht0 [{b} + 2048]\n", "prefetcht0 [{b} + 2112]\n", word_products!($($row)+))
+    };
+}
+
 impl Avx2 {
     /// As [`Bytes::products`]; see the function of the same name for single precision.
     #[inline]
@@ -325,7 +336,12 @@ impl Avx2 {
         if groups == 0 {
             return;
         }
-        x86::turns!(H, word_products, "", 8, groups, rows, weights[0], sums, __m256i);
+        // Weights that few rows share come from far.
+        if H <= 2 {
+            x86::turns!(H, word_products_ahead, "", 8, groups, rows, weights[0], sums, __m256i);
+        } else {
+            x86::turns!(H, word_products, "", 8, groups, rows, weights[0], sums, __m256i);
+        }
     }
 }
 
@@ -747,7 +763,7 @@ unsafe fn interleave512(rows: [*const u8; 4], channels: usize) -> [__m512i; 4] {
 
 /// Looks bytes up 64 at a time where the machine has AVX-512 VBMI, as all have that came after the first with VNNI.
 #[inline(always)]
-unsafe fn look_up512(table: &[u8; 256], bytes: *mut u8, rows: usize, stride: usize, len: usize) {
+unsafe fn look_up512(table: &Table, bytes: *mut u8, rows: usize, stride: usize, len: usize) {
     if is_x86_feature_detected!("avx512vbmi") {
         return look_up_vbmi(table, bytes, rows, stride, len);
     }
@@ -759,8 +775,66 @@ unsafe fn look_up512(table: &[u8; 256], bytes: *mut u8, rows: usize, stride: usi
     }
 }
 
+/// By sixteens, as `vpshufb` looks up by four bits and has zero for a byte of which the highest is set: with 16 taken off again and
+/// again, a byte has its low bits the same and finds something in every sixteen up to its own, each of which turns the one
+/// before into itself.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn look_up256(table: &Table, bytes: *mut u8, rows: usize, stride: usize, len: usize) {
+    let each = len / 16;
+    let parts = rows * each;
+    let mut part = 0;
+    while part < parts {
+        match parts - part {
+            1 | 2 => look_up_parts::<1>(table, bytes, stride, each, part..parts),
+            3 | 4 => look_up_parts::<2>(table, bytes, stride, each, part..parts),
+            _ => look_up_parts::<3>(table, bytes, stride, each, part..parts),
+        }
+        part += 6;
+    }
+}
+
+/// Looks up the first `2 * N` of some parts of 16 bytes, of which `each` make a row.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn look_up_parts<const N: usize>(
+    table: &Table,
+    bytes: *mut u8,
+    stride: usize,
+    each: usize,
+    parts: std::ops::Range<usize>,
+) {
+    let mut at = [[bytes; 2]; N];
+    for (i, p) in at.as_flattened_mut().iter_mut().enumerate() {
+        // Of an odd number the last one is looked up twice.
+        let part = (parts.start + i).min(parts.end - 1);
+        *p = bytes.add(part / each * stride + part % each * 16);
+    }
+    let (step, half) = (_mm256_set1_epi8(16), _mm256_set1_epi8(-128));
+    let (mut low, mut high) = ([half; N], [half; N]);
+    for n in 0..N {
+        low[n] = _mm256_loadu2_m128i(at[n][1].cast(), at[n][0].cast());
+        high[n] = _mm256_xor_si256(low[n], half);
+    }
+    let mut found = [_mm256_setzero_si256(); N];
+    let sixteen = table.turned().as_ptr();
+    for i in 0..8 {
+        let of_low = _mm256_broadcastsi128_si256(_mm_loadu_si128(sixteen.add(i * 16).cast()));
+        let of_high = _mm256_broadcastsi128_si256(_mm_loadu_si128(sixteen.add(128 + i * 16).cast()));
+        for n in 0..N {
+            found[n] = _mm256_xor_si256(found[n], _mm256_shuffle_epi8(of_low, low[n]));
+            found[n] = _mm256_xor_si256(found[n], _mm256_shuffle_epi8(of_high, high[n]));
+            low[n] = _mm256_subs_epi8(low[n], step);
+            high[n] = _mm256_subs_epi8(high[n], step);
+        }
+    }
+    for n in 0..N {
+        _mm256_storeu2_m128i(at[n][1].cast(), at[n][0].cast(), found[n]);
+    }
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-unsafe fn look_up_vbmi(table: &[u8; 256], bytes: *mut u8, rows: usize, stride: usize, len: usize) {
+unsafe fn look_up_vbmi(table: &Table, bytes: *mut u8, rows: usize, stride: usize, len: usize) {
     let part = |i: usize| _mm512_loadu_si512(table.as_ptr().add(i * 64).cast());
     let (a, b, c, d) = (part(0), part(1), part(2), part(3));
     let mask = if len >= 64 { u64::MAX } else { (1 << len) - 1 };
