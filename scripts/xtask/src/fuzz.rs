@@ -257,14 +257,15 @@ impl Target<'_> {
         crate::run(command.stdout(Stdio::null()).stderr(Stdio::null()))?;
         let mut found = files(&merged)?;
         found.retain(|(name, ..)| !seeds.join(name).exists());
-        // The shortest reach the most for their length.
+        // Evenly from the shortest to the longest: the short ones alone come no further than a first check.
         found.sort_by_key(|(name, _, len)| (*len, name.clone()));
+        let step = found.len().div_ceil(MOST_FILES).max(1);
         let corpus = self.corpus();
         fs::create_dir_all(&corpus).with_context(|| format!("making {}", corpus.display()))?;
         let corpus = emptied(corpus)?;
         let (mut bytes, mut kept) = (0, 0);
-        for (name, path, len) in found {
-            if bytes + len <= MOST_KEPT && kept < MOST_FILES {
+        for (name, path, len) in found.into_iter().step_by(step) {
+            if bytes + len <= MOST_KEPT {
                 fs::copy(path, corpus.join(name)).context("keeping an input")?;
                 (bytes, kept) = (bytes + len, kept + 1);
             }
