@@ -11,7 +11,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::simd::{Bytes, Finish, Format, dispatch};
-use super::{Closing, Grid, Output, Requantize, RequantizeForm, Residual, Source, Steps, bound};
+use super::{Closing, Grid, Output, Requantize, RequantizeForm, Residual, Source, Span, Steps, bound};
 use crate::buffer::LINE;
 use crate::exchange::Shared;
 use crate::simd::Simd;
@@ -254,7 +254,7 @@ impl Conv {
         let to = To::new(output);
         let runs = self.runs(input.stride);
         let way = match (self.requantize.only_steps(added.is_some()), added) {
-            (Some(steps), _) => Way::Rounded(steps),
+            (Some(steps), _) => Way::Rounded(steps.span()),
             (None, Some((bytes, grid))) => match self.requantize.residual(grid) {
                 Some(residual) => Way::Residual(residual, bytes),
                 None => Way::Any,
@@ -316,7 +316,7 @@ impl<'a> To<'a> {
     #[inline(always)]
     pub unsafe fn write<S: Bytes>(self, at: usize, v: <S::F as Simd>::V, steps: Option<Steps>) {
         match (self, steps) {
-            (Self::Bytes(b), Some(steps)) => S::store_bytes(b.at(at), bound::<S>(v, steps), steps),
+            (Self::Bytes(b), Some(steps)) => S::store_bytes(b.at(at), bound::<S>(v, steps), steps.span()),
             (Self::Floats(f), None) => S::F::store(f.at(at), v),
             _ => unreachable!("bytes are written where there are steps"),
         }
@@ -327,7 +327,7 @@ impl<'a> To<'a> {
 #[derive(Clone, Copy)]
 enum Way<'a> {
     /// By one rounding.
-    Rounded(Steps),
+    Rounded(Span),
     /// Rounded, added to these bytes, rounded again.
     Residual(Residual, &'a [u8]),
     /// As the closing says.
@@ -513,12 +513,12 @@ unsafe fn write<S: Bytes, const V: usize, const H: usize>(
         *own = S::F::load(factors.add(v * S::LANES));
     }
     match (job.way, job.to) {
-        (Way::Rounded(steps), To::Bytes(bytes)) => {
-            S::store_rows::<V, H>(bytes.at(at), width, acc, &Rounded(own), steps);
+        (Way::Rounded(span), To::Bytes(bytes)) => {
+            S::store_rows::<V, H>(bytes.at(at), width, acc, &Rounded(own), span);
         }
         (Way::Residual(residual, added), To::Bytes(bytes)) => {
             let finish = Added::<S, V> { factors: own, residual, added: added.as_ptr().add(at), width };
-            S::store_rows::<V, H>(bytes.at(at), width, acc, &finish, residual.last);
+            S::store_rows::<V, H>(bytes.at(at), width, acc, &finish, residual.span);
         }
         _ => {
             // What this loop over sums in memory does must not keep those of the product out of registers.

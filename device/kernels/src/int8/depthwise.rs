@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::conv::{Weights, sums};
 use super::simd::{Bytes, Format, Taps, dispatch};
-use super::{Closing, Requantize, RequantizeForm, Source, Steps};
+use super::{Closing, Requantize, RequantizeForm, Source, Span};
 use crate::exchange::Shared;
 use crate::simd::Simd;
 use crate::store::{Store, Stores, count};
@@ -163,9 +163,9 @@ impl Depthwise {
         assert!(output.len() >= out[0] * out[1] * width);
         let to = Shared::new(output);
         let steps = self.requantize.closing.written(false).expect("a closing that writes bytes");
-        let only = self.requantize.only_steps(false).is_some();
+        let (span, only) = (steps.span(), self.requantize.only_steps(false).is_some());
         threads.split(out[0], 1, 0, &|rows, _| {
-            let job = Job { conv: self, window, input, out, to, rows, steps, only };
+            let job = Job { conv: self, window, input, out, to, rows, span, only };
             // SAFETY: the machine has the instruction set; lengths are checked above; the threads' rows are disjoint.
             unsafe { dispatch!(self.isa, run_part, &job, &Job<'_>) }
         });
@@ -180,8 +180,8 @@ struct Job<'a> {
     out: [usize; 2],
     to: Shared<'a, u8>,
     rows: Range<usize>,
-    /// What is written.
-    steps: Steps,
+    /// How what is written lies in bytes.
+    span: Span,
     /// One rounding is all that closes it, a table aside.
     only: bool,
 }
@@ -450,7 +450,7 @@ unsafe fn close<S: Bytes, const ONLY: bool>(
         )*};
     }
     each!(0 1 2 3);
-    S::store_interleaved(to, done, job.steps, channels);
+    S::store_interleaved(to, done, job.span, channels);
     if let Some(table) = &conv.requantize.closing.table {
         S::look_up(table, to, 1, channels, channels);
     }

@@ -239,7 +239,7 @@ impl Requantize {
         // A division is monotonic, so that the bounds of the clamp are bounds after it too.
         let bound = |x: f32| (x / last.scale).clamp(last.low, last.high);
         let within = Steps { low: bound(low), high: bound(high), ..last };
-        Some(Residual { first, grid, within, last, reciprocal: self.reciprocal })
+        Some(Residual { first, grid, within, last, span: last.span(), reciprocal: self.reciprocal })
     }
 
     /// Turns sums into what is written, still to be rounded if it is bytes.
@@ -284,7 +284,9 @@ pub(crate) struct Residual {
     grid: Grid,
     /// The last rounding, with the bounds of the clamp before it.
     within: Steps,
-    pub last: Steps,
+    last: Steps,
+    /// How what it rounds to lies in bytes.
+    pub span: Span,
     reciprocal: f32,
 }
 
@@ -302,15 +304,19 @@ impl Residual {
     }
 }
 
-impl Steps {
-    /// Returns the byte that stands for zero steps.
-    fn zero(self) -> i32 {
-        -self.low as i32
-    }
+/// How steps lie in bytes. Found once a call rather than once a tile, as a processor takes some instructions for it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span {
+    /// The byte that stands for zero steps.
+    pub zero: i32,
+    /// The one that stands for the largest.
+    pub top: i32,
+}
 
-    /// Returns the byte that stands for the largest.
-    fn top(self) -> i32 {
-        (self.high - self.low) as i32
+impl Steps {
+    /// Returns how they lie in bytes.
+    pub(crate) fn span(self) -> Span {
+        Span { zero: -self.low as i32, top: (self.high - self.low) as i32 }
     }
 }
 

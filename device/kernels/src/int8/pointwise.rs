@@ -116,17 +116,17 @@ unsafe fn weave_part<S: Bytes, const V: usize, const R: usize>(job: &Weave<'_>) 
     // The planes of channels that are not there are read from the first.
     let plane = |c: usize| job.planes.as_ptr().add(if c < job.channels { c * job.pixels } else { 0 });
     let (a, b, c, d) = (plane(0), plane(1), plane(2), plane(3));
-    let scale = S::F::splat(job.steps.scale);
+    let (scale, span) = (S::F::splat(job.steps.scale), job.steps.span());
     let mut at = job.range.start;
     while at + S::LANES <= job.range.end {
         let load = |p: *const f32| bound::<S>(S::F::div(S::F::load(p.add(at)), scale), job.steps);
-        S::store_pixels(job.to.at(at * 4), [load(a), load(b), load(c), load(d)], job.steps);
+        S::store_pixels(job.to.at(at * 4), [load(a), load(b), load(c), load(d)], span);
         at += S::LANES;
     }
     while at < job.range.end {
         let load = |p: *const f32| (*p.add(at) / job.steps.scale).max(job.steps.low).min(job.steps.high);
         let pixel = [load(a), load(b), load(c), load(d)];
-        crate::simd::Scalar::store_pixels(job.to.at(at * 4), pixel, job.steps);
+        crate::simd::Scalar::store_pixels(job.to.at(at * 4), pixel, span);
         at += 1;
     }
 }

@@ -12,7 +12,7 @@ pub(crate) use arm::{Neon, NeonDot};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{Avx2, Avx512, Avx512Vnni, AvxVnni};
 
-use super::{Steps, Table};
+use super::{Span, Table};
 use crate::simd::{Scalar, Simd};
 use crate::{BLOCK, Isa};
 
@@ -56,7 +56,7 @@ pub(crate) trait Bytes: Copy {
         }
     }
     /// As [`Bytes::store_bytes`], of `LANES` pixels of four bytes.
-    unsafe fn store_pixels(p: *mut u8, v: [<Self::F as Simd>::V; 4], steps: Steps);
+    unsafe fn store_pixels(p: *mut u8, v: [<Self::F as Simd>::V; 4], span: Span);
     /// Loads a sum for each lane.
     unsafe fn sums(p: *const i32) -> Self::I;
     /// Loads packed weights.
@@ -141,9 +141,9 @@ pub(crate) trait Bytes: Copy {
     /// Loads `LANES` bytes as numbers.
     unsafe fn load_bytes(p: *const u8) -> <Self::F as Simd>::V;
     /// Rounds to steps and stores them as bytes. Numbers are within 2^30 of zero, here and below.
-    unsafe fn store_bytes(p: *mut u8, v: <Self::F as Simd>::V, steps: Steps);
+    unsafe fn store_bytes(p: *mut u8, v: <Self::F as Simd>::V, span: Span);
     /// As [`Bytes::store_bytes`], of what [`Bytes::interleave`] spread over four vectors, `channels` of them.
-    unsafe fn store_interleaved(p: *mut u8, v: [<Self::F as Simd>::V; 4], steps: Steps, channels: usize);
+    unsafe fn store_interleaved(p: *mut u8, v: [<Self::F as Simd>::V; 4], span: Span, channels: usize);
     /// As [`Bytes::store_bytes`], of sums in `H` rows, `width` bytes apart, as `finish` turns them into steps.
     #[inline(always)]
     unsafe fn store_rows<const V: usize, const H: usize>(
@@ -151,11 +151,11 @@ pub(crate) trait Bytes: Copy {
         width: usize,
         sums: &[[Self::I; V]; H],
         finish: &impl Finish<Self>,
-        steps: Steps,
+        span: Span,
     ) {
         for (h, row) in sums.iter().enumerate() {
             for (v, sum) in row.iter().enumerate() {
-                Self::store_bytes(p.add(h * width + v * Self::LANES), finish.steps(*sum, h, v), steps);
+                Self::store_bytes(p.add(h * width + v * Self::LANES), finish.steps(*sum, h, v), span);
             }
         }
     }
@@ -322,8 +322,8 @@ impl Bytes for Scalar {
         p.cast::<[u8; 4]>().write_unaligned(q);
     }
     #[inline(always)]
-    unsafe fn store_pixels(p: *mut u8, v: [f32; 4], steps: Steps) {
-        Self::store_interleaved(p, v, steps, 4);
+    unsafe fn store_pixels(p: *mut u8, v: [f32; 4], span: Span) {
+        Self::store_interleaved(p, v, span, 4);
     }
     #[inline(always)]
     unsafe fn sums(p: *const i32) -> i32 {
@@ -354,13 +354,13 @@ impl Bytes for Scalar {
         f32::from(*p)
     }
     #[inline(always)]
-    unsafe fn store_bytes(p: *mut u8, v: f32, steps: Steps) {
-        *p = (v.round_ties_even().max(steps.low).min(steps.high) - steps.low) as u8;
+    unsafe fn store_bytes(p: *mut u8, v: f32, span: Span) {
+        *p = (v.round_ties_even() as i32 + span.zero).clamp(0, span.top) as u8;
     }
     #[inline(always)]
-    unsafe fn store_interleaved(p: *mut u8, v: [f32; 4], steps: Steps, _: usize) {
+    unsafe fn store_interleaved(p: *mut u8, v: [f32; 4], span: Span, _: usize) {
         for (i, v) in v.into_iter().enumerate() {
-            Self::store_bytes(p.add(i), v, steps);
+            Self::store_bytes(p.add(i), v, span);
         }
     }
 }

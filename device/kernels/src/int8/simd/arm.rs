@@ -6,7 +6,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::{Bytes, Finish, Format, Order, Taps};
-use crate::int8::Steps;
+use crate::int8::Span;
 use crate::simd::arm::{self, turns};
 
 /// Four lanes, sums of two products in 16 bits.
@@ -121,8 +121,8 @@ macro_rules! four_lanes {
         type X = int8x16_t;
         type W = int8x16_t;
         #[inline(always)]
-        unsafe fn store_pixels(p: *mut u8, v: [float32x4_t; 4], steps: Steps) {
-            let (zero, top) = (vdupq_n_s32(steps.zero()), vdupq_n_s32(steps.top()));
+        unsafe fn store_pixels(p: *mut u8, v: [float32x4_t; 4], span: Span) {
+            let (zero, top) = (vdupq_n_s32(span.zero), vdupq_n_s32(span.top));
             let byte = |v| vminq_s32(vmaxq_s32(vaddq_s32(vcvtnq_s32_f32(v), zero), vdupq_n_s32(0)), top);
             let [a, b, c, d] = [byte(v[0]), byte(v[1]), byte(v[2]), byte(v[3])];
             let low = vorrq_s32(a, vshlq_n_s32::<8>(b));
@@ -147,9 +147,9 @@ macro_rules! four_lanes {
             vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes))))
         }
         #[inline(always)]
-        unsafe fn store_bytes(p: *mut u8, v: float32x4_t, steps: Steps) {
-            let words = vqadd_s16(vqmovn_s32(vcvtnq_s32_f32(v)), vdup_n_s16(steps.zero() as i16));
-            let bytes = vmin_u8(vqmovun_s16(vcombine_s16(words, words)), vdup_n_u8(steps.top() as u8));
+        unsafe fn store_bytes(p: *mut u8, v: float32x4_t, span: Span) {
+            let words = vqadd_s16(vqmovn_s32(vcvtnq_s32_f32(v)), vdup_n_s16(span.zero as i16));
+            let bytes = vmin_u8(vqmovun_s16(vcombine_s16(words, words)), vdup_n_u8(span.top as u8));
             p.cast::<u32>().write_unaligned(vget_lane_u32::<0>(vreinterpret_u32_u8(bytes)));
         }
         #[inline(always)]
@@ -158,7 +158,7 @@ macro_rules! four_lanes {
             width: usize,
             sums: &[[int32x4_t; V]; H],
             finish: &impl Finish<Self>,
-            steps: Steps,
+            span: Span,
         ) {
             assert!(V == 4, "sixteen bytes");
             for (h, row) in sums.iter().enumerate() {
@@ -168,18 +168,18 @@ macro_rules! four_lanes {
                     finish.steps(row[2], h, 2),
                     finish.steps(row[3], h, 3),
                 ];
-                Self::store_interleaved(p.add(h * width), row, steps, 16);
+                Self::store_interleaved(p.add(h * width), row, span, 16);
             }
         }
         #[inline(always)]
-        unsafe fn store_interleaved(p: *mut u8, v: [float32x4_t; 4], steps: Steps, _: usize) {
-            let zero = vdupq_n_s16(steps.zero() as i16);
+        unsafe fn store_interleaved(p: *mut u8, v: [float32x4_t; 4], span: Span, _: usize) {
+            let zero = vdupq_n_s16(span.zero as i16);
             let pair = |a, b| {
                 let words = vqmovn_high_s32(vqmovn_s32(vcvtnq_s32_f32(a)), vcvtnq_s32_f32(b));
                 vqmovun_s16(vqaddq_s16(words, zero))
             };
             let bytes = vcombine_u8(pair(v[0], v[1]), pair(v[2], v[3]));
-            vst1q_u8(p, vminq_u8(bytes, vdupq_n_u8(steps.top() as u8)));
+            vst1q_u8(p, vminq_u8(bytes, vdupq_n_u8(span.top as u8)));
         }
     };
 }

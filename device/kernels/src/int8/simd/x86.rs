@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use super::{Bytes, Finish, Format, Order, Words};
 use crate::BLOCK;
-use crate::int8::{Steps, Table};
+use crate::int8::{Span, Table};
 use crate::simd::{Simd, x86};
 
 /// Eight lanes, products of 16 bits.
@@ -56,9 +56,9 @@ macro_rules! eight_lanes {
             look_up256(table, bytes, rows, stride, len);
         }
         #[inline(always)]
-        unsafe fn store_pixels(p: *mut u8, v: [__m256; 4], steps: Steps) {
-            let zero = _mm256_set1_epi32(steps.zero());
-            let top = _mm256_set1_epi32(steps.top());
+        unsafe fn store_pixels(p: *mut u8, v: [__m256; 4], span: Span) {
+            let zero = _mm256_set1_epi32(span.zero);
+            let top = _mm256_set1_epi32(span.top);
             let byte = |v| {
                 let v = _mm256_add_epi32(_mm256_cvtps_epi32(v), zero);
                 _mm256_min_epi32(_mm256_max_epi32(v, _mm256_setzero_si256()), top)
@@ -89,11 +89,11 @@ macro_rules! eight_lanes {
             _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast())))
         }
         #[inline(always)]
-        unsafe fn store_bytes(p: *mut u8, v: __m256, steps: Steps) {
+        unsafe fn store_bytes(p: *mut u8, v: __m256, span: Span) {
             let v = _mm256_cvtps_epi32(v);
             let words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
-            let words = _mm_adds_epi16(words, _mm_set1_epi16(steps.zero() as i16));
-            let bytes = _mm_min_epu8(_mm_packus_epi16(words, words), _mm_set1_epi8(steps.top() as i8));
+            let words = _mm_adds_epi16(words, _mm_set1_epi16(span.zero as i16));
+            let bytes = _mm_min_epu8(_mm_packus_epi16(words, words), _mm_set1_epi8(span.top as i8));
             _mm_storel_epi64(p.cast(), bytes);
         }
         #[inline(always)]
@@ -102,17 +102,17 @@ macro_rules! eight_lanes {
             width: usize,
             sums: &[[__m256i; V]; H],
             finish: &impl Finish<Self>,
-            steps: Steps,
+            span: Span,
         ) {
-            store_rows256::<Self, V, H>(p, width, sums, finish, steps);
+            store_rows256::<Self, V, H>(p, width, sums, finish, span);
         }
         #[inline(always)]
-        unsafe fn store_interleaved(p: *mut u8, v: [__m256; 4], steps: Steps, channels: usize) {
-            let zero = _mm256_set1_epi16(steps.zero() as i16);
+        unsafe fn store_interleaved(p: *mut u8, v: [__m256; 4], span: Span, channels: usize) {
+            let zero = _mm256_set1_epi16(span.zero as i16);
             let low = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
             let high = _mm256_packs_epi32(_mm256_cvtps_epi32(v[2]), _mm256_cvtps_epi32(v[3]));
             let bytes = _mm256_packus_epi16(_mm256_adds_epi16(low, zero), _mm256_adds_epi16(high, zero));
-            let bytes = _mm256_min_epu8(bytes, _mm256_set1_epi8(steps.top() as i8));
+            let bytes = _mm256_min_epu8(bytes, _mm256_set1_epi8(span.top as i8));
             if channels >= 32 {
                 _mm256_storeu_si256(p.cast(), bytes);
             } else {
@@ -152,9 +152,9 @@ macro_rules! sixteen_lanes {
             look_up512(table, bytes, rows, stride, len);
         }
         #[inline(always)]
-        unsafe fn store_pixels(p: *mut u8, v: [__m512; 4], steps: Steps) {
-            let zero = _mm512_set1_epi32(steps.zero());
-            let top = _mm512_set1_epi32(steps.top());
+        unsafe fn store_pixels(p: *mut u8, v: [__m512; 4], span: Span) {
+            let zero = _mm512_set1_epi32(span.zero);
+            let top = _mm512_set1_epi32(span.top);
             let byte = |v| {
                 let v = _mm512_add_epi32(_mm512_cvtps_epi32(v), zero);
                 _mm512_min_epi32(_mm512_max_epi32(v, _mm512_setzero_si512()), top)
@@ -185,18 +185,18 @@ macro_rules! sixteen_lanes {
             _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())))
         }
         #[inline(always)]
-        unsafe fn store_bytes(p: *mut u8, v: __m512, steps: Steps) {
+        unsafe fn store_bytes(p: *mut u8, v: __m512, span: Span) {
             let words = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(v));
-            let words = _mm256_adds_epi16(words, _mm256_set1_epi16(steps.zero() as i16));
+            let words = _mm256_adds_epi16(words, _mm256_set1_epi16(span.zero as i16));
             let words = _mm256_max_epi16(words, _mm256_setzero_si256());
-            let bytes = _mm256_cvtepi16_epi8(_mm256_min_epi16(words, _mm256_set1_epi16(steps.top() as i16)));
+            let bytes = _mm256_cvtepi16_epi8(_mm256_min_epi16(words, _mm256_set1_epi16(span.top as i16)));
             _mm_storeu_si128(p.cast(), bytes);
         }
         #[inline(always)]
-        unsafe fn store_interleaved(p: *mut u8, v: [__m512; 4], steps: Steps, channels: usize) {
+        unsafe fn store_interleaved(p: *mut u8, v: [__m512; 4], span: Span, channels: usize) {
             let bytes = narrow512(
                 [_mm512_cvtps_epi32(v[0]), _mm512_cvtps_epi32(v[1]), _mm512_cvtps_epi32(v[2]), _mm512_cvtps_epi32(v[3])],
-                steps,
+                span,
             );
             // By parts: stores by a mask of bytes are slow on some machines.
             if channels >= 64 {
@@ -217,9 +217,9 @@ macro_rules! sixteen_lanes {
             width: usize,
             sums: &[[__m512i; V]; H],
             finish: &impl Finish<Self>,
-            steps: Steps,
+            span: Span,
         ) {
-            store_rows512::<Self, V, H>(p, width, sums, finish, steps);
+            store_rows512::<Self, V, H>(p, width, sums, finish, span);
         }
     };
 }
@@ -603,13 +603,13 @@ unsafe fn store_rows256<S: Bytes<F = x86::Avx2, I = __m256i>, const V: usize, co
     width: usize,
     sums: &[[__m256i; V]; H],
     finish: &impl Finish<S>,
-    steps: Steps,
+    span: Span,
 ) {
     assert!(V == 2);
     // Narrowed, four numbers of each vector are together.
     let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    let zero = _mm256_set1_epi16(steps.zero() as i16);
-    let top = _mm256_set1_epi8(steps.top() as i8);
+    let zero = _mm256_set1_epi16(span.zero as i16);
+    let top = _mm256_set1_epi8(span.top as i8);
     // A macro, as closures are not compiled for the instruction set of who calls them.
     macro_rules! words {
         ($h:expr) => {{
@@ -637,7 +637,7 @@ unsafe fn store_rows512<S: Bytes<F = x86::Avx512, I = __m512i>, const V: usize, 
     width: usize,
     sums: &[[__m512i; V]; H],
     finish: &impl Finish<S>,
-    steps: Steps,
+    span: Span,
 ) {
     // The narrowed ones lie by parts of four numbers.
     let order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
@@ -656,7 +656,7 @@ unsafe fn store_rows512<S: Bytes<F = x86::Avx512, I = __m512i>, const V: usize, 
     macro_rules! fours {
         ($($at:literal)*) => {$(
             if $at < V * H {
-                let bytes = narrow512([whole!($at), whole!($at + 1), whole!($at + 2), whole!($at + 3)], steps);
+                let bytes = narrow512([whole!($at), whole!($at + 1), whole!($at + 2), whole!($at + 3)], span);
                 let bytes = _mm512_permutexvar_epi32(order, bytes);
                 if V == 2 {
                     _mm256_storeu_si256(to!($at).cast(), _mm512_castsi512_si256(bytes));
@@ -683,11 +683,11 @@ unsafe fn store_rows512<S: Bytes<F = x86::Avx512, I = __m512i>, const V: usize, 
 
 /// Narrows whole numbers to the bytes of steps; parts of four of each vector follow each other.
 #[inline(always)]
-unsafe fn narrow512(v: [__m512i; 4], steps: Steps) -> __m512i {
-    let zero = _mm512_set1_epi16(steps.zero() as i16);
+unsafe fn narrow512(v: [__m512i; 4], span: Span) -> __m512i {
+    let zero = _mm512_set1_epi16(span.zero as i16);
     let low = _mm512_adds_epi16(_mm512_packs_epi32(v[0], v[1]), zero);
     let high = _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[3]), zero);
-    _mm512_min_epu8(_mm512_packus_epi16(low, high), _mm512_set1_epi8(steps.top() as i8))
+    _mm512_min_epu8(_mm512_packus_epi16(low, high), _mm512_set1_epi8(span.top as i8))
 }
 
 /// Splits groups of four bytes into the even and the odd ones, 16 bits each.
