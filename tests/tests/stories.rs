@@ -1,7 +1,8 @@
 //! Whole stories through the programs, as a user lives them.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -111,8 +112,12 @@ fn from_pictures_to_a_device_by_hand() {
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(message.contains(word), "{name}: {message}");
     }
+    refuses_what_it_cannot_meet(at, port);
     assert_eq!(slots(), before);
 
+    // What it has it may be asked for.
+    let met = ["--needs-agent", "0.1", "--needs-memory", "1", "--needs-free", "1", "--out", "a.graft", "--json"];
+    graft_json(at, &[&["pack", "a.onnx", "--key", "k", "--golden", leaves], &met[..]].concat());
     let report = graft_json(at, &["flash", "a.graft", "--device", port, "--json"]);
     assert_eq!(report["slot"], "B");
     assert!(graft(at, &["slot", "rollback", "--device", port]).status.success());
@@ -158,6 +163,47 @@ fn from_pictures_to_a_device_by_hand() {
     let steps = |v: &serde_json::Value| v["steps"].as_array().unwrap().iter().map(|s| s["kernel"].clone()).collect();
     let (device, host): (Vec<_>, Vec<_>) = (steps(&device), steps(&host));
     assert_eq!(device, host);
+}
+
+/// Packs bundles that ask for more than any device has, and flashes them: refused by name, before a byte is written.
+fn refuses_what_it_cannot_meet(at: &Path, port: &str) {
+    let cases = [
+        ("--needs-agent", "99.0", "expected graftd 99.0 or newer"),
+        ("--needs-board", "Unheard", "expected a board named Unheard"),
+        ("--needs-memory", "100000000", "expected 100000000 MB of memory"),
+        ("--needs-free", "100000000", "expected 100000000000000 bytes to be left"),
+    ];
+    let pack = |needs: &[&str]| {
+        let pack = ["pack", "a.onnx", "--key", "k", "--golden", "demo/leaves/train", "--out", "n.graft"];
+        let output = graft(at, &[&pack, needs].concat());
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let before = written(&at.join("disk"));
+    for (option, value, word) in cases {
+        assert_eq!(pack(&[option, value]).0, Some(0), "{option}");
+        let output = graft(at, &["flash", "n.graft", "--device", port]);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(4), "{option}: {message}");
+        assert!(message.contains(word), "{option}: {message}");
+        assert!(written(&at.join("disk")) == before, "{option}: the device has written something");
+    }
+    let (code, message) = pack(&["--needs-agent", "soon"]);
+    assert!(code == Some(4) && message.contains("expected a version such as"), "{message}");
+}
+
+/// Returns the files of a device's folder but its screen, which it paints at any time.
+fn written(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let path = entry.path();
+        if entry.file_type().unwrap().is_dir() {
+            files.extend(written(&path));
+        } else if !entry.file_name().to_string_lossy().starts_with("screen.png") {
+            files.insert(path.clone(), fs::read(path).unwrap());
+        }
+    }
+    files
 }
 
 #[test]
