@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 /// Newest version of the messages that is spoken here; `Hello` finds the newest that both sides speak.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 /// Oldest version that is spoken here.
 pub const OLDEST_PROTOCOL: u16 = 1;
 /// Largest message, in bytes, encoded.
@@ -112,7 +112,50 @@ pub enum Request {
         #[serde(with = "bytes")]
         signature: Vec<u8>,
     },
+    /// As `Classify`, with all that is known of the answer. Since protocol 3, as all below.
+    Judge {
+        /// A name for the device's log and screen.
+        name: String,
+        /// A JPEG or PNG file.
+        #[serde(with = "bytes")]
+        image: Vec<u8>,
+    },
+    /// Asks which pictures the device keeps, the most valuable first.
+    Kept {
+        /// So many are known already.
+        skip: u32,
+        /// At most this many; a device tells of at most [`MAX_TOLD`].
+        count: u32,
+    },
+    /// Asks for a part of a kept picture.
+    Picture {
+        /// The number of its prediction.
+        id: u64,
+        /// From which byte.
+        offset: u64,
+        /// At most so many bytes; a device sends at most [`MAX_PART`].
+        count: u32,
+    },
+    /// Has kept pictures deleted, which the host has.
+    Forget {
+        /// The number of each prediction, and the BLAKE3 digest of the picture that the host has; at most [`MAX_TOLD`].
+        pictures: Vec<(u64, [u8; 32])>,
+    },
+    /// Asks for predictions in the order of their numbers.
+    Predictions {
+        /// Only those of higher numbers.
+        after: u64,
+        /// At most this many; a device tells of at most [`MAX_TOLD`].
+        count: u32,
+    },
 }
+
+/// Most pictures or predictions in one message.
+pub const MAX_TOLD: usize = 100;
+/// Most bytes of a picture in one message.
+pub const MAX_PART: usize = 32 << 10;
+/// Most characters of each text of a [`Told`].
+pub const MAX_TEXT: usize = 200;
 
 /// What starts anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,6 +201,11 @@ impl Request {
             Self::Restart { .. } => ("Restart", 2),
             Self::Prove { .. } => ("Prove", 2),
             Self::Identify { .. } => ("Identify", 2),
+            Self::Judge { .. } => ("Judge", 3),
+            Self::Kept { .. } => ("Kept", 3),
+            Self::Picture { .. } => ("Picture", 3),
+            Self::Forget { .. } => ("Forget", 3),
+            Self::Predictions { .. } => ("Predictions", 3),
         }
     }
 }
@@ -246,6 +294,84 @@ pub enum Response {
         /// What a host signs to say who it is; good for this session.
         challenge: [u8; 32],
     },
+    /// Answers `Judge`. Since protocol 3, as all below.
+    Judged(Judged),
+    /// Answers `Kept`.
+    Kept {
+        /// Of which store: another number, and other pictures may have the same numbers.
+        store: u64,
+        /// Pictures kept in all.
+        total: u32,
+        /// The most valuable first.
+        pictures: Vec<Kept>,
+    },
+    /// Answers `Picture`.
+    Picture {
+        /// Fewer than asked for at its end.
+        #[serde(with = "bytes")]
+        bytes: Vec<u8>,
+    },
+    /// Answers `Forget`.
+    Forgotten {
+        /// So many were there and are deleted.
+        count: u32,
+    },
+    /// Answers `Predictions`, the lowest number first.
+    Predictions {
+        /// As in `Kept`.
+        store: u64,
+        /// None where there are no more.
+        predictions: Vec<Told>,
+    },
+}
+
+/// What a picture shows, and what the answer is worth.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Judged {
+    /// The answer.
+    pub classified: Classified,
+    /// The labels that it may be, the most probable first; none where the model was not calibrated so.
+    pub set: Vec<String>,
+    /// Why it is not to be relied on, for a person; none where it is.
+    pub doubt: Option<String>,
+    /// Whether the device keeps the picture.
+    pub is_kept: bool,
+}
+
+/// A prediction with all that is remembered of it; its texts are cut at [`MAX_TEXT`] characters.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Told {
+    /// Counts up by one with each prediction of this store.
+    pub id: u64,
+    /// The device's clock, milliseconds since 1970.
+    pub unix_ms: u64,
+    /// Name of the picture, or of the camera.
+    pub source: String,
+    /// Name of the bundle that answered.
+    pub model: String,
+    /// The best label.
+    pub label: String,
+    /// Its probability, 0 to 1.
+    pub probability: f32,
+    /// The next best label and its probability.
+    pub second: Option<(String, f32)>,
+    /// Why the answer is not to be relied on, for a person.
+    pub doubt: Option<String>,
+    /// What the picture is worth to learn from; more is more.
+    pub value: f32,
+    /// Time for preprocessing and the network.
+    pub latency_ms: f32,
+}
+
+/// A picture that the device keeps.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Kept {
+    /// What was said of it.
+    pub told: Told,
+    /// Bytes of the file.
+    pub len: u64,
+    /// BLAKE3 of the file.
+    pub digest: [u8; 32],
 }
 
 /// What a device is made of.
@@ -600,6 +726,35 @@ mod tests {
         assert_eq!(encode(0, &Request::Restart { what: Restart::Board }).unwrap(), [0, 18, 1]);
         let proof = Response::Proof { key: [1; 32], signature: vec![2], challenge: [3; 32] };
         assert_eq!(encode(0, &proof).unwrap(), [&[0, 16][..], &[1; 32], &[1, 2], &[3; 32]].concat());
+    }
+
+    #[test]
+    fn the_numbers_of_protocol_3_stay() {
+        assert_eq!(encode(0, &Request::Predictions { after: 1, count: 2 }).unwrap(), [0, 25, 1, 2]);
+        assert_eq!(encode(0, &Request::Picture { id: 3, offset: 4, count: 5 }).unwrap(), [0, 23, 3, 4, 5]);
+        assert_eq!(encode(0, &Response::Forgotten { count: 7 }).unwrap(), [0, 20, 7]);
+        let none = Response::Predictions { store: 9, predictions: vec![] };
+        assert_eq!(encode(0, &none).unwrap(), [0, 21, 9, 0]);
+    }
+
+    /// The limits go together: what is full of the longest texts still is one message.
+    #[test]
+    fn the_longest_answers_fit_a_message() {
+        let long = || "\u{10ffff}".repeat(MAX_TEXT);
+        let told = Told {
+            id: u64::MAX,
+            unix_ms: u64::MAX,
+            source: long(),
+            model: long(),
+            label: long(),
+            second: Some((long(), 0.5)),
+            doubt: Some(long()),
+            ..Told::default()
+        };
+        let kept = Kept { told, len: u64::MAX, digest: [255; 32] };
+        let full = Response::Kept { store: u64::MAX, total: u32::MAX, pictures: vec![kept; MAX_TOLD] };
+        assert!(encode(u32::MAX, &full).unwrap().len() <= MAX_MESSAGE);
+        assert!(encode(u32::MAX, &Request::Forget { pictures: vec![(u64::MAX, [255; 32]); MAX_TOLD] }).is_ok());
     }
 
     #[test]
