@@ -9,12 +9,13 @@ use graft_bundle::proof::{Prover, nonce as random};
 use graft_bundle::{Bundle, BundleError, KeyError, Needs, Offer, PublicKey, SecretKey, Unmet};
 use graft_link::connection::unexpected;
 use graft_link::messages::{
-    About, Classified, DeviceInfo, LogEntry, Prediction, Request, Response, Restart, SelfTest, SlotInfo, SlotState,
+    About, Classified, DeviceInfo, Judged, LogEntry, Prediction, Request, Response, Restart, SelfTest, SlotInfo,
+    SlotState,
 };
 use graft_link::{Client, Greeting, LinkError, Transport};
 use serde::Serialize;
 
-use crate::Address;
+use crate::{Address, FieldError};
 
 /// Why a device could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +66,9 @@ pub enum DeployError {
     /// The bundle asks for what cannot be compared.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// The folder for what comes back cannot be used.
+    #[error(transparent)]
+    Field(#[from] FieldError),
     /// There are no random numbers for a proof.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -167,15 +171,15 @@ pub struct FlashReport {
 
 /// An open session.
 pub struct Session {
-    client: Client<Box<dyn Transport>>,
-    greeting: Greeting,
+    pub(crate) client: Client<Box<dyn Transport>>,
+    pub(crate) greeting: Greeting,
     address: String,
     /// Bits a second up to which a long transfer may go.
-    fastest: u32,
+    pub(crate) fastest: u32,
 }
 
 /// Bytes from which on a faster rate is worth the seconds that agreeing on it takes.
-const LONG: u64 = 60_000;
+pub(crate) const LONG: u64 = 60_000;
 
 impl Session {
     /// Reaches a device; a raised `stop` ends every wait.
@@ -219,11 +223,11 @@ impl Session {
         &self.greeting
     }
 
-    fn link<T>(&self, outcome: Result<T, LinkError>) -> Result<T, DeployError> {
+    pub(crate) fn link<T>(&self, outcome: Result<T, LinkError>) -> Result<T, DeployError> {
         outcome.map_err(|source| DeployError::Link { address: self.address.clone(), source })
     }
 
-    fn ask<T>(
+    pub(crate) fn ask<T>(
         &mut self,
         request: &Request,
         asked: &'static str,
@@ -278,6 +282,21 @@ impl Session {
     pub fn classify(&mut self, name: &str, image: &[u8]) -> Result<Classified, DeployError> {
         let request = Request::Classify { name: name.into(), image: image.to_vec() };
         self.ask(&request, "Classify", |r| if let Response::Classified(c) = r { Ok(c) } else { Err(r.into()) })
+    }
+
+    /// Has the device classify a JPEG or PNG file and tell what the answer is worth; a device of an older protocol tells
+    /// the answer alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::info`].
+    pub fn judge(&mut self, name: &str, image: &[u8]) -> Result<Judged, DeployError> {
+        if self.client.protocol() < 3 {
+            let classified = self.classify(name, image)?;
+            return Ok(Judged { classified, ..Judged::default() });
+        }
+        let request = Request::Judge { name: name.into(), image: image.to_vec() };
+        self.ask(&request, "Judge", |r| if let Response::Judged(j) = r { Ok(j) } else { Err(r.into()) })
     }
 
     /// Asks for the picture on the display, a PNG file.

@@ -1,10 +1,11 @@
 //! A boot partition that the system has mounted.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::{Boot, Entry, Mode, ProvisionError, Stage, too_long};
+use crate::durable::{sync_folder_of, write};
 
 /// A folder with a boot partition's files.
 pub(super) struct Folder<'a> {
@@ -74,22 +75,5 @@ impl Boot for Folder<'_> {
             sync_folder_of(path).map_err(io)?;
         }
         Ok(())
-    }
-}
-
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-/// Windows has no such thing; there a rename is kept with the file.
-fn sync_folder_of(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
-        _ => Ok(()),
     }
 }
