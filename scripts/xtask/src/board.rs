@@ -170,7 +170,8 @@ impl Story {
         let on = Instant::now();
         let boot_seconds = bench.switch_on()?;
         let port = bench.port()?.to_owned();
-        let info = graft.json(&mut graft.command(&["device", "info", "--json", "--device", &port]))?;
+        let info =
+            bench.answered(|| graft.json(&mut graft.command(&["device", "info", "--json", "--device", &port])))?;
         let name = info.get("name").and_then(Value::as_str);
         let arch = info.get("arch").and_then(Value::as_str);
         ensure!(

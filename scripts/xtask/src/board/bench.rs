@@ -120,7 +120,7 @@ impl Bench {
 
     /// Asks a board that is on; again where it is silent, which one emulated on a busy machine may be for longer than a host
     /// waits. How often that was goes into the report.
-    fn answered<T>(&self, ask: impl Fn() -> Result<T>) -> Result<T> {
+    pub(super) fn answered<T>(&self, ask: impl Fn() -> Result<T>) -> Result<T> {
         for _ in 1..TRIES {
             self.goes_on()?;
             match ask() {

@@ -244,7 +244,7 @@ impl Setting<'_> {
     /// Flashes a model and cuts the power meanwhile.
     fn interrupted(&mut self, model: &Model, cut: Cut, random: &mut Random) -> Result<Broken> {
         let stop = Arc::new(AtomicBool::new(false));
-        let mut session = self.bench.session(&stop)?;
+        let mut session = self.bench.answered(|| self.bench.session(&stop))?;
         let watch = self.bench.watch()?;
         let pictures = self.models.read(CONFIRM_AFTER)?;
         let seen = Mutex::new(Seen { reached: Reached::Begun, sent: None });
