@@ -172,7 +172,7 @@ unsafe fn spread<S: Words>(job: &Job<'_>, tile: usize, patches: *mut i16, plane:
             *row = input_line::<S>(*row);
         }
         for x in 0..SIDE {
-            let places = input_line::<S>([rows[0][x], rows[1][x], rows[2][x], rows[3][x]]);
+            let places = input_line::<S>(column(&rows, x));
             for (y, value) in places.iter().enumerate() {
                 S::store_words(patches.add((y * SIDE + x) * plane + channel), *value);
             }
@@ -203,10 +203,10 @@ unsafe fn gather<S: Words, const V: usize>(
             *row = output_line::<S>(line);
         }
         let start = S::sums(start.add(v * S::LANES));
-        for x in 0..TILE {
-            let column = output_line::<S>([rows[0][x], rows[1][x], rows[2][x], rows[3][x]]);
-            for y in 0..TILE {
-                sums[y][x][v] = S::add_sums(S::quarter(column[y]), start);
+        let columns = [output_line::<S>(column(&rows, 0)), output_line::<S>(column(&rows, 1))];
+        for (y, row) in sums.iter_mut().enumerate() {
+            for (sum, column) in row.iter_mut().zip(&columns) {
+                sum[v] = S::add_sums(S::quarter(column[y]), start);
             }
         }
     }
@@ -225,6 +225,12 @@ unsafe fn gather<S: Words, const V: usize>(
 fn corner(job: &Job<'_>, tile: usize) -> [usize; 2] {
     let columns = job.size[1].div_ceil(TILE);
     [tile / columns * TILE, tile % columns * TILE]
+}
+
+/// Returns a column of rows.
+#[inline(always)]
+fn column<T: Copy, const N: usize>(rows: &[[T; N]; SIDE], x: usize) -> [T; SIDE] {
+    [rows[0][x], rows[1][x], rows[2][x], rows[3][x]]
 }
 
 /// Transforms three weights, doubled.
