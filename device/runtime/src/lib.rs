@@ -12,6 +12,7 @@ mod bench;
 mod cache;
 mod compile;
 mod constant;
+pub mod decision;
 mod error;
 mod external;
 mod graph;
@@ -28,6 +29,7 @@ mod work;
 
 pub use bench::{Bench, Detail, Raw, Report, Settings, bench, peak_rss_mb};
 pub use cache::{Cache, Loaded, Miss};
+pub use decision::{DECISION, Decision, Standing};
 pub use error::RuntimeError;
 pub use graft_kernels::Isa;
 pub use graph::MAX_MODEL_LEN;

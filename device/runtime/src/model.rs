@@ -13,8 +13,9 @@ use image::RgbImage;
 use tract_onnx::pb::GraphProto;
 
 use crate::cache::{Cache, Key, Miss};
+use crate::decision::{DECISION, Decision, Standing, Weighed, doubt};
 use crate::input::{Input, Kind};
-use crate::network::{EngineChoice, Network, Picture, softmax, source, unknown_operators};
+use crate::network::{EngineChoice, Network, Picture, source, unknown_operators};
 use crate::outline::Source;
 use crate::{RuntimeError, graph, picture};
 
@@ -35,6 +36,7 @@ pub struct Model {
     network: Network,
     labels: Vec<String>,
     preprocessing: Preprocessing,
+    decision: Option<Decision>,
     metadata: BTreeMap<String, String>,
 }
 
@@ -49,8 +51,16 @@ pub struct Prediction {
     pub probability: f32,
     /// One logit a class.
     pub logits: Vec<f32>,
-    /// The softmax of the logits.
+    /// The softmax of the logits, calibrated where the model is.
     pub probabilities: Vec<f32>,
+    /// What is to be made of the answer.
+    pub standing: Standing,
+    /// The classes that it may be, the most probable first; none where the model was not calibrated so.
+    pub set: Vec<usize>,
+    /// The energy of the logits: the lower, the more familiar the picture.
+    pub energy: f32,
+    /// Why the answer is not to be relied on, for a person; none where it is, or nothing is known of that.
+    pub doubt: Option<String>,
     /// Time of preprocessing and network together.
     pub latency: Duration,
 }
@@ -112,9 +122,10 @@ impl Model {
     fn of(network: Network, metadata: BTreeMap<String, String>, side: Option<usize>) -> Option<Self> {
         let preprocessing = preprocessing(&metadata).ok()?;
         let labels = labels(&metadata).ok()?;
+        let decision = decision(&metadata).ok()?;
         let crop = preprocessing.crop as usize;
         let fits = side == Some(crop) && network.takes_bytes() && network.input() == [1, crop, crop, 3];
-        let model = Self { network, labels, preprocessing, metadata };
+        let model = Self { network, labels, preprocessing, decision, metadata };
         (fits && model.check_labels().is_ok()).then_some(model)
     }
 
@@ -133,9 +144,10 @@ impl Model {
         let metadata = graph::metadata(&outline.model);
         let preprocessing = preprocessing(&metadata)?;
         let labels = labels(&metadata)?;
+        let decision = decision(&metadata)?;
         let input = input(&outline.graph, preprocessing.crop)?;
         let network = Network::load(source, outline, input, choice)?;
-        let model = Self { network, labels, preprocessing, metadata };
+        let model = Self { network, labels, preprocessing, decision, metadata };
         model.check_labels()?;
         Ok(model)
     }
@@ -153,6 +165,11 @@ impl Model {
     /// Returns what is done to a picture before the network.
     pub fn preprocessing(&self) -> &Preprocessing {
         &self.preprocessing
+    }
+
+    /// Returns how logits become an answer, where the model was calibrated.
+    pub fn decision(&self) -> Option<&Decision> {
+        self.decision.as_ref()
     }
 
     /// Returns the engine's name and version, and what of it runs this network.
@@ -265,16 +282,18 @@ impl Model {
         let Some((index, _)) = best else {
             return Err(RuntimeError::Labels { labels: self.labels.len(), logits: 0 });
         };
-        let mut probabilities = vec![0.0; logits.len()];
-        softmax(&logits, &mut probabilities);
-        Ok(Prediction {
-            index,
-            label: self.labels.get(index).cloned().unwrap_or_else(|| format!("class {index}")),
-            probability: probabilities[index],
-            logits,
-            probabilities,
-            latency,
-        })
+        let weighed = self.decision.as_ref().map_or_else(|| Weighed::plain(&logits), |d| d.weigh(&logits));
+        let Weighed { probabilities, standing, set, energy } = weighed;
+        let label = self.label(index);
+        let may_be: Vec<String> = set.iter().map(|&i| self.label(i)).collect();
+        let doubt = doubt(standing, &label, &may_be.iter().map(String::as_str).collect::<Vec<_>>());
+        let probability = probabilities[index];
+        Ok(Prediction { index, label, probability, logits, probabilities, standing, set, energy, doubt, latency })
+    }
+
+    /// Returns the label of a class, or `class N` where the model has no labels.
+    pub fn label(&self, class: usize) -> String {
+        self.labels.get(class).cloned().unwrap_or_else(|| format!("class {class}"))
     }
 
     fn logits_index(&self) -> Option<usize> {
@@ -381,6 +400,15 @@ fn labels(metadata: &BTreeMap<String, String>) -> Result<Vec<String>, RuntimeErr
             expected: "a JSON array of strings",
             found: e.to_string(),
         })
+    })
+}
+
+fn decision(metadata: &BTreeMap<String, String>) -> Result<Option<Decision>, RuntimeError> {
+    let parsed = metadata.get(DECISION).map(|text| Decision::parse(text)).transpose();
+    parsed.map_err(|found| RuntimeError::BadMetadata {
+        key: DECISION,
+        expected: "how this version of graft decides",
+        found,
     })
 }
 

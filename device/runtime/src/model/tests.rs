@@ -216,6 +216,24 @@ fn classify_gives_label_probability_and_softmax() {
 }
 
 #[test]
+fn a_calibrated_model_tells_what_it_may_be() {
+    let json = r#"{"format":1,"temperature":4.0,"set":{"coverage":0.9,"at_least":0.2,"pictures":99},"sure":null,"familiar":null}"#;
+    let calibrated = |json: &str| {
+        with(|m| m.metadata_props.push(StringStringEntryProto { key: DECISION.to_owned(), value: json.to_owned() }))
+    };
+    let model = Model::from_onnx(&calibrated(json)).unwrap();
+    assert_eq!(model.decision().unwrap().temperature, 4.0);
+    // Logits 5, 3 and 0.5.
+    let found = model.classify(&RgbImage::from_pixel(8, 8, image::Rgb([2, 4, 1]))).unwrap();
+    assert_eq!(found.logits, [5.0, 3.0, 0.5]);
+    // scipy 1.17.1: softmax([5, 3, 0.5] / 4).
+    assert!((found.probability - 0.517_817_3).abs() < 1e-5, "{}", found.probability);
+    assert_eq!((found.standing, found.doubt.as_deref()), (Standing::Unsure, Some("unsure: red or green")));
+    let error = Model::from_onnx(&calibrated(&json.replace("4.0", "-1.0"))).unwrap_err().to_string();
+    assert!(error.contains(DECISION) && error.contains("temperature of -1"), "{error}");
+}
+
+#[test]
 fn a_quantized_convolution_gives_the_dequantized_numbers() {
     let bytes = quantized().encode_to_vec();
     assert!(unsupported_operators(&bytes).unwrap().is_empty());
