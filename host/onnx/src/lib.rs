@@ -7,6 +7,7 @@ pub mod export;
 mod factors;
 mod graph;
 pub mod layers;
+mod metadata;
 pub mod quantize;
 mod values;
 
@@ -14,6 +15,7 @@ pub use borders::tensor_borders;
 pub use export::{Export, Format, Head, Metadata, OPSET, Outputs};
 pub use factors::Factors;
 pub use layers::{Layer, Layers};
+pub use metadata::with_entry;
 pub use quantize::{Activations, Affine, Integers, Observer, QuantError, Quantization};
 pub use values::{Value, values};
 

@@ -5,6 +5,7 @@
 
 pub mod augment;
 pub mod dataset;
+pub mod decide;
 pub mod evaluate;
 pub mod features;
 pub mod fit;
