@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use graft_bundle::{Bundle, MODEL_FILE, Offer, TrustPolicy};
 use graft_link::Host;
-use graft_link::messages::{About, Classified, DeviceInfo, Prediction, Progress, RefusalCode, Request, Response};
-use graft_runtime::{Cache, ENGINE, Loaded, Miss, Model, picture};
+use graft_link::messages::{
+    About, Classified, DeviceInfo, Judged, MAX_TEXT, MAX_TOLD, Prediction, Progress, RefusalCode, Request, Response,
+};
+use graft_runtime::decision::doubt;
+use graft_runtime::{Cache, ENGINE, Loaded, Miss, Model, Standing, picture};
 
 use crate::board;
 use crate::clock;
@@ -87,7 +90,7 @@ impl Agent {
         };
         let mut installer = Installer::open(folder, engine, rules, start).with_context(doing)?;
         installer.take_notes().iter().for_each(|note| log(note));
-        let store = Store::open(&root.join("store"), config.max_store_bytes);
+        let store = Store::open(&root.join("store"), config.max_store_bytes).at_most_hourly(config.pictures_per_hour);
         if let Some(reason) = store.ails() {
             log(&format!("predictions are kept in memory alone: {reason}"));
         }
@@ -144,7 +147,16 @@ impl Agent {
                 answer
             }
             Err(Request::Info) => Ok(Response::Info(self.info())),
-            Err(Request::Classify { name, image }) => self.classify(&name, &image).map(Response::Classified),
+            Err(Request::Classify { name, image }) => {
+                self.classify(&name, &image).map(|judged| Response::Classified(judged.classified))
+            }
+            Err(Request::Judge { name, image }) => self.classify(&name, &image).map(Response::Judged),
+            Err(
+                request @ (Request::Kept { .. }
+                | Request::Picture { .. }
+                | Request::Forget { .. }
+                | Request::Predictions { .. }),
+            ) => self.bring(request),
             Err(Request::About) => Ok(Response::About(self.about())),
             Err(Request::Rename { name }) => self.rename(name),
             Err(Request::Clock { set_unix_ms }) => {
@@ -213,34 +225,50 @@ impl Agent {
     /// # Errors
     ///
     /// The kind of refusal and its reason.
-    pub fn classify(&mut self, name: &str, image: &[u8]) -> Result<Classified, (RefusalCode, String)> {
+    pub fn classify(&mut self, name: &str, image: &[u8]) -> Result<Judged, (RefusalCode, String)> {
         let running = self.installer.running();
         let model = running.map(|r| Arc::clone(&r.model)).ok_or_else(|| (RefusalCode::NoModel, self.summary()))?;
         let picture = picture::decode(image).map_err(|e| (RefusalCode::Image, format!("{name}: {e}")))?;
         let found = model.classify(&picture).map_err(|e| (RefusalCode::Internal, e.to_string()))?;
         let latency_ms = found.latency.as_secs_f32() * 1e3;
-        let label_of = |i: usize| model.labels().get(i).cloned().unwrap_or_else(|| format!("class {i}"));
         let mut order: Vec<usize> = (0..found.probabilities.len()).collect();
         order.sort_by(|&a, &b| found.probabilities[b].total_cmp(&found.probabilities[a]));
-        let top = order.into_iter().take(TOP).map(|i| (label_of(i), found.probabilities[i])).collect();
+        let top: Vec<(String, f32)> =
+            order.into_iter().take(TOP).map(|i| (model.label(i), found.probabilities[i])).collect();
+        let set: Vec<String> = found.set.iter().map(|&i| model.label(i)).collect();
+        let doubt = self.doubt(&found, &set);
         self.predictions += 1;
+        let text = |text: &str| text.chars().take(MAX_TEXT).collect::<String>();
+        let second = top.get(1).map(|(label, p)| (text(label), *p));
         let record = Record {
             id: 0,
             unix_ms: clock::unix_ms(),
-            source: name.chars().take(200).collect(),
-            label: found.label.clone(),
+            source: text(name),
+            model: self.installer.running().map(|r| text(&r.name)).unwrap_or_default(),
+            label: text(&found.label),
             probability: found.probability,
+            value: worth(found.probability, second.as_ref().map_or(0.0, |s| s.1), found.standing),
+            second,
+            doubt: doubt.as_deref().map(text),
             latency_ms,
         };
-        let kept = (self.config.pictures == Pictures::Keep).then_some(image);
-        if let Err(e) = self.store.add(record, kept) {
-            // The answer is worth more than its record: a full disk must not stop the device.
-            log(&format!("cannot store a prediction: {e}"));
-        }
+        let is_wanted = match self.config.pictures {
+            Pictures::Drop => false,
+            Pictures::Unsure => doubt.is_some(),
+            Pictures::Keep => true,
+        };
+        let is_kept = match self.store.add(record, is_wanted.then_some(image)) {
+            Ok(id) => self.store.keeps(id),
+            Err(e) => {
+                // The answer is worth more than its record: a full disk must not stop the device.
+                log(&format!("cannot store a prediction: {e}"));
+                false
+            }
+        };
         self.content = Content {
             label: Some(found.label.clone()),
             probability: found.probability,
-            unsure: found.probability < self.config.unsure_below,
+            doubt: doubt.clone(),
             thumbnail: Some(image::imageops::thumbnail(
                 &picture,
                 THUMBNAIL.min(picture.width()),
@@ -254,7 +282,53 @@ impl Agent {
         }
         self.installer.take_notes().iter().for_each(|note| log(note));
         self.show();
-        Ok(Classified { label: found.label, probability: found.probability, latency_ms, top })
+        let classified = Classified { label: found.label, probability: found.probability, latency_ms, top };
+        Ok(Judged { classified, set, doubt, is_kept })
+    }
+
+    /// Says why an answer is not to be relied on: as the bundle was calibrated, or as the owner has set.
+    fn doubt(&self, found: &graft_runtime::Prediction, set: &[String]) -> Option<String> {
+        let below = match (found.standing, self.config.unsure_below) {
+            (Standing::Unfamiliar, _) => return found.doubt.clone(),
+            (_, Some(below)) => below,
+            (Standing::Unknown, None) => UNSURE_BELOW,
+            (_, None) => return found.doubt.clone(),
+        };
+        let standing = if found.probability < below { Standing::Unsure } else { Standing::Sure };
+        doubt(standing, &found.label, &set.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Answers what brings predictions and pictures to a host.
+    fn bring(&mut self, request: Request) -> Result<Response, (RefusalCode, String)> {
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let count_of = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+        let store = &mut self.store;
+        let answer = match request {
+            Request::Kept { skip, count } => store.number().and_then(|number_of| {
+                let (total, pictures) = store.kept(count_of(skip), count_of(count))?;
+                Ok(Response::Kept { store: number_of, total: number(total), pictures })
+            }),
+            Request::Picture { id, offset, count } => {
+                store.part(id, offset, count_of(count)).map(|bytes| Response::Picture { bytes })
+            }
+            Request::Forget { pictures } if pictures.len() > MAX_TOLD => {
+                let found = pictures.len();
+                return Err((RefusalCode::Malformed, format!("expected at most {MAX_TOLD} pictures, found {found}")));
+            }
+            Request::Forget { pictures } => {
+                store.forget(&pictures).map(|count| Response::Forgotten { count: number(count) })
+            }
+            Request::Predictions { after, count } => store.number().and_then(|number_of| {
+                Ok(Response::Predictions { store: number_of, predictions: store.after(after, count_of(count))? })
+            }),
+            _ => return Err((RefusalCode::Malformed, "not of the store".into())),
+        };
+        answer.map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                (RefusalCode::State, "this picture is kept no longer; more valuable ones took its room".into())
+            }
+            _ => (RefusalCode::Internal, format!("reading or writing the store on the device's disk: {e}")),
+        })
     }
 
     fn recent(&self, count: u32) -> Vec<Prediction> {
@@ -355,6 +429,16 @@ impl Shipped {
         Ok((Arc::new(model), test))
     }
 }
+
+/// Returns what a picture is worth to learn from, from 0 to 1: one less the lead of the best label over the second; of an
+/// unfamiliar picture at least half, since the model may be sure of it for no reason.
+fn worth(best: f32, second: f32, standing: Standing) -> f32 {
+    let close = (1.0 - (best - second)).clamp(0.0, 1.0);
+    if standing == Standing::Unfamiliar { close.max(0.5) } else { close }
+}
+
+/// Answers of an uncalibrated bundle below this probability are unsure.
+const UNSURE_BELOW: f32 = 0.5;
 
 /// Side of the picture on the screen.
 const THUMBNAIL: u32 = 104;

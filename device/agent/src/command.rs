@@ -164,7 +164,7 @@ fn once(image: &Path, config: &Path, json: bool) -> Result<ExitCode> {
     ensure!(len <= limit, "expected a picture of at most {limit} bytes, found {len} in {}", image.display());
     let bytes = std::fs::read(image).with_context(|| format!("reading {}", image.display()))?;
     let name = image.file_name().unwrap_or_default().to_string_lossy();
-    let found = match agent.classify(&name, &bytes) {
+    let judged = match agent.classify(&name, &bytes) {
         Ok(found) => found,
         Err((code, message)) => {
             eprintln!("error: {message}");
@@ -172,15 +172,18 @@ fn once(image: &Path, config: &Path, json: bool) -> Result<ExitCode> {
             return Ok(if refused { ExitCode::from(4) } else { ExitCode::FAILURE });
         }
     };
+    let found = &judged.classified;
     if json {
         let top: Vec<_> =
             found.top.iter().map(|(label, p)| serde_json::json!({ "label": label, "probability": p })).collect();
         let text = serde_json::json!({
             "image": image, "label": found.label, "probability": found.probability, "latency_ms": found.latency_ms, "top": top,
+            "doubt": judged.doubt, "set": judged.set, "kept": judged.is_kept,
         });
         println!("{}", serde_json::to_string_pretty(&text)?);
     } else {
-        println!("{}  {:.1} %  {:.0} ms", found.label, 100.0 * found.probability, found.latency_ms);
+        let answer = judged.doubt.as_ref().unwrap_or(&found.label);
+        println!("{answer}  {:.1} %  {:.0} ms", 100.0 * found.probability, found.latency_ms);
     }
     Ok(ExitCode::SUCCESS)
 }

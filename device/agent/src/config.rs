@@ -31,14 +31,16 @@ pub struct Config {
     pub display: String,
     /// When a bundle on trial becomes permanent.
     pub confirm: Confirm,
-    /// Answers with a probability below this are shown as unsure, 0 to 1.
-    pub unsure_below: f32,
+    /// Answers with a probability below this are unsure, 0 to 1, whatever the bundle says; none: the bundle says.
+    pub unsure_below: Option<f32>,
     /// Largest bundle taken, in bytes on disk.
     pub max_bundle_bytes: u64,
     /// Most bytes kept for predictions and their pictures.
     pub max_store_bytes: u64,
     /// Whether classified pictures are kept with their predictions.
     pub pictures: Pictures,
+    /// Most pictures that are kept in an hour; none: all.
+    pub pictures_per_hour: Option<u32>,
 }
 
 /// Whether bundles without a signature are taken.
@@ -66,6 +68,8 @@ enum Commit {
 pub enum Pictures {
     /// Only the prediction is kept.
     Drop,
+    /// The picture is kept as it came where the answer is unsure or the picture unfamiliar.
+    Unsure,
     /// The picture is kept as it came.
     Keep,
 }
@@ -146,6 +150,7 @@ struct Raw {
     max_bundle_mb: Option<Spanned<u64>>,
     max_store_mb: Option<Spanned<u64>>,
     pictures: Option<Pictures>,
+    pictures_per_hour: Option<Spanned<u32>>,
 }
 
 impl Config {
@@ -203,11 +208,19 @@ impl Config {
             },
         };
         let unsure_below = match raw.unsure_below {
-            None => DEFAULT_UNSURE_BELOW,
-            Some(v) if (0.0..=1.0).contains(v.get_ref()) => *v.get_ref(),
+            None => None,
+            Some(v) if (0.0..=1.0).contains(v.get_ref()) => Some(*v.get_ref()),
             Some(v) => {
                 let found = v.get_ref().to_string();
                 return Err(value(v.span().start, "unsure_below", "0 to 1", found));
+            }
+        };
+        let pictures = raw.pictures.unwrap_or(Pictures::Drop);
+        let pictures_per_hour = match raw.pictures_per_hour {
+            None => (pictures == Pictures::Unsure).then_some(DEFAULT_PER_HOUR),
+            Some(v) if (1..=MAX_PER_HOUR).contains(v.get_ref()) => Some(*v.get_ref()),
+            Some(v) => {
+                return Err(value(v.span().start, "pictures_per_hour", "1 to 100000", v.get_ref().to_string()));
             }
         };
         let confirm = match (raw.commit.unwrap_or(Commit::Auto), raw.confirm_after) {
@@ -234,7 +247,8 @@ impl Config {
             unsure_below,
             max_bundle_bytes: megabytes(raw.max_bundle_mb, "max_bundle_mb", DEFAULT_BUNDLE_MB)?,
             max_store_bytes: megabytes(raw.max_store_mb, "max_store_mb", DEFAULT_STORE_MB)?,
-            pictures: raw.pictures.unwrap_or(Pictures::Drop),
+            pictures,
+            pictures_per_hour,
         })
     }
 }
@@ -301,7 +315,9 @@ const DEFAULT_BUNDLE_MB: u64 = 256;
 const DEFAULT_STORE_MB: u64 = 200;
 const DEFAULT_CONFIRM_AFTER: u32 = 3;
 const MAX_CONFIRM_AFTER: u32 = 1000;
-const DEFAULT_UNSURE_BELOW: f32 = 0.5;
+/// Wears a card little, and is more than a person labels.
+const DEFAULT_PER_HOUR: u32 = 60;
+const MAX_PER_HOUR: u32 = 100_000;
 const DEFAULT_BAUD: u32 = 115_200;
 const LISTEN_FORMS: &str = "/dev/NAME, /dev/NAME?baud=N, tcp://HOST:PORT, unix:PATH or pty:PATH";
 
@@ -321,6 +337,9 @@ mod tests {
         assert!(found.listen.is_empty() && found.trusted_keys.is_empty());
         assert_eq!((found.display.as_str(), found.pictures), ("none", Pictures::Drop));
         assert_eq!(found.max_bundle_bytes, 256_000_000);
+        assert_eq!((found.unsure_below, found.pictures_per_hour), (None, None));
+        let unsure = parse("name = \"bench\"\nroot = \"data\"\npictures = \"unsure\"\n").unwrap();
+        assert_eq!((unsure.pictures, unsure.pictures_per_hour), (Pictures::Unsure, Some(60)));
     }
 
     #[test]
@@ -337,6 +356,7 @@ mod tests {
             max_bundle_mb = 3
             max_store_mb = 4
             pictures = "keep"
+            pictures_per_hour = 7
         "#;
         let found = parse(text).unwrap();
         let listen: Vec<String> = found.listen.iter().map(ToString::to_string).collect();
@@ -345,7 +365,8 @@ mod tests {
         assert_eq!(found.root, Path::new("/var/lib/graft"));
         assert_eq!(found.trusted_keys, ["graft-ed25519:00"]);
         assert_eq!((found.unsigned, found.confirm), (Unsigned::Allow, Confirm::ByHand));
-        assert_eq!((found.unsure_below, found.pictures), (0.25, Pictures::Keep));
+        assert_eq!((found.unsure_below, found.pictures), (Some(0.25), Pictures::Keep));
+        assert_eq!(found.pictures_per_hour, Some(7));
         assert_eq!((found.max_bundle_bytes, found.max_store_bytes), (3_000_000, 4_000_000));
     }
 
@@ -366,6 +387,7 @@ mod tests {
             ("listen = [\"COM1\"]", "line 3", "COM1"),
             ("unsure_below = 1.5", "line 3", "1.5"),
             ("unsure_below = nan", "line 3", "NaN"),
+            ("pictures_per_hour = 0", "line 3", "1 to 100000"),
             ("max_store_mb = 0", "line 3", "max_store_mb"),
             ("max_store_mb = -1", "line 3", "-1"),
             ("name =", "line 3", ""),

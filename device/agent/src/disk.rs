@@ -22,6 +22,26 @@ pub trait FileSystem {
     /// [`ErrorKind::NotFound`] if there is none; the system's.
     fn read(&self, path: &str) -> io::Result<Vec<u8>>;
 
+    /// Reads at most so many bytes of a file from a place on; fewer, or none, at its end.
+    ///
+    /// # Errors
+    ///
+    /// As [`FileSystem::read`].
+    fn read_part(&self, path: &str, from: u64, count: usize) -> io::Result<Vec<u8>> {
+        let bytes = self.read(path)?;
+        let rest = usize::try_from(from).ok().and_then(|from| bytes.get(from..)).unwrap_or_default();
+        Ok(rest.get(..count).unwrap_or(rest).to_vec())
+    }
+
+    /// Returns the length of a file.
+    ///
+    /// # Errors
+    ///
+    /// As [`FileSystem::read`].
+    fn len(&self, path: &str) -> io::Result<u64> {
+        Ok(self.read(path)?.len() as u64)
+    }
+
     /// Lists the names in a folder, and which of them are folders.
     ///
     /// # Errors
@@ -108,6 +128,24 @@ impl<F: FileSystem> Disk<F> {
     /// [`ErrorKind::NotFound`] if there is none; the system's.
     pub fn read(&self, path: &str) -> io::Result<Vec<u8>> {
         self.0.read(path)
+    }
+
+    /// Reads at most so many bytes of a file from a place on; fewer, or none, at its end.
+    ///
+    /// # Errors
+    ///
+    /// As [`Disk::read`].
+    pub fn read_part(&self, path: &str, from: u64, count: usize) -> io::Result<Vec<u8>> {
+        self.0.read_part(path, from, count)
+    }
+
+    /// Returns the length of a file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Disk::read`].
+    pub fn len(&self, path: &str) -> io::Result<u64> {
+        self.0.len(path)
     }
 
     /// Writes a file that survives a power cut from here on; one during the call leaves it as it was, or as it is to be.
@@ -230,6 +268,10 @@ mod tests {
         assert_eq!(disk.read("a/two").unwrap_err().kind(), ErrorKind::NotFound);
         assert_eq!(disk.list("c").unwrap(), ["b", "two"]);
         assert_eq!(disk.list("").unwrap(), ["c", "three"]);
+        let part = |from, count| disk.read_part("three", from, count).unwrap();
+        assert_eq!([part(0, 9), part(0, 0), part(1, 9), part(u64::MAX, 9)], [vec![b'4'], vec![], vec![], vec![]]);
+        assert_eq!((disk.len("three").unwrap(), disk.len("x").unwrap_err().kind()), (1, ErrorKind::NotFound));
+        assert_eq!(disk.read_part("x", 0, 1).unwrap_err().kind(), ErrorKind::NotFound);
         disk.write("d/e", b"").unwrap();
         disk.rename("c", "d/c").unwrap();
         assert_eq!(disk.list("d").unwrap(), ["c", "e"]);

@@ -10,6 +10,7 @@ pub mod disk;
 pub mod display;
 pub mod guard;
 pub mod installer;
+pub mod pictures;
 pub mod ports;
 pub mod screen;
 pub mod selftest;

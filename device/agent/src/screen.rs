@@ -21,8 +21,8 @@ pub struct Content {
     pub label: Option<String>,
     /// Its probability, 0 to 1.
     pub probability: f32,
-    /// Whether the probability is too low to be relied on.
-    pub unsure: bool,
+    /// Why the answer is not to be relied on, such as `unsure: rust or phoma`; none where it is.
+    pub doubt: Option<String>,
     /// The classified picture.
     pub thumbnail: Option<RgbImage>,
     /// The slot that runs and what it has come to, such as `slot A committed`.
@@ -82,17 +82,16 @@ pub fn draw_colour<D: DrawTarget<Color = Rgb888>>(content: &Content, target: &mu
     line(target, &fit(&content.model, 18), Point::new(6, 5), &FONT_9X15_BOLD, Rgb888::CSS_WHITE, Alignment::Left)?;
     let link_colour = if content.link == Link::Waiting { grey } else { Rgb888::CSS_LIGHT_GREEN };
     line(target, &content.link.text(), Point::new(width - 6, 5), &FONT_9X15, link_colour, Alignment::Right)?;
-    let accent = if content.unsure { Rgb888::new(255, 190, 60) } else { Rgb888::new(110, 210, 120) };
+    let accent = if content.doubt.is_some() { Rgb888::new(255, 190, 60) } else { Rgb888::new(110, 210, 120) };
     let mut text_left = 10;
     if let Some(picture) = &content.thumbnail {
         thumbnail(target, picture, Rectangle::new(Point::new(8, 32), Size::new(104, 104)))?;
         text_left = 122;
     }
     let room = usize::try_from((width - text_left) / 18).unwrap_or(1);
-    let (text, colour) = match (&content.message, &content.label) {
+    let (text, colour) = match (&content.message, content.doubt.as_ref().or(content.label.as_ref())) {
         (Some(message), _) => (message.clone(), Rgb888::CSS_WHITE),
-        (None, Some(label)) if content.unsure => (format!("unsure: {label}?"), accent),
-        (None, Some(label)) => (label.clone(), accent),
+        (None, Some(answer)) => (answer.clone(), accent),
         (None, None) => ("ready".into(), grey),
     };
     for (i, row) in wrap(&text, room, 3).iter().enumerate() {
@@ -123,8 +122,11 @@ pub fn draw_mono<D: DrawTarget<Color = BinaryColor>>(content: &Content, target: 
     target.clear(BinaryColor::Off)?;
     let text = match (&content.message, &content.label) {
         (Some(message), _) => message.clone(),
-        (None, Some(label)) if content.unsure => format!("{label}?"),
-        (None, Some(label)) => label.clone(),
+        (None, Some(label)) => match &content.doubt {
+            // There is little room, and a question says it too.
+            Some(doubt) => doubt.strip_prefix("unsure: ").unwrap_or(doubt).to_owned(),
+            None => label.clone(),
+        },
         (None, None) => "ready".into(),
     };
     if text.chars().count() <= 14 {
@@ -320,7 +322,7 @@ mod tests {
 
     #[test]
     fn doubt_is_shown() {
-        let unsure = Content { unsure: true, ..content() };
+        let unsure = Content { doubt: Some("unsure: rust or phoma".into()), ..content() };
         assert_ne!(colour(&unsure), colour(&content()));
         assert_ne!(mono(&unsure), mono(&content()));
     }

@@ -1,50 +1,56 @@
-//! What the device saw: predictions as JSON lines, with their pictures where they are to be kept.
+//! What the device saw: predictions as JSON lines, and the pictures that are kept of them (`pictures.rs`).
 //!
-//! Append-only, bounded: when the folder grows over its limit, the oldest file goes. A line torn by a power cut is
-//! dropped when the store is opened. Where the disk takes nothing, the newest predictions are kept in memory.
+//! Append-only, bounded: when the folder grows over its limit, the older half of the predictions goes, and of the pictures
+//! those worth least. A line torn by a power cut is dropped when the store is opened. Where the disk takes nothing, the
+//! newest predictions are kept in memory.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use graft_link::messages::{Kept, MAX_TOLD, Told};
+
+use crate::disk::{Disk, Folder};
+use crate::pictures::{MAX_ID, Pictures};
 
 /// One prediction.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Record {
-    /// Counts up by one with each prediction of this device.
-    pub id: u64,
-    /// The device's clock, milliseconds since 1970.
-    pub unix_ms: u64,
-    /// Name of the picture.
-    pub source: String,
-    /// The best label.
-    pub label: String,
-    /// Its probability.
-    pub probability: f32,
-    /// Time for preprocessing and the network.
-    pub latency_ms: f32,
-}
+pub type Record = Told;
 
 /// Predictions on disk.
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
     limit: u64,
-    log: io::Result<File>,
-    log_len: u64,
+    /// Pictures that may be kept in an hour.
+    per_hour: Option<u32>,
+    files: io::Result<Files>,
     recent: VecDeque<Record>,
     next_id: u64,
+    kept_at: VecDeque<Instant>,
+}
+
+/// What is on the disk.
+#[derive(Debug)]
+struct Files {
+    log: File,
+    log_len: u64,
+    /// Numbers and places of lines in the older log and in the newer one, so that reading on begins near its place.
+    marks: [Vec<(u64, u64)>; 2],
+    pictures: Pictures<Folder>,
+    number: u64,
 }
 
 /// Predictions kept in memory.
 const RECENT: usize = 256;
-/// Largest number that is read: none that counted up from 1 came near, and from it one can go on.
-const MAX_ID: u64 = u64::MAX / 2;
+/// Lines from mark to mark.
+const MARK: u64 = 256;
 const LOG: &str = "predictions.jsonl";
 const OLD_LOG: &str = "predictions.old.jsonl";
-const PICTURES: &str = "pictures";
+/// The number of the store, which another store has not.
+const NUMBER: &str = "number";
+const HOUR: Duration = Duration::from_secs(3600);
 
 impl Store {
     /// Opens a folder that may grow to `limit` bytes.
@@ -60,20 +66,26 @@ impl Store {
                 }
             }
         }
-        let (log, log_len) = match open_log(folder) {
-            Ok((log, len)) => (Ok(log), len),
-            Err(e) => (Err(e), 0),
-        };
-        let next_id = recent.back().map_or(1, |r: &Record| r.id + 1);
-        Self { folder: folder.to_owned(), limit, log_len, log, recent, next_id }
+        let files = Files::open(folder, limit);
+        // A picture may have been kept whose line was lost.
+        let last = recent.back().map(|r: &Record| r.id).max(files.as_ref().ok().and_then(|f| f.pictures.last_id()));
+        let next_id = last.map_or(1, |id| id + 1);
+        let (folder, kept_at) = (folder.to_owned(), VecDeque::new());
+        Self { folder, limit, per_hour: None, files, recent, next_id, kept_at }
+    }
+
+    /// Sets how many pictures may be kept in an hour, of those that are told; none: all.
+    #[must_use]
+    pub fn at_most_hourly(self, pictures: Option<u32>) -> Self {
+        Self { per_hour: pictures, ..self }
     }
 
     /// Returns why nothing can be written, if that is so.
     pub fn ails(&self) -> Option<&io::Error> {
-        self.log.as_ref().err()
+        self.files.as_ref().err()
     }
 
-    /// Adds a prediction, with its picture where one is given; returns its number.
+    /// Adds a prediction, with its picture where one is to be kept; returns its number.
     ///
     /// # Errors
     ///
@@ -86,29 +98,28 @@ impl Store {
         if self.recent.len() > RECENT {
             self.recent.pop_front();
         }
-        if self.log.is_err() {
+        let picture = picture.filter(|_| self.is_in_time());
+        if self.files.is_err() {
             // The disk may have come back.
-            let (log, len) = open_log(&self.folder)?;
-            (self.log, self.log_len) = (Ok(log), len);
+            self.files = Ok(Files::open(&self.folder, self.limit)?);
         }
-        self.write(&record, picture)?;
-        self.make_room()?;
+        let Ok(files) = &mut self.files else { return Ok(id) };
+        // Each is worth something without the other.
+        let kept = picture.map_or(Ok(false), |picture| files.pictures.keep(&record, picture));
+        let written = files.write(&record).and_then(|()| files.make_room(&self.folder, self.limit));
+        if kept? {
+            self.kept_at.push_back(Instant::now());
+        }
+        written?;
         Ok(id)
     }
 
-    fn write(&mut self, record: &Record, picture: Option<&[u8]>) -> io::Result<()> {
-        let Ok(log) = &mut self.log else { return Ok(()) };
-        if let Some(bytes) = picture {
-            let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-            file.write_all(bytes)?;
-            file.persist(self.folder.join(PICTURES).join(format!("{:010}.img", record.id))).map_err(|e| e.error)?;
+    /// Whether this hour's share of pictures is not used up.
+    fn is_in_time(&mut self) -> bool {
+        while self.kept_at.front().is_some_and(|at| at.elapsed() > HOUR) {
+            self.kept_at.pop_front();
         }
-        let mut line = serde_json::to_vec(record)?;
-        line.push(b'\n');
-        log.write_all(&line)?;
-        log.sync_data()?;
-        self.log_len += line.len() as u64;
-        Ok(())
+        self.per_hour.is_none_or(|most| (self.kept_at.len() as u64) < u64::from(most))
     }
 
     /// Returns the newest predictions, newest first.
@@ -116,42 +127,147 @@ impl Store {
         self.recent.iter().rev().take(count).cloned().collect()
     }
 
-    fn make_room(&mut self) -> io::Result<()> {
-        // Half for pictures, a quarter for each of the two logs.
-        if self.log_len > self.limit / 4 {
-            fs::rename(self.folder.join(LOG), self.folder.join(OLD_LOG))?;
-            self.log = Ok(OpenOptions::new().append(true).create(true).open(self.folder.join(LOG))?);
-            self.log_len = 0;
-        }
-        let mut pictures: Vec<(PathBuf, u64)> = Vec::new();
-        for entry in fs::read_dir(self.folder.join(PICTURES))? {
-            let entry = entry?;
-            pictures.push((entry.path(), entry.metadata()?.len()));
-        }
-        pictures.sort();
-        let mut total: u64 = pictures.iter().map(|p| p.1).sum();
-        for (path, len) in pictures {
-            if total <= self.limit / 2 {
-                break;
+    fn files(&self) -> io::Result<&Files> {
+        self.files.as_ref().map_err(|e| io::Error::new(e.kind(), e.to_string()))
+    }
+
+    /// Returns the number of the store: with another one, numbers of predictions mean other ones.
+    ///
+    /// # Errors
+    ///
+    /// The system's, as in all below.
+    pub fn number(&self) -> io::Result<u64> {
+        Ok(self.files()?.number)
+    }
+
+    /// Returns predictions of numbers above `after`, the lowest first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::number`].
+    pub fn after(&self, after: u64, count: usize) -> io::Result<Vec<Record>> {
+        let files = self.files()?;
+        let (mut found, count) = (vec![], count.min(MAX_TOLD));
+        for (name, marks) in [OLD_LOG, LOG].into_iter().zip(&files.marks) {
+            let mut file = match File::open(self.folder.join(name)) {
+                Ok(file) => file,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(e),
+            };
+            let before = marks.partition_point(|(id, _)| *id <= after);
+            file.seek(SeekFrom::Start(before.checked_sub(1).and_then(|i| marks.get(i)).map_or(0, |m| m.1)))?;
+            for line in BufReader::new(file).split(b'\n') {
+                if found.len() == count {
+                    return Ok(found);
+                }
+                let record = serde_json::from_slice::<Record>(&line?);
+                found.extend(record.ok().filter(|r| r.id > after && r.id <= MAX_ID));
             }
-            fs::remove_file(path)?;
-            total -= len;
+        }
+        Ok(found)
+    }
+
+    /// Returns how many pictures are kept, and of those the most valuable but for the first `skip`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::number`].
+    pub fn kept(&self, skip: usize, count: usize) -> io::Result<(usize, Vec<Kept>)> {
+        Ok(self.files()?.pictures.list(skip, count))
+    }
+
+    /// Whether the picture of a prediction is kept.
+    pub fn keeps(&self, id: u64) -> bool {
+        self.files.as_ref().is_ok_and(|f| f.pictures.has(id))
+    }
+
+    /// Returns a part of a kept picture.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::NotFound`] if it is not kept; else as [`Store::number`].
+    pub fn part(&self, id: u64, offset: u64, count: usize) -> io::Result<Vec<u8>> {
+        self.files()?.pictures.part(id, offset, count)
+    }
+
+    /// Removes pictures whose digest is the one that is told; returns how many there were.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::number`].
+    pub fn forget(&mut self, pictures: &[(u64, [u8; 32])]) -> io::Result<usize> {
+        match &mut self.files {
+            Ok(files) => files.pictures.forget(pictures),
+            Err(e) => Err(io::Error::new(e.kind(), e.to_string())),
+        }
+    }
+}
+
+impl Files {
+    /// Opens the logs and what is kept.
+    fn open(folder: &Path, limit: u64) -> io::Result<Self> {
+        let files = Folder::open(folder)?;
+        let mut disk = Disk::new(files.clone());
+        let number = match disk.read(NUMBER).ok().and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?))) {
+            Some(number) => number,
+            None => {
+                let random = graft_bundle::proof::nonce().map_err(io::Error::other)?;
+                let number = random.first_chunk().map_or(0, |first: &[u8; 8]| u64::from_le_bytes(*first));
+                disk.write(NUMBER, &number.to_le_bytes())?;
+                number
+            }
+        };
+        let path = folder.join(LOG);
+        let mut log = OpenOptions::new().append(true).create(true).read(true).open(&path)?;
+        let text = fs::read(&path)?;
+        let mut log_len = text.len() as u64;
+        if text.last().is_some_and(|&b| b != b'\n') {
+            // A torn line gets an end of its own, so that it does not swallow the next one.
+            log.write_all(b"\n")?;
+            log_len += 1;
+        }
+        let marks = [marks(&fs::read(folder.join(OLD_LOG)).unwrap_or_default()), marks(&text)];
+        // Half for pictures, a quarter for each of the two logs.
+        Ok(Self { log, log_len, marks, pictures: Pictures::open(files, limit / 2), number })
+    }
+
+    fn write(&mut self, record: &Record) -> io::Result<()> {
+        let mut line = serde_json::to_vec(record)?;
+        line.push(b'\n');
+        self.log.write_all(&line)?;
+        self.log.sync_data()?;
+        if record.id.is_multiple_of(MARK) {
+            self.marks[1].push((record.id, self.log_len));
+        }
+        self.log_len += line.len() as u64;
+        Ok(())
+    }
+
+    fn make_room(&mut self, folder: &Path, limit: u64) -> io::Result<()> {
+        if self.log_len > limit / 4 {
+            fs::rename(folder.join(LOG), folder.join(OLD_LOG))?;
+            self.log = OpenOptions::new().append(true).create(true).open(folder.join(LOG))?;
+            self.log_len = 0;
+            self.marks = [std::mem::take(&mut self.marks[1]), vec![]];
         }
         Ok(())
     }
 }
 
-/// Opens the log and returns its length.
-fn open_log(folder: &Path) -> io::Result<(File, u64)> {
-    fs::create_dir_all(folder.join(PICTURES))?;
-    let path = folder.join(LOG);
-    let mut log = OpenOptions::new().append(true).create(true).read(true).open(&path)?;
-    let text = fs::read(&path)?;
-    if text.last().is_some_and(|&b| b != b'\n') {
-        // A torn line gets an end of its own, so that it does not swallow the next one.
-        log.write_all(b"\n")?;
+/// Returns numbers and places of some lines of a log.
+fn marks(text: &[u8]) -> Vec<(u64, u64)> {
+    let mut at = 0;
+    let mut marks: Vec<(u64, u64)> = vec![];
+    for (index, line) in text.split_inclusive(|&b| b == b'\n').enumerate() {
+        if (index as u64).is_multiple_of(MARK)
+            && let Ok(record) = serde_json::from_slice::<Record>(line)
+            && marks.last().is_none_or(|(id, _)| *id < record.id)
+        {
+            marks.push((record.id, at));
+        }
+        at += line.len() as u64;
     }
-    Ok((log, text.len() as u64))
+    marks
 }
 
 #[cfg(test)]
@@ -159,7 +275,8 @@ mod tests {
     use super::*;
 
     fn record(label: &str) -> Record {
-        Record { id: 0, unix_ms: 5, source: "a.jpg".into(), label: label.into(), probability: 0.5, latency_ms: 1.0 }
+        let (source, label) = ("a.jpg".into(), label.into());
+        Record { unix_ms: 5, source, label, probability: 0.5, latency_ms: 1.0, ..Record::default() }
     }
 
     #[test]
@@ -208,16 +325,70 @@ mod tests {
     #[test]
     fn the_oldest_goes_when_the_limit_is_reached() {
         let dir = tempfile::tempdir().unwrap();
-        let mut store = Store::open(dir.path(), 4000);
+        let mut store = Store::open(dir.path(), 8000);
         for i in 0..60 {
             store.add(record(&i.to_string()), Some(&[0; 300])).unwrap();
         }
         let size = |p: &Path| fs::read_dir(p).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum::<u64>();
-        assert!(size(&dir.path().join(PICTURES)) <= 2000);
+        assert!(size(&dir.path().join("pictures")) <= 4000);
         let logs =
             fs::metadata(dir.path().join(LOG)).unwrap().len() + fs::metadata(dir.path().join(OLD_LOG)).unwrap().len();
-        assert!(logs < 2200, "{logs}");
-        assert!(dir.path().join(PICTURES).join("0000000060.img").exists());
-        assert_eq!(Store::open(dir.path(), 4000).recent(1)[0].label, "59");
+        assert!(logs < 4400, "{logs}");
+        assert!(store.keeps(60) && !store.keeps(1));
+        let again = Store::open(dir.path(), 8000);
+        assert_eq!((again.recent(1)[0].label.as_str(), again.keeps(60)), ("59", true));
+        assert_eq!(again.number().unwrap(), store.number().unwrap());
+    }
+
+    #[test]
+    fn predictions_are_read_on_from_any_number() {
+        let dir = tempfile::tempdir().unwrap();
+        // Both logs, and several marks of each.
+        let mut store = Store::open(dir.path(), 1 << 20);
+        while fs::metadata(dir.path().join(LOG)).unwrap().len() < 200_000 || !dir.path().join(OLD_LOG).exists() {
+            store.add(record("a"), None).unwrap();
+        }
+        let newest = store.recent(1)[0].id;
+        for store in [&store, &Store::open(dir.path(), 1 << 20)] {
+            let mut after = 0;
+            let mut found: Vec<u64> = vec![];
+            loop {
+                let next = store.after(after, usize::MAX).unwrap();
+                let Some(last) = next.last() else { break };
+                assert!(next.len() <= MAX_TOLD);
+                after = last.id;
+                found.extend(next.iter().map(|r| r.id));
+            }
+            assert!(found.windows(2).all(|w| w[1] == w[0] + 1) && found.last() == Some(&newest), "{}", found.len());
+            assert!(found.len() > 1000, "{}", found.len());
+            for after in [newest - 1, newest - 300, newest - 513] {
+                assert_eq!(store.after(after, 1).unwrap()[0].id, after + 1);
+            }
+            assert!(store.after(newest, 9).unwrap().is_empty() && store.after(u64::MAX, 9).unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn no_more_pictures_are_kept_in_an_hour_than_allowed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path(), 1 << 20).at_most_hourly(Some(2));
+        let kept: Vec<bool> = (0..4)
+            .map(|_| {
+                let id = store.add(record("a"), Some(&[7; 30])).unwrap();
+                store.keeps(id)
+            })
+            .collect();
+        assert_eq!(kept, [true, true, false, false]);
+        assert_eq!((store.kept(0, 9).unwrap().0, store.recent(9).len()), (2, 4));
+    }
+
+    #[test]
+    fn the_number_of_a_picture_whose_line_was_lost_is_not_given_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path(), 1 << 20);
+        assert_eq!(store.add(record("a"), Some(&[7; 30])).unwrap(), 1);
+        drop(store);
+        fs::write(dir.path().join(LOG), "").unwrap();
+        assert_eq!(Store::open(dir.path(), 1 << 20).add(record("b"), None).unwrap(), 2);
     }
 }

@@ -21,7 +21,7 @@ fuzz_target!(init: graft_fuzz::begin(seeds), |text: &str| {
             return;
         }
     };
-    assert!(is_name(&config.name) && (0.0..=1.0).contains(&config.unsure_below));
+    assert!(is_name(&config.name) && config.unsure_below.is_none_or(|p| (0.0..=1.0).contains(&p)));
     assert!(config.max_bundle_bytes > 0 && config.max_store_bytes > 0);
     for listen in &config.listen {
         // Said as it is written, it is the same.

@@ -35,6 +35,7 @@ fn record(id: u64) -> Record {
         label: "rust".to_owned(),
         probability: 0.75,
         latency_ms: 12.5,
+        ..Record::default()
     }
 }
 

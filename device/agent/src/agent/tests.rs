@@ -53,7 +53,7 @@ fn send(agent: &mut Agent, bundle: &Bundle) -> Option<Response> {
 }
 
 fn best(agent: &mut Agent, rgb: [u8; 3]) -> String {
-    agent.classify("x.png", &tiny::png(rgb)).unwrap().label
+    agent.classify("x.png", &tiny::png(rgb)).unwrap().classified.label
 }
 
 fn code(response: &Response) -> RefusalCode {
@@ -282,4 +282,35 @@ fn a_bundle_that_asks_for_more_than_the_device_has_is_refused_at_its_head() {
         assert_eq!(agent.installer.slot_info(Slot::B), before);
         assert!(!dir.path().join("root/staging/head").exists(), "{asked}");
     }
+}
+
+#[test]
+fn doubtful_pictures_are_kept_told_of_brought_and_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent =
+        Agent::open(config(dir.path(), "pictures = \"unsure\"\nunsure_below = 0.9"), Start::Counts).unwrap();
+    flash(&mut agent, &bundle("one", RED, Some(1)));
+    let mut ask = |request| agent.answer(request, &mut |_| Host::Waits);
+    let image = tiny::png([10, 9, 0]);
+    for rgb in [[200, 0, 0], [10, 9, 0]] {
+        let request = Request::Judge { name: "leaf.png".into(), image: tiny::png(rgb) };
+        let Response::Judged(found) = ask(request) else { panic!() };
+        let is_unsure = rgb[0] == 10;
+        assert_eq!((found.is_kept, found.doubt.as_deref()), (is_unsure, is_unsure.then_some("unsure: red?")));
+    }
+    let Response::Kept { store, total: 1, pictures } = ask(Request::Kept { skip: 0, count: 9 }) else { panic!() };
+    let (told, digest) = (&pictures[0].told, pictures[0].digest);
+    assert_eq!((told.id, told.model.as_str(), told.doubt.as_deref()), (2, "one", Some("unsure: red?")));
+    let (label, p) = told.second.clone().unwrap();
+    assert!(label == "green" && (told.value - (1.0 - told.probability + p)).abs() < 1e-6, "{told:?}");
+    let all = |after| Request::Predictions { after, count: 9 };
+    let Response::Predictions { store: same, predictions } = ask(all(0)) else { panic!() };
+    assert_eq!((same, predictions.len(), &predictions[1]), (store, 2, told));
+    let Response::Picture { bytes } = ask(Request::Picture { id: 2, offset: 0, count: u32::MAX }) else { panic!() };
+    assert_eq!(bytes, image);
+    assert_eq!(code(&ask(Request::Picture { id: 1, offset: 0, count: 1 })), RefusalCode::State);
+    assert_eq!(ask(Request::Forget { pictures: vec![(2, [0; 32])] }), Response::Forgotten { count: 0 });
+    assert_eq!(ask(Request::Forget { pictures: vec![(2, digest)] }), Response::Forgotten { count: 1 });
+    assert_eq!(code(&ask(Request::Forget { pictures: vec![(2, digest); 101] })), RefusalCode::Malformed);
+    assert_eq!(ask(Request::Kept { skip: 0, count: 9 }), Response::Kept { store, total: 0, pictures: vec![] });
 }

@@ -1,7 +1,7 @@
 //! A folder of the real file system.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::{FileSystem, Kind};
@@ -25,6 +25,22 @@ impl Folder {
 impl FileSystem for Folder {
     fn read(&self, path: &str) -> io::Result<Vec<u8>> {
         fs::read(self.0.join(path))
+    }
+
+    fn read_part(&self, path: &str, from: u64, count: usize) -> io::Result<Vec<u8>> {
+        let mut file = File::open(self.0.join(path))?;
+        // Beyond what a place in a file can be there is nothing.
+        if i64::try_from(from).is_err() {
+            return Ok(vec![]);
+        }
+        file.seek(SeekFrom::Start(from))?;
+        let mut bytes = Vec::new();
+        file.take(count as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn len(&self, path: &str) -> io::Result<u64> {
+        Ok(fs::metadata(self.0.join(path))?.len())
     }
 
     fn entries(&self, path: &str) -> io::Result<Vec<(String, Kind)>> {
