@@ -1,11 +1,13 @@
 //! Puts a model and golden samples into a bundle.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use graft_bundle::{Bundle, BundleWriter, MODEL_FILE, Needs, SecretKey, Summary};
-use graft_runtime::{Model, picture};
+use graft_runtime::{DECISION, Model, picture};
 use graft_train::dataset::{Dataset, Task};
+use graft_train::decide::{Calibrated, Promise, calibrate};
 use graft_train::pictures;
 use graft_train::quantize::{CALIBRATION, Explanation};
 use image::RgbImage;
@@ -26,6 +28,14 @@ pub(crate) struct Packing<'a> {
     pub(crate) tolerance: Option<f32>,
     /// What a device must have.
     pub(crate) needs: Needs,
+    /// Pictures to calibrate the answers on, and what is to be promised of them.
+    pub(crate) calibrate: Option<(&'a Dataset, Promise)>,
+}
+
+/// What was packed.
+pub(crate) struct Packed {
+    pub(crate) summary: Summary,
+    pub(crate) calibrated: Option<Calibrated>,
 }
 
 /// Other processors add up in another order.
@@ -35,8 +45,13 @@ const INT8_TOLERANCE: f32 = 0.5;
 /// What a golden sample is compressed to: it travels with each bundle, and the answer expected is that to the picture as it travels.
 const QUALITY: u8 = 75;
 
-/// Writes a bundle and reads it back.
-pub(crate) fn pack(packing: &Packing<'_>, key: &SecretKey, out: &Path) -> Result<Summary> {
+/// Writes a bundle and reads it back. `progress` is told of pictures of the calibration.
+pub(crate) fn pack(
+    packing: &Packing<'_>,
+    key: &SecretKey,
+    out: &Path,
+    progress: impl FnMut(usize, usize),
+) -> Result<Packed> {
     let model = Model::from_onnx(packing.onnx).context("loading the model to pack")?;
     ensure!(
         !model.labels().is_empty(),
@@ -54,8 +69,22 @@ pub(crate) fn pack(packing: &Packing<'_>, key: &SecretKey, out: &Path) -> Result
     let mut metadata = model.metadata().clone();
     metadata.remove(Explanation::KEY);
     packing.needs.put(&mut metadata);
+    let mut onnx = Cow::Borrowed(packing.onnx);
+    let mut borders = graft_onnx::tensor_borders(packing.onnx)?;
+    let calibrated = match &packing.calibrate {
+        None => None,
+        Some((data, promise)) => {
+            let found = calibrate(&model, data, promise, progress).context("calibrating the answers")?;
+            let json = found.decision.to_json();
+            // In a chunk of its own: what is decided changes with each calibration, the network does not.
+            borders.push(onnx.len());
+            onnx = Cow::Owned(graft_onnx::with_entry(&onnx, DECISION, &json));
+            metadata.insert(DECISION.into(), json);
+            Some(found)
+        }
+    };
     writer.labels(model.labels()).metadata(metadata).tolerance(tolerance);
-    writer.add_file(MODEL_FILE, packing.onnx, &graft_onnx::tensor_borders(packing.onnx)?)?;
+    writer.add_file(MODEL_FILE, &onnx, &borders)?;
     for (i, sample) in samples.into_iter().enumerate() {
         let file = format!("golden/{i:02}.jpg");
         writer.add_file(&file, &sample.jpeg, &[])?;
@@ -64,7 +93,7 @@ pub(crate) fn pack(packing: &Packing<'_>, key: &SecretKey, out: &Path) -> Result
     let summary = writer.write(out, Some(key))?;
     // What cannot be read back must not leave this machine.
     Bundle::open(out).context("reading the bundle back")?;
-    Ok(summary)
+    Ok(Packed { summary, calibrated })
 }
 
 struct Golden {

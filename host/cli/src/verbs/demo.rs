@@ -246,7 +246,9 @@ fn quantized(out: &Path, run: &Run, sets: &Sets, ui: &Ui) -> Result<Outcome> {
 }
 
 fn pack_one(path: &Path, onnx: &[u8], golden: &Dataset, key: &SecretKey) -> Result<Bundle> {
-    pack(&Packing { onnx, name: "leaves", golden, count: 6, tolerance: None, needs: Needs::default() }, key, path)?;
+    let (tolerance, needs, calibrate) = (None, Needs::default(), None);
+    let packing = Packing { onnx, name: "leaves", golden, count: 6, tolerance, needs, calibrate };
+    pack(&packing, key, path, |_, _| ())?;
     Ok(Bundle::open(path)?)
 }
 

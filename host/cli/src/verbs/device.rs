@@ -1,8 +1,9 @@
 //! `graft device`: what a device is, its name, its clock, and starting it anew.
 
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use graft_link::messages::Restart;
 use serde_json::json;
 
@@ -15,6 +16,21 @@ pub(crate) enum Command {
     /// Tell what a device is, and the key that it proves to have
     #[command(after_help = "Example:\n  graft device info --device /dev/ttyUSB0 --json")]
     Info {
+        #[command(flatten)]
+        at: At,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have a device classify pictures
+    ///
+    /// It answers, shows and remembers as if its own camera had taken them, and keeps those that its graftd.toml has it keep. A
+    /// picture may be at most 1 MB.
+    #[command(after_help = "Example:\n  graft device classify leaf.jpg --device /dev/ttyUSB0")]
+    Classify {
+        /// JPEG or PNG files
+        #[arg(required = true)]
+        images: Vec<PathBuf>,
         #[command(flatten)]
         at: At,
         /// Print JSON
@@ -58,6 +74,7 @@ pub(crate) enum Command {
 pub(crate) fn run(command: &Command, ui: &mut Ui) -> Result<()> {
     match command {
         Command::Info { at, json } => info(at, *json, ui),
+        Command::Classify { images, at, json } => classify(images, at, *json, ui),
         Command::Rename { name, at } => {
             at.connect(ui)?.rename(name)?;
             ui.line(&format!("the device is {name} now"))
@@ -97,6 +114,32 @@ fn info(at: &At, as_json: bool, ui: &mut Ui) -> Result<()> {
     ui.line(&format!("key {key}, proved"))?;
     if a.is_guarded {
         ui.line("it knows its hosts by their keys: without --host-key it tells its status alone")?;
+    }
+    Ok(())
+}
+
+fn classify(images: &[PathBuf], at: &At, as_json: bool, ui: &mut Ui) -> Result<()> {
+    let mut session = at.connect(ui)?;
+    let mut rows = vec![];
+    for path in images {
+        let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let judged = session.judge(&name, &bytes)?;
+        let found = &judged.classified;
+        if as_json {
+            rows.push(json!({
+                "image": path, "label": found.label, "probability": found.probability, "latency_ms": found.latency_ms,
+                "doubt": judged.doubt, "set": judged.set, "kept": judged.is_kept,
+            }));
+            continue;
+        }
+        let answer = judged.doubt.as_ref().unwrap_or(&found.label);
+        let kept = if judged.is_kept { "  kept" } else { "" };
+        let (percent, ms) = (100.0 * found.probability, found.latency_ms);
+        ui.line(&format!("{}  {answer}  {percent:.1} %  {ms:.0} ms{kept}", path.display()))?;
+    }
+    if as_json {
+        ui.json(&rows)?;
     }
     Ok(())
 }

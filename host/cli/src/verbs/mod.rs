@@ -21,6 +21,7 @@ mod pack;
 mod ports;
 mod predict;
 mod provision;
+mod pull;
 pub(crate) mod quantize;
 mod slot;
 #[cfg(target_os = "linux")]
@@ -59,6 +60,7 @@ pub(crate) enum Verb {
     #[command(subcommand)]
     Slot(slot::Command),
     Monitor(monitor::Args),
+    Pull(pull::Args),
     /// Tell what a device is, rename it, set its clock, start it anew
     #[command(subcommand)]
     Device(device::Command),
@@ -88,6 +90,7 @@ pub(crate) fn run(verb: &Verb, ui: &mut Ui) -> Result<()> {
         Verb::Flash(args) => flash::run(args, ui),
         Verb::Slot(command) => slot::run(command, ui),
         Verb::Monitor(args) => monitor::run(args, ui),
+        Verb::Pull(args) => pull::run(args, ui),
         Verb::Device(command) => device::run(command, ui),
         #[cfg(target_os = "linux")]
         Verb::Torture(args) => torture::run(args, ui),

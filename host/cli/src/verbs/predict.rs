@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use graft_runtime::{Prediction, picture};
+use graft_runtime::{Model, Prediction, picture};
 use graft_train::dataset::Task;
 use graft_train::run::write_atomic;
 use graft_zoo::Preprocessing;
@@ -16,13 +16,14 @@ use crate::ui::Ui;
 
 /// Classify pictures, as the device would
 ///
-/// A picture that cannot be read is reported and the others go on; the exit code is then 1.
+/// A picture that cannot be read is reported and the others go on; the exit code is then 1. A bundle that was packed with
+/// --calibrate answers as its device does: "unsure: rust or phoma", or "unfamiliar".
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  graft predict leaves.onnx leaf.jpg\n  graft predict runs/leaves photos/*.jpg --json"
+    after_help = "Examples:\n  graft predict leaves.onnx leaf.jpg\n  graft predict runs/leaves photos/*.jpg --json\n  graft predict leaves.graft leaf.jpg"
 )]
 pub(crate) struct Args {
-    /// A run folder or an .onnx file
+    /// A run folder, an .onnx file or a bundle
     model: PathBuf,
     /// Pictures
     #[arg(required = true)]
@@ -51,7 +52,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
             Ok(p) => {
                 let ms = p.latency.as_secs_f64() * 1e3;
                 if args.json {
-                    rows.push(row(task, model.labels(), path, &p, ms));
+                    rows.push(row(task, &model, path, &p, ms));
                 } else {
                     ui.line(&format!("{}  {}  {ms:.1} ms", path.display(), told(task, model.labels(), &p)))?;
                 }
@@ -75,13 +76,18 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
 }
 
 /// One picture's answer in JSON.
-fn row(task: Task, labels: &[String], path: &Path, p: &Prediction, ms: f64) -> serde_json::Value {
+fn row(task: Task, model: &Model, path: &Path, p: &Prediction, ms: f64) -> serde_json::Value {
+    let labels = model.labels();
     let named = |of: &dyn Fn(f32) -> f32| -> serde_json::Map<String, serde_json::Value> {
         labels.iter().zip(&p.logits).map(|(label, z)| (label.clone(), of(*z).into())).collect()
     };
     match task {
         Task::Classes => {
-            json!({ "image": path, "label": p.label, "probability": p.probability, "latency_ms": ms, "logits": p.logits })
+            let set = p.set.iter().map(|&i| model.label(i)).collect::<Vec<_>>();
+            json!({
+                "image": path, "label": p.label, "probability": p.probability, "standing": p.standing, "doubt": p.doubt, "set": set,
+                "energy": p.energy, "latency_ms": ms, "logits": p.logits,
+            })
         }
         Task::Tags => json!({ "image": path, "tags": named(&sigmoid), "latency_ms": ms, "logits": p.logits }),
         Task::Values => json!({ "image": path, "values": named(&|z| z), "latency_ms": ms }),
@@ -92,7 +98,9 @@ fn row(task: Task, labels: &[String], path: &Path, p: &Prediction, ms: f64) -> s
 fn told(task: Task, labels: &[String], p: &Prediction) -> String {
     let outputs = || labels.iter().zip(&p.logits);
     match task {
-        Task::Classes => format!("{}  {:.1} %", p.label, 100.0 * p.probability),
+        Task::Classes => {
+            format!("{}  {:.1} %", p.doubt.as_deref().unwrap_or(&p.label), 100.0 * p.probability)
+        }
         Task::Tags => {
             let held = outputs().filter(|(_, z)| **z > 0.0);
             let held: Vec<String> = held.map(|(label, z)| format!("{label} {:.0} %", 100.0 * sigmoid(*z))).collect();
