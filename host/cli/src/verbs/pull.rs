@@ -76,7 +76,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
         report.seconds
     ))?;
     match report.brought + report.known {
-        0 if report.kept == 0 => {
+        0 if report.kept == 0 && report.predictions > 0 => {
             ui.line("the device keeps no pictures; `pictures = \"unsure\"` in its graftd.toml has it keep some")
         }
         0 => Ok(()),
