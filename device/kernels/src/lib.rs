@@ -20,6 +20,7 @@ mod simd;
 pub mod store;
 mod taps;
 pub mod threads;
+mod tiles;
 pub mod train;
 pub mod window;
 

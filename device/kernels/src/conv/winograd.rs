@@ -13,10 +13,11 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::tile::{Even, Product, multiply, together};
-use super::{Conv, Job};
+use super::{Conv, Job, Source};
 use crate::activation::close;
 use crate::exchange::Shared;
 use crate::simd::Simd;
+use crate::tiles::{self, Ground, column};
 use crate::{BLOCK, Buffer, Threads, Window, padded};
 
 /// Whether the method is faster than the definition for so many inputs of `size`.
@@ -69,7 +70,7 @@ pub(super) fn scratch(conv: &Conv) -> usize {
 
 /// Returns the number of tiles of an output.
 pub(super) fn tiles(out: [usize; 2]) -> usize {
-    out[0].div_ceil(TILE) * out[1].div_ceil(TILE)
+    tiles::count(out, TILE)
 }
 
 /// What one thread does.
@@ -127,17 +128,11 @@ pub(super) unsafe fn run_tiles<S: Simd, const V: usize, const R: usize>((part, m
 /// Transforms the input patch of a tile into its place in every one of `patches`, which are `plane` numbers apart.
 #[inline(always)]
 unsafe fn spread<S: Simd>(job: &Job<'_>, tile: usize, patches: *mut f32, plane: usize) {
-    let (picture, [ty, tx]) = corner(job, tile);
-    let (before, [h, w]) = (job.window.before, job.input.size);
-    let mut from = [[job.conv.zeros.as_ptr(); SIDE]; SIDE];
-    for (dy, row) in from.iter_mut().enumerate() {
-        for (dx, p) in row.iter_mut().enumerate() {
-            let (y, x) = ((ty + dy).wrapping_sub(before[0]), (tx + dx).wrapping_sub(before[1]));
-            if y < h && x < w {
-                *p = job.input.data.as_ptr().add(((picture * h + y) * w + x) * job.input.stride);
-            }
-        }
-    }
+    let (picture, corner) = corner(job, tile);
+    let Source { data, size, stride, .. } = job.input;
+    let data = data.as_ptr().add(picture * size[0] * size[1] * stride);
+    let ground = Ground { data, size, stride, before: job.window.before, padding: job.conv.zeros.as_ptr() };
+    let from = ground.patch::<SIDE>(corner);
     for channel in (0..job.conv.inputs).step_by(S::LANES) {
         let mut rows = [[S::splat(0.0); SIDE]; SIDE];
         for (row, from) in rows.iter_mut().zip(&from) {
@@ -203,19 +198,8 @@ unsafe fn gather<S: Simd, const V: usize>(
 /// Returns the picture of a tile and its first output.
 #[inline(always)]
 fn corner(job: &Job<'_>, tile: usize) -> (usize, [usize; 2]) {
-    let (columns, each) = (job.size[1].div_ceil(TILE), tiles(job.size));
-    let (picture, tile) = (tile / each, tile % each);
-    (picture, [tile / columns * TILE, tile % columns * TILE])
-}
-
-/// Returns a column of rows.
-#[inline(always)]
-fn column<T: Copy, const N: usize, const ROWS: usize>(rows: &[[T; N]; ROWS], x: usize) -> [T; ROWS] {
-    let mut column = [rows[0][x]; ROWS];
-    for (value, row) in column.iter_mut().zip(rows) {
-        *value = row[x];
-    }
-    column
+    let each = tiles(job.size);
+    (tile / each, tiles::corner(tile % each, job.size, TILE))
 }
 
 /// Transforms three weights of each of some outputs.

@@ -48,12 +48,7 @@ pub(crate) trait Bytes: Copy {
     /// what a table has for them.
     #[inline(always)]
     unsafe fn look_up(table: &Table, bytes: *mut u8, rows: usize, stride: usize, len: usize) {
-        for row in 0..rows {
-            for i in 0..len {
-                let byte = bytes.add(row * stride + i);
-                *byte = *table.get_unchecked(usize::from(*byte));
-            }
-        }
+        look_up_singly(table, bytes, rows, stride, len);
     }
     /// As [`Bytes::store_bytes`], of `LANES` pixels of four bytes.
     unsafe fn store_pixels(p: *mut u8, v: [<Self::F as Simd>::V; 4], span: Span);
@@ -182,6 +177,17 @@ pub(crate) trait Words: Bytes {
     /// Returns a fourth of sums that are multiples of four.
     unsafe fn quarter(sums: Self::I) -> Self::I;
     unsafe fn store_sums(p: *mut i32, sums: Self::I);
+}
+
+/// As [`Bytes::look_up`], byte by byte.
+#[inline(always)]
+unsafe fn look_up_singly(table: &Table, bytes: *mut u8, rows: usize, stride: usize, len: usize) {
+    for row in 0..rows {
+        for i in 0..len {
+            let byte = bytes.add(row * stride + i);
+            *byte = *table.get_unchecked(usize::from(*byte));
+        }
+    }
 }
 
 /// How the sums of a tile become steps. Not a closure: those are not compiled for the instruction set of who calls them.

@@ -10,8 +10,9 @@
 
 use std::ops::Range;
 
-use super::{Conv, Job, write};
+use super::{Conv, Job, Source, write};
 use crate::int8::simd::{Avx2, Bytes, Words};
+use crate::tiles::{self, Ground, column};
 use crate::{BLOCK, Buffer, Isa, Window, padded};
 
 /// Whether the method is faster than the definition for inputs of `size`.
@@ -60,7 +61,7 @@ pub(super) fn scratch(conv: &Conv) -> usize {
 
 /// Returns the number of tiles of an output.
 pub(super) fn tiles(out: [usize; 2]) -> usize {
-    out[0].div_ceil(TILE) * out[1].div_ceil(TILE)
+    tiles::count(out, TILE)
 }
 
 /// Computes some tiles.
@@ -151,19 +152,12 @@ unsafe fn product<S: Words, const V: usize, const H: usize>(
 /// Transforms the input patch of a tile into its place in every one of `patches`, which are `plane` words apart.
 #[inline(always)]
 unsafe fn spread<S: Words>(job: &Job<'_>, tile: usize, patches: *mut i16, plane: usize) {
-    let [ty, tx] = corner(job, tile);
-    let (before, [h, w]) = (job.window.before, job.input.size);
-    let mut from = [[job.conv.padding.as_ptr(); SIDE]; SIDE];
-    for (dy, row) in from.iter_mut().enumerate() {
-        for (dx, p) in row.iter_mut().enumerate() {
-            let (y, x) = ((ty + dy).wrapping_sub(before[0]), (tx + dx).wrapping_sub(before[1]));
-            if y < h && x < w {
-                *p = job.input.data.as_ptr().add((y * w + x) * job.input.stride);
-            }
-        }
-    }
+    let Source { data, size, stride, .. } = job.input;
+    let padding = job.conv.padding.as_ptr();
+    let ground = Ground { data: data.as_ptr(), size, stride, before: job.window.before, padding };
+    let from = ground.patch::<SIDE>(tiles::corner(tile, job.size, TILE));
     for channel in (0..job.conv.inputs).step_by(S::WORDS) {
-        let zero = S::words(job.conv.padding.as_ptr());
+        let zero = S::words(padding);
         let mut rows = [[zero; SIDE]; SIDE];
         for (row, from) in rows.iter_mut().zip(&from) {
             for (value, p) in row.iter_mut().zip(from) {
@@ -189,7 +183,7 @@ unsafe fn gather<S: Words, const V: usize>(
     plane: usize,
     block: usize,
 ) {
-    let [ty, tx] = corner(job, tile);
+    let [ty, tx] = tiles::corner(tile, job.size, TILE);
     let [h, w] = job.size;
     let start = job.conv.start.as_ptr().add(block * BLOCK);
     let mut sums = [[[S::sums(start); V]; TILE]; TILE];
@@ -218,19 +212,6 @@ unsafe fn gather<S: Words, const V: usize>(
             write::<S, V, 1>(job, &[row[0]], pixel, block);
         }
     }
-}
-
-/// Returns the first output of a tile.
-#[inline(always)]
-fn corner(job: &Job<'_>, tile: usize) -> [usize; 2] {
-    let columns = job.size[1].div_ceil(TILE);
-    [tile / columns * TILE, tile % columns * TILE]
-}
-
-/// Returns a column of rows.
-#[inline(always)]
-fn column<T: Copy, const N: usize>(rows: &[[T; N]; SIDE], x: usize) -> [T; SIDE] {
-    [rows[0][x], rows[1][x], rows[2][x], rows[3][x]]
 }
 
 /// Transforms three weights, doubled.
