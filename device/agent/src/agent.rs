@@ -226,8 +226,9 @@ impl Agent {
     ///
     /// The kind of refusal and its reason.
     pub fn classify(&mut self, name: &str, image: &[u8]) -> Result<Judged, (RefusalCode, String)> {
-        let running = self.installer.running();
-        let model = running.map(|r| Arc::clone(&r.model)).ok_or_else(|| (RefusalCode::NoModel, self.summary()))?;
+        let text = |text: &str| text.chars().take(MAX_TEXT).collect::<String>();
+        let running = self.installer.running().map(|r| (Arc::clone(&r.model), text(&r.name)));
+        let (model, bundle) = running.ok_or_else(|| (RefusalCode::NoModel, self.summary()))?;
         let picture = picture::decode(image).map_err(|e| (RefusalCode::Image, format!("{name}: {e}")))?;
         let found = model.classify(&picture).map_err(|e| (RefusalCode::Internal, e.to_string()))?;
         let latency_ms = found.latency.as_secs_f32() * 1e3;
@@ -235,16 +236,14 @@ impl Agent {
         order.sort_by(|&a, &b| found.probabilities[b].total_cmp(&found.probabilities[a]));
         let top: Vec<(String, f32)> =
             order.into_iter().take(TOP).map(|i| (model.label(i), found.probabilities[i])).collect();
-        let set: Vec<String> = found.set.iter().map(|&i| model.label(i)).collect();
-        let doubt = self.doubt(&found, &set);
+        let doubt = self.doubt(&found);
         self.predictions += 1;
-        let text = |text: &str| text.chars().take(MAX_TEXT).collect::<String>();
         let second = top.get(1).map(|(label, p)| (text(label), *p));
         let record = Record {
             id: 0,
             unix_ms: clock::unix_ms(),
             source: text(name),
-            model: self.installer.running().map(|r| text(&r.name)).unwrap_or_default(),
+            model: bundle,
             label: text(&found.label),
             probability: found.probability,
             value: worth(found.probability, second.as_ref().map_or(0.0, |s| s.1), found.standing),
@@ -283,11 +282,11 @@ impl Agent {
         self.installer.take_notes().iter().for_each(|note| log(note));
         self.show();
         let classified = Classified { label: found.label, probability: found.probability, latency_ms, top };
-        Ok(Judged { classified, set, doubt, is_kept })
+        Ok(Judged { classified, set: found.set, doubt, is_kept })
     }
 
     /// Says why an answer is not to be relied on: as the bundle was calibrated, or as the owner has set.
-    fn doubt(&self, found: &graft_runtime::Prediction, set: &[String]) -> Option<String> {
+    fn doubt(&self, found: &graft_runtime::Prediction) -> Option<String> {
         let below = match (found.standing, self.config.unsure_below) {
             (Standing::Unfamiliar, _) => return found.doubt.clone(),
             (_, Some(below)) => below,
@@ -295,7 +294,7 @@ impl Agent {
             (_, None) => return found.doubt.clone(),
         };
         let standing = if found.probability < below { Standing::Unsure } else { Standing::Sure };
-        doubt(standing, &found.label, &set.iter().map(String::as_str).collect::<Vec<_>>())
+        doubt(standing, &found.label, &found.set)
     }
 
     /// Answers what brings predictions and pictures to a host.

@@ -182,8 +182,7 @@ fn once(image: &Path, config: &Path, json: bool) -> Result<ExitCode> {
         });
         println!("{}", serde_json::to_string_pretty(&text)?);
     } else {
-        let answer = judged.doubt.as_ref().unwrap_or(&found.label);
-        println!("{answer}  {:.1} %  {:.0} ms", 100.0 * found.probability, found.latency_ms);
+        println!("{}  {:.1} %  {:.0} ms", judged.answer(), 100.0 * found.probability, found.latency_ms);
     }
     Ok(ExitCode::SUCCESS)
 }

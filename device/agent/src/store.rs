@@ -56,8 +56,8 @@ impl Store {
     /// Opens a folder that may grow to `limit` bytes.
     pub fn open(folder: &Path, limit: u64) -> Self {
         let mut recent = VecDeque::new();
-        for name in [OLD_LOG, LOG] {
-            let text = fs::read(folder.join(name)).unwrap_or_default();
+        let logs = logs(folder);
+        for text in logs.iter().flatten() {
             let lines = text.split(|&b| b == b'\n').filter_map(|line| serde_json::from_slice::<Record>(line).ok());
             for record in lines.filter(|record| record.id <= MAX_ID) {
                 recent.push_back(record);
@@ -66,7 +66,7 @@ impl Store {
                 }
             }
         }
-        let files = Files::open(folder, limit);
+        let files = Files::open(folder, limit, &logs);
         // A picture may have been kept whose line was lost.
         let last = recent.back().map(|r: &Record| r.id).max(files.as_ref().ok().and_then(|f| f.pictures.last_id()));
         let next_id = last.map_or(1, |id| id + 1);
@@ -101,7 +101,7 @@ impl Store {
         let picture = picture.filter(|_| self.is_in_time());
         if self.files.is_err() {
             // The disk may have come back.
-            self.files = Ok(Files::open(&self.folder, self.limit)?);
+            self.files = Ok(Files::open(&self.folder, self.limit, &logs(&self.folder))?);
         }
         let Ok(files) = &mut self.files else { return Ok(id) };
         // Each is worth something without the other.
@@ -128,7 +128,7 @@ impl Store {
     }
 
     fn files(&self) -> io::Result<&Files> {
-        self.files.as_ref().map_err(|e| io::Error::new(e.kind(), e.to_string()))
+        self.files.as_ref().map_err(again)
     }
 
     /// Returns the number of the store: with another one, numbers of predictions mean other ones.
@@ -196,16 +196,14 @@ impl Store {
     ///
     /// As [`Store::number`].
     pub fn forget(&mut self, pictures: &[(u64, [u8; 32])]) -> io::Result<usize> {
-        match &mut self.files {
-            Ok(files) => files.pictures.forget(pictures),
-            Err(e) => Err(io::Error::new(e.kind(), e.to_string())),
-        }
+        let files = self.files.as_mut().map_err(|e| again(e))?;
+        files.pictures.forget(pictures)
     }
 }
 
 impl Files {
-    /// Opens the logs and what is kept.
-    fn open(folder: &Path, limit: u64) -> io::Result<Self> {
+    /// Opens the logs, of which this is the text, and what is kept.
+    fn open(folder: &Path, limit: u64, [old, text]: &[io::Result<Vec<u8>>; 2]) -> io::Result<Self> {
         let files = Folder::open(folder)?;
         let mut disk = Disk::new(files.clone());
         let number = match disk.read(NUMBER).ok().and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?))) {
@@ -217,16 +215,15 @@ impl Files {
                 number
             }
         };
-        let path = folder.join(LOG);
-        let mut log = OpenOptions::new().append(true).create(true).read(true).open(&path)?;
-        let text = fs::read(&path)?;
+        let mut log = OpenOptions::new().append(true).create(true).open(folder.join(LOG))?;
+        let text = text.as_ref().map_err(again)?;
         let mut log_len = text.len() as u64;
         if text.last().is_some_and(|&b| b != b'\n') {
             // A torn line gets an end of its own, so that it does not swallow the next one.
             log.write_all(b"\n")?;
             log_len += 1;
         }
-        let marks = [marks(&fs::read(folder.join(OLD_LOG)).unwrap_or_default()), marks(&text)];
+        let marks = [old.as_ref().map_or(vec![], |old| marks(old)), marks(text)];
         // Half for pictures, a quarter for each of the two logs.
         Ok(Self { log, log_len, marks, pictures: Pictures::open(files, limit / 2), number })
     }
@@ -252,6 +249,19 @@ impl Files {
         }
         Ok(())
     }
+}
+
+/// Reads the older log and the newer one; one that is not there is empty.
+fn logs(folder: &Path) -> [io::Result<Vec<u8>>; 2] {
+    [OLD_LOG, LOG].map(|name| match fs::read(folder.join(name)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(vec![]),
+        read => read,
+    })
+}
+
+/// Returns an error that was kept, to be told once more.
+fn again(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
 }
 
 /// Returns numbers and places of some lines of a log.

@@ -338,6 +338,13 @@ pub struct Judged {
     pub is_kept: bool,
 }
 
+impl Judged {
+    /// Returns what a person is told: the label, or why it is not to be relied on.
+    pub fn answer(&self) -> &str {
+        self.doubt.as_ref().unwrap_or(&self.classified.label)
+    }
+}
+
 /// A prediction with all that is remembered of it; its texts are cut at [`MAX_TEXT`] characters.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Told {

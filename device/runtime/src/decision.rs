@@ -4,6 +4,7 @@
 //! metadata under [`DECISION`], so that host and device decide alike. Knows nothing of pictures.
 
 use std::cmp::Ordering;
+use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
 
@@ -183,7 +184,7 @@ impl Weighed {
 }
 
 /// Says why an answer is not to be relied on, for a person; none where it is. `set` has the labels that it may be.
-pub fn doubt(standing: Standing, label: &str, set: &[&str]) -> Option<String> {
+pub fn doubt(standing: Standing, label: &str, set: &[impl Display]) -> Option<String> {
     match (standing, set) {
         (Standing::Unknown | Standing::Sure, _) => None,
         (Standing::Unfamiliar, _) => Some("unfamiliar".into()),

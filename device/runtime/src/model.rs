@@ -55,8 +55,8 @@ pub struct Prediction {
     pub probabilities: Vec<f32>,
     /// What is to be made of the answer.
     pub standing: Standing,
-    /// The classes that it may be, the most probable first; none where the model was not calibrated so.
-    pub set: Vec<usize>,
+    /// The labels that it may be, the most probable first; none where the model was not calibrated so.
+    pub set: Vec<String>,
     /// The energy of the logits: the lower, the more familiar the picture.
     pub energy: f32,
     /// Why the answer is not to be relied on, for a person; none where it is, or nothing is known of that.
@@ -285,8 +285,8 @@ impl Model {
         let weighed = self.decision.as_ref().map_or_else(|| Weighed::plain(&logits), |d| d.weigh(&logits));
         let Weighed { probabilities, standing, set, energy } = weighed;
         let label = self.label(index);
-        let may_be: Vec<String> = set.iter().map(|&i| self.label(i)).collect();
-        let doubt = doubt(standing, &label, &may_be.iter().map(String::as_str).collect::<Vec<_>>());
+        let set: Vec<String> = set.into_iter().map(|i| self.label(i)).collect();
+        let doubt = doubt(standing, &label, &set);
         let probability = probabilities[index];
         Ok(Prediction { index, label, probability, logits, probabilities, standing, set, energy, doubt, latency })
     }

@@ -133,7 +133,7 @@ fn classify(images: &[PathBuf], at: &At, as_json: bool, ui: &mut Ui) -> Result<(
             }));
             continue;
         }
-        let answer = judged.doubt.as_ref().unwrap_or(&found.label);
+        let answer = judged.answer();
         let kept = if judged.is_kept { "  kept" } else { "" };
         let (percent, ms) = (100.0 * found.probability, found.latency_ms);
         ui.line(&format!("{}  {answer}  {percent:.1} %  {ms:.0} ms{kept}", path.display()))?;

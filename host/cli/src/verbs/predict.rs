@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use graft_runtime::{Model, Prediction, picture};
+use graft_runtime::{Prediction, picture};
 use graft_train::dataset::Task;
 use graft_train::run::write_atomic;
 use graft_zoo::Preprocessing;
@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
             Ok(p) => {
                 let ms = p.latency.as_secs_f64() * 1e3;
                 if args.json {
-                    rows.push(row(task, &model, path, &p, ms));
+                    rows.push(row(task, model.labels(), path, &p, ms));
                 } else {
                     ui.line(&format!("{}  {}  {ms:.1} ms", path.display(), told(task, model.labels(), &p)))?;
                 }
@@ -76,16 +76,14 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
 }
 
 /// One picture's answer in JSON.
-fn row(task: Task, model: &Model, path: &Path, p: &Prediction, ms: f64) -> serde_json::Value {
-    let labels = model.labels();
+fn row(task: Task, labels: &[String], path: &Path, p: &Prediction, ms: f64) -> serde_json::Value {
     let named = |of: &dyn Fn(f32) -> f32| -> serde_json::Map<String, serde_json::Value> {
         labels.iter().zip(&p.logits).map(|(label, z)| (label.clone(), of(*z).into())).collect()
     };
     match task {
         Task::Classes => {
-            let set = p.set.iter().map(|&i| model.label(i)).collect::<Vec<_>>();
             json!({
-                "image": path, "label": p.label, "probability": p.probability, "standing": p.standing, "doubt": p.doubt, "set": set,
+                "image": path, "label": p.label, "probability": p.probability, "standing": p.standing, "doubt": p.doubt, "set": p.set,
                 "energy": p.energy, "latency_ms": ms, "logits": p.logits,
             })
         }
