@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Write};
+use std::iter;
 use std::path::{Path, PathBuf};
 
 use graft_bundle::{Digest, PublicKey};
@@ -33,8 +34,8 @@ pub(crate) struct Teller {
 
 const FIELD: &str = "field.csv";
 const PREDICTIONS: &str = "predictions.csv";
-const FIELD_COLUMNS: [&str; 12] = [
-    "file",
+/// What a device said, in both tables.
+const SAID: [&str; 10] = [
     "device",
     "unix_ms",
     "source",
@@ -45,23 +46,18 @@ const FIELD_COLUMNS: [&str; 12] = [
     "second_probability",
     "reason",
     "value",
-    "site",
 ];
-const PREDICTION_COLUMNS: [&str; 13] = [
-    "store",
-    "id",
-    "device",
-    "unix_ms",
-    "source",
-    "model",
-    "answer",
-    "probability",
-    "second",
-    "second_probability",
-    "reason",
-    "value",
-    "latency_ms",
-];
+
+/// The columns of the table of pictures.
+fn field_columns() -> impl Iterator<Item = &'static str> + Clone {
+    iter::once("file").chain(SAID).chain(["site"])
+}
+
+/// The columns of the table of predictions.
+fn prediction_columns() -> impl Iterator<Item = &'static str> {
+    ["store", "id"].into_iter().chain(SAID).chain(["latency_ms"])
+}
+
 /// Longest table that is read, as `graft label` reads it.
 const MAX_TABLE: u64 = 256 << 20;
 
@@ -142,11 +138,7 @@ impl Field {
     pub(crate) fn tell(&self, teller: &Teller, rows: &[(String, Told)]) -> Result<(), FieldError> {
         let site = self.site.clone().unwrap_or_default();
         let row = |(file, told): &(String, Told)| {
-            let said = said(told);
-            let mut cells = vec![file.clone(), plain(&teller.name)];
-            cells.extend(said);
-            cells.push(site.clone());
-            cells
+            iter::once(file.clone()).chain(said(teller, told)).chain([site.clone()]).collect::<Vec<String>>()
         };
         let path = self.root.join(FIELD);
         let text = table(&path).and_then(|old| with_rows(&old, &rows.iter().map(row).collect::<Vec<_>>()));
@@ -157,10 +149,6 @@ impl Field {
     /// Opens the table of predictions, to which those of a store are added.
     pub(crate) fn predictions(&self, teller: &Teller) -> Result<Predictions, FieldError> {
         Predictions::open(&self.root.join(PREDICTIONS), teller).map_err(self.error("use", PREDICTIONS))
-    }
-
-    pub(crate) fn predictions_error(&self) -> impl FnOnce(io::Error) -> FieldError {
-        self.error("write", PREDICTIONS)
     }
 }
 
@@ -191,14 +179,15 @@ fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim().to_owned()
 }
 
-/// Returns `unix_ms` to `value` of the columns.
-fn said(told: &Told) -> Vec<String> {
+/// Returns the cells of [`SAID`].
+fn said(teller: &Teller, told: &Told) -> [String; SAID.len()] {
     let (second, second_probability) =
         told.second.as_ref().map_or((String::new(), String::new()), |(label, p)| (plain(label), share(*p)));
     // An answer without a name would make the table one that is refused.
     let answer = Some(plain(&told.label)).filter(|a| !a.is_empty()).unwrap_or_else(|| "?".into());
     let value = if told.value.is_finite() { told.value.to_string() } else { String::new() };
-    vec![
+    [
+        plain(&teller.name),
         told.unix_ms.to_string(),
         plain(&told.source),
         plain(&told.model),
@@ -232,13 +221,13 @@ fn table(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Adds rows of [`FIELD_COLUMNS`] to a table that may have other columns besides, in another order.
+/// Adds rows of [`field_columns`] to a table that may have other columns besides, in another order.
 fn with_rows(old: &[u8], rows: &[Vec<String>]) -> io::Result<Vec<u8>> {
     let mut reader = csv::ReaderBuilder::new().from_reader(old);
     let mut columns: Vec<String> =
         reader.headers()?.iter().map(|h| h.trim_start_matches('\u{feff}').trim().to_owned()).collect();
     let before = columns.len();
-    let missing = FIELD_COLUMNS.iter().filter(|c| !columns.iter().any(|h| h == *c)).map(|c| (*c).to_owned());
+    let missing = field_columns().filter(|c| !columns.iter().any(|h| h == c)).map(str::to_owned);
     let missing: Vec<String> = missing.collect();
     columns.extend(missing);
     let place = |name: &str| columns.iter().position(|c| c == name).unwrap_or(0);
@@ -256,7 +245,7 @@ fn with_rows(old: &[u8], rows: &[Vec<String>]) -> io::Result<Vec<u8>> {
     }
     for row in fresh.values() {
         let mut cells = vec![String::new(); columns.len()];
-        for (name, cell) in FIELD_COLUMNS.iter().zip(*row) {
+        for (name, cell) in field_columns().zip(*row) {
             cells[place(name)].clone_from(cell);
         }
         writer.write_record(&cells)?;
@@ -267,6 +256,7 @@ fn with_rows(old: &[u8], rows: &[Vec<String>]) -> io::Result<Vec<u8>> {
 /// The table of predictions, which only grows.
 #[derive(Debug)]
 pub(crate) struct Predictions {
+    path: PathBuf,
     file: File,
     teller: Teller,
     /// The highest number of this store that it has.
@@ -281,7 +271,7 @@ impl Predictions {
         file.set_len(whole)?;
         if whole == 0 {
             let mut writer = csv::Writer::from_writer(vec![]);
-            writer.write_record(PREDICTION_COLUMNS)?;
+            writer.write_record(prediction_columns())?;
             let head = writer.into_inner().map_err(|e| io::Error::other(e.to_string()))?;
             file.write_all(&head)?;
             durable::sync_folder_of(path)?;
@@ -295,17 +285,21 @@ impl Predictions {
                 last = record.get(1).and_then(|id| id.parse().ok()).map_or(last, |id: u64| id.max(last));
             }
         }
-        Ok(Self { file, teller: teller.clone(), last })
+        Ok(Self { path: path.to_owned(), file, teller: teller.clone(), last })
     }
 
     /// Adds predictions, and has them survive.
-    pub(crate) fn add(&mut self, rows: &[Told]) -> io::Result<()> {
+    pub(crate) fn add(&mut self, rows: &[Told]) -> Result<(), FieldError> {
+        let outcome = self.write(rows);
+        outcome.map_err(|source| FieldError { doing: "write", path: self.path.clone(), source })
+    }
+
+    fn write(&mut self, rows: &[Told]) -> io::Result<()> {
         let mut writer = csv::Writer::from_writer(vec![]);
         for told in rows {
-            let mut cells = vec![store_text(self.teller.store), told.id.to_string(), plain(&self.teller.name)];
-            cells.extend(said(told));
-            cells.push(told.latency_ms.to_string());
-            writer.write_record(&cells)?;
+            let whose = [store_text(self.teller.store), told.id.to_string()];
+            writer
+                .write_record(whose.into_iter().chain(said(&self.teller, told)).chain([told.latency_ms.to_string()]))?;
             self.last = self.last.max(told.id);
         }
         self.file.write_all(&writer.into_inner().map_err(|e| io::Error::other(e.to_string()))?)?;
@@ -349,7 +343,7 @@ mod tests {
     #[test]
     fn rows_go_into_a_table_of_other_columns_and_take_the_place_of_older_ones() {
         let row = |file: &str, answer: &str| {
-            let mut cells = vec![String::new(); FIELD_COLUMNS.len()];
+            let mut cells = vec![String::new(); field_columns().count()];
             (cells[0], cells[5]) = (file.into(), answer.into());
             cells
         };

@@ -61,6 +61,8 @@ pub struct PullReport {
     pub seconds: f64,
 }
 
+/// Of what is told of in one message.
+const PAGE: u32 = MAX_TOLD as u32;
 /// Pictures between two writes of the table.
 const BATCH: usize = 32;
 /// Bytes from which on a batch is written.
@@ -90,10 +92,8 @@ impl Session {
         let (store, kept) = self.kept()?;
         let teller = Teller { name: name.clone(), folder, store };
         let mut report = PullReport { device: name, kept: kept.len(), ..PullReport::default() };
-        let outcome = self
-            .pictures(field, &teller, &kept, then, &mut report, &mut progress)
-            .and_then(|()| self.predictions(field, &teller, &mut report, &mut progress));
-        outcome?;
+        self.pictures(field, &teller, &kept, then, &mut report, &mut progress)?;
+        self.predictions(field, &teller, &mut report, &mut progress)?;
         let (sent, received) = self.client.wire_bytes();
         report.wire_bytes = sent - before.0 + received - before.1;
         report.seconds = self.client.now().saturating_sub(start).as_secs_f64();
@@ -106,7 +106,7 @@ impl Session {
         let mut seen = std::collections::BTreeSet::new();
         let mut skip = 0u32;
         loop {
-            let request = Request::Kept { skip, count: u32::try_from(MAX_TOLD).unwrap_or(u32::MAX) };
+            let request = Request::Kept { skip, count: PAGE };
             let (store, pictures) = self.ask(&request, "Kept", |r| {
                 if let Response::Kept { store, pictures, .. } = r { Ok((store, pictures)) } else { Err(r.into()) }
             })?;
@@ -207,9 +207,8 @@ impl Session {
         let mut bytes = field.part(teller, kept);
         loop {
             let begun = bytes.len() as u64;
-            let count = u32::try_from(MAX_PART).unwrap_or(u32::MAX);
             let parts = (begun..kept.len).step_by(MAX_PART);
-            let requests = parts.map(|offset| Request::Picture { id: kept.told.id, offset, count });
+            let requests = parts.map(|offset| Request::Picture { id: kept.told.id, offset, count: MAX_PART as u32 });
             let outcome = self.client.pipeline(requests, |response| {
                 if let Response::Picture { bytes: more } = response {
                     bytes.extend(more);
@@ -251,8 +250,7 @@ impl Session {
     ) -> Result<(), DeployError> {
         let mut table = field.predictions(teller)?;
         loop {
-            let request =
-                Request::Predictions { after: table.last, count: u32::try_from(MAX_TOLD).unwrap_or(u32::MAX) };
+            let request = Request::Predictions { after: table.last, count: PAGE };
             let (store, told) = self.ask(&request, "Predictions", |r| {
                 if let Response::Predictions { store, predictions } = r {
                     Ok((store, predictions))
@@ -264,7 +262,7 @@ impl Session {
             if store != teller.store || !is_further {
                 return Ok(());
             }
-            table.add(&told).map_err(field.predictions_error())?;
+            table.add(&told)?;
             report.predictions += told.len() as u64;
             progress(PullProgress::Predictions { done: report.predictions });
         }

@@ -131,14 +131,15 @@ pub fn fit(first: &[Seen], second: &[Seen], promise: &Promise) -> Result<Calibra
         }
     };
 
-    let softened: Vec<(Vec<f32>, &Seen)> = second
-        .iter()
-        .map(|seen| {
+    let soft = |temperature: f32| -> Vec<(Vec<f32>, &Seen)> {
+        let one = |seen: &Seen| {
             let mut p = vec![0.0; seen.logits.len()];
             soften(&seen.logits, temperature, &mut p);
-            (p, seen)
-        })
-        .collect();
+            p
+        };
+        second.iter().map(|seen| (one(seen), seen)).collect()
+    };
+    let softened = soft(temperature);
     // How unlike each true label is: 1 - p, but as -p, which rounds nothing.
     let scores: Vec<f64> = softened.iter().map(|(p, seen)| -f64::from(p[seen.class])).collect();
     let set = match quantile(&scores, coverage) {
@@ -151,11 +152,8 @@ pub fn fit(first: &[Seen], second: &[Seen], promise: &Promise) -> Result<Calibra
         }
     };
     let is_familiar = |seen: &Seen| familiar.is_none_or(|f| energy(&seen.logits) <= f.at_most);
-    let answered: Vec<(f32, bool)> = softened
-        .iter()
-        .filter(|(_, seen)| is_familiar(seen))
-        .map(|(p, seen)| (p[argmax(&seen.logits)], argmax(&seen.logits) == seen.class))
-        .collect();
+    let answered: Vec<(f32, bool)> =
+        softened.iter().filter(|(_, seen)| is_familiar(seen)).map(|(p, seen)| best(p, seen)).collect();
     let sure = match at_risk(&answered, risk, 1.0 - confidence) {
         Some(at_least) => {
             Some(Sure { risk: risk as f32, confidence: confidence as f32, at_least, pictures: count(answered.len()) })
@@ -170,22 +168,20 @@ pub fn fit(first: &[Seen], second: &[Seen], promise: &Promise) -> Result<Calibra
             None
         }
     };
-    let shown = |t: f32| {
-        let sure: Vec<(f64, bool)> = second
-            .iter()
-            .map(|seen| {
-                let mut p = vec![0.0; seen.logits.len()];
-                soften(&seen.logits, t, &mut p);
-                let best = argmax(&seen.logits);
-                (f64::from(p[best]), best == seen.class)
-            })
-            .collect();
-        calibration_error(&sure)
+    let shown = |softened: &[(Vec<f32>, &Seen)]| {
+        let best = softened.iter().map(|(p, seen)| best(p, seen)).map(|(p, is_right)| (f64::from(p), is_right));
+        calibration_error(&best.collect::<Vec<_>>())
     };
     let decision = Decision { format: DECISION_FORMAT, temperature, set, sure, familiar };
     let temperature =
-        TemperatureShown { pictures: second.len(), ece_before: shown(1.0), ece_after: shown(decision.temperature) };
+        TemperatureShown { pictures: second.len(), ece_before: shown(&soft(1.0)), ece_after: shown(&softened) };
     Ok(Calibrated { decision, left_out, temperature, skipped: vec![] })
+}
+
+/// Returns the probability of the best answer, and whether it is right.
+fn best(p: &[f32], seen: &Seen) -> (f32, bool) {
+    let best = argmax(&seen.logits);
+    (p[best], best == seen.class)
 }
 
 fn count(n: usize) -> u32 {
