@@ -1,16 +1,16 @@
 //! `cargo xtask web`: graft's pages in a real browser.
 //!
-//! What the tests do is in `tests/web`; this finds the browser, builds the program that serves the page, and starts them.
+//! What the tests do is in `tests/web`; this finds the browser, builds the programs that serve and write the pages, and starts them.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{cargo_command, program, root, run as start};
+use crate::{cargo_command, program, root, run as start, target_folder};
 
-/// Test the page of `graft label` in a headless Chromium
+/// Test the pages of `graft label` and `graft report` in a headless Chromium
 ///
 /// Needs node 20 or newer, npm and Chromium: on Debian `apt-get install --no-install-recommends nodejs npm chromium`. Without them it
 /// says what is missing and that it is skipped. playwright-core comes from npm, of the version in tests/web/package-lock.json.
@@ -23,6 +23,9 @@ pub(crate) struct Args {
     /// Only tests whose name has this in it
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// Look at the reports of this folder, each NAME.html with its NAME.json, instead of made-up ones
+    #[arg(long, value_name = "DIR")]
+    reports: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -40,16 +43,26 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Command::new("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]).arg(&folder),
         )?;
     }
-    let mut command = cargo_command(&["build", "--locked", "--package", "graft-label", "--example"]);
-    command.arg("leaves");
-    let page = program::build(command, &[])?;
+    let example = |package: &str, name: &str| {
+        program::build(cargo_command(&["build", "--locked", "--package", package, "--example", name]), &[])
+    };
+    let (page, writer) = (example("graft-label", "leaves")?, example("graft-report", "pages")?);
+    let out = target_folder()?.join("web");
+    let reports = match &args.reports {
+        Some(folder) => path::absolute(folder).context("finding the reports")?,
+        None => {
+            let folder = out.join("reports");
+            start(Command::new(writer).arg(&folder))?;
+            folder
+        }
+    };
     let mut command = Command::new("node");
     command.arg("--test").env("GRAFT_PAGE", page).env("GRAFT_CHROMIUM", chromium);
-    command.env("GRAFT_OUT", root().join("target/web"));
+    command.env("GRAFT_REPORTS", reports).env("GRAFT_OUT", out);
     if let Some(only) = &args.only {
         command.arg(format!("--test-name-pattern={only}"));
     }
-    start(command.arg(folder.join("label.test.mjs")))
+    start(command.args(["label.test.mjs", "report.test.mjs"].map(|f| folder.join(f))))
 }
 
 /// Finds the browser, and makes sure that what drives it is there.
