@@ -64,6 +64,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         let disk = e.downcast_ref::<ProvisionError>();
         e.is::<BundleError>()
             || e.is::<verbs::quantize::Refused>()
+            || e.is::<verbs::retrain::Worse>()
             || matches!(disk, Some(ProvisionError::Refused { .. }))
     });
     match deploy {

@@ -11,6 +11,10 @@ use crate::dataset::{Dataset, Ignored, Sample, Task};
 use crate::metrics::{self, Metrics, TagMetrics, ValueMetrics, argmax};
 use crate::pictures::{self, OnBad};
 
+mod worth;
+
+pub use worth::{Covered, Strangers, Worth};
+
 /// What an evaluation reports.
 #[derive(Debug, Clone, Serialize)]
 pub struct Evaluation {
@@ -21,6 +25,10 @@ pub struct Evaluation {
     pub engine: String,
     /// Median milliseconds of one run of the network, one thread a picture, decoding not counted.
     pub median_ms: f64,
+    /// What probabilities and doubts are worth, of a model that was calibrated.
+    pub worth: Option<Worth>,
+    /// How well pictures of something else are told apart, where there were some.
+    pub strangers: Option<Strangers>,
     /// Pictures left out.
     pub skipped: Vec<Ignored>,
 }
@@ -80,12 +88,19 @@ pub struct Answer {
     pub milliseconds: f64,
 }
 
-/// Evaluates `model` on `data`, whose classes must be among the model's, or whose columns must be its own.
+/// Evaluates `model` on `data`, whose classes must be among the model's, or whose columns must be its own; `strangers` are
+/// pictures of something else.
 ///
 /// # Errors
 ///
 /// If task or classes differ from the model's, no picture can be read, or the model fails.
-pub fn evaluate(model: &Model, data: Dataset, on_bad: OnBad, progress: impl FnMut(usize, usize)) -> Result<Evaluation> {
+pub fn evaluate(
+    model: &Model,
+    data: Dataset,
+    strangers: &[Sample],
+    on_bad: OnBad,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Evaluation> {
     let task = Task::of(model.metadata())?;
     ensure!(
         task == data.task,
@@ -99,12 +114,23 @@ pub fn evaluate(model: &Model, data: Dataset, on_bad: OnBad, progress: impl FnMu
         }
     );
     let data = data.relabel(model.labels())?;
-    let (answers, skipped) = answers(model, &data.samples, on_bad, progress)?;
+    let (answers, skipped) = answers(model, &data.samples, on_bad, &mut progress)?;
     ensure!(!answers.is_empty(), "expected pictures that can be read, found none among {}", data.samples.len());
     let found = found(&data, &answers);
     let mut times: Vec<f64> = answers.iter().map(|a| a.milliseconds).collect();
     times.sort_by(f64::total_cmp);
-    Ok(Evaluation { found, engine: model.engine(), median_ms: times[times.len() / 2], skipped })
+    let is_classes = task == Task::Classes;
+    ensure!(
+        is_classes || strangers.is_empty(),
+        "expected a model that tells classes for strangers, found one of {}",
+        task.name()
+    );
+    let worth = if is_classes { worth::worth(model, &data, &answers)? } else { None };
+    let strangers = match strangers {
+        [] => None,
+        samples => Some(worth::strangers(model, &answers, samples, progress)?),
+    };
+    Ok(Evaluation { found, engine: model.engine(), median_ms: times[times.len() / 2], worth, strangers, skipped })
 }
 
 /// Returns how good answers are.

@@ -4,7 +4,8 @@
 //! # Source
 //!
 //! Nocedal and Wright, *Numerical Optimization*, 2nd ed., algorithms 7.4 and 7.5 (L-BFGS); the objective is that of
-//! scikit-learn's `LogisticRegression`: mean loss plus `|w|^2 / (2 C n)`, the bias not penalised. With half the mean square
+//! scikit-learn's `LogisticRegression`: mean loss plus `|w|^2 / (2 C n)`, the bias not penalised; what counts as several is a
+//! `sample_weight` there. With half the mean square
 //! as the loss that is its `Ridge` with `alpha = 1 / C`.
 
 use std::collections::VecDeque;
@@ -39,13 +40,24 @@ pub struct Samples {
     pub targets: Targets,
     /// So many vectors after each other are views of one picture, of which the first is the picture itself.
     pub views: usize,
+    /// Those that count more than the others.
+    pub weighty: Weighty,
+}
+
+/// The first so many vectors, each of which counts as several.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Weighty {
+    /// How many vectors.
+    pub first: usize,
+    /// As how many each counts.
+    pub times: f64,
 }
 
 impl Samples {
     /// Returns the vectors at `rows`, each as of a picture of its own.
     pub fn pick(&self, rows: &[usize]) -> Self {
         let features = rows.iter().flat_map(|&r| self.row(r)).copied().collect();
-        Self { features, targets: self.targets.pick(rows), width: self.width, views: 1 }
+        Self { features, targets: self.targets.pick(rows), width: self.width, views: 1, weighty: Weighty::default() }
     }
 
     /// Returns the rows of some pictures' vectors.
@@ -53,7 +65,18 @@ impl Samples {
         pictures.iter().flat_map(|p| p * self.views..(p + 1) * self.views).collect()
     }
 
-    fn row(&self, r: usize) -> &[f32] {
+    /// Returns what a vector counts.
+    fn weight(&self, r: usize) -> f64 {
+        if r < self.weighty.first { self.weighty.times } else { 1.0 }
+    }
+
+    /// Returns what all vectors count.
+    fn total(&self) -> f64 {
+        let first = self.weighty.first.min(self.targets.len());
+        first as f64 * self.weighty.times + (self.targets.len() - first) as f64
+    }
+
+    pub(crate) fn row(&self, r: usize) -> &[f32] {
         &self.features[r * self.width..(r + 1) * self.width]
     }
 }
@@ -82,7 +105,6 @@ pub fn fit(samples: &Samples, seed: u64, mut progress: impl FnMut(usize, usize))
     check(samples)?;
     let steps = STRENGTHS.len() * FOLDS + 1;
     let mut done = 0;
-    let count = samples.targets.width();
     // What each strength says of held-out samples, in the folds' order, and what is true.
     let mut outputs = vec![vec![]; STRENGTHS.len()];
     let mut wanted = vec![];
@@ -98,17 +120,11 @@ pub fn fit(samples: &Samples, seed: u64, mut progress: impl FnMut(usize, usize))
             continue;
         }
         wanted.extend((0..test.targets.len()).flat_map(|i| test.targets.row(i)));
-        let scaler = Scaler::of(&train);
-        let problem = Problem::new(&train, &scaler)?;
-        let mut at = vec![0.0; problem.len()];
-        for (outputs, &strength) in outputs.iter_mut().zip(&STRENGTHS) {
-            // Each strength starts where the one before it ended: they are sorted, so the way is short.
-            at = problem.minimise(strength, at, MAX_ITERATIONS / 2)?.at;
-            let head = scaler.head(&at, train.width, count);
+        for (outputs, head) in outputs.iter_mut().zip(path(&train)?) {
             outputs.extend((0..test.targets.len()).flat_map(|i| logits(&head, test.row(i))));
             done += 1;
-            progress(done, steps);
         }
+        progress(done, steps);
     }
     let score = |outputs: &Vec<f32>| score(&samples.targets, outputs, &wanted);
     let tried: Vec<(f64, f64)> = STRENGTHS.iter().zip(&outputs).map(|(&c, o)| (c, score(o))).collect();
@@ -117,6 +133,23 @@ pub fn fit(samples: &Samples, seed: u64, mut progress: impl FnMut(usize, usize))
     let fitted = fit_with(samples, strength)?;
     progress(steps, steps);
     Ok(Fitted { tried, ..fitted })
+}
+
+/// Fits a head with each of [`STRENGTHS`].
+///
+/// # Errors
+///
+/// If the samples do not fit together.
+pub(crate) fn path(samples: &Samples) -> Result<Vec<Head>> {
+    let scaler = Scaler::of(samples);
+    let problem = Problem::new(samples, &scaler)?;
+    let mut at = vec![0.0; problem.len()];
+    let one = |&strength: &f64| {
+        // Each strength starts where the one before it ended: they are sorted, so the way is short.
+        at = problem.minimise(strength, std::mem::take(&mut at), MAX_ITERATIONS / 2)?.at;
+        Ok(scaler.head(&at, samples.width, samples.targets.width()))
+    };
+    STRENGTHS.iter().map(one).collect()
 }
 
 /// Fits a head with a given `C`.
@@ -190,17 +223,19 @@ struct Scaler {
 
 impl Scaler {
     fn of(samples: &Samples) -> Self {
-        let n = samples.targets.len().max(1) as f64;
+        let total = samples.total().max(1.0);
         let width = samples.width;
         let (mut mean, mut square) = (vec![0.0f64; width], vec![0.0f64; width]);
-        for row in samples.features.chunks_exact(width) {
+        for (r, row) in samples.features.chunks_exact(width).enumerate() {
+            let share = samples.weight(r) / total;
             for (m, &v) in mean.iter_mut().zip(row) {
-                *m += f64::from(v) / n;
+                *m += share * f64::from(v);
             }
         }
-        for row in samples.features.chunks_exact(width) {
+        for (r, row) in samples.features.chunks_exact(width).enumerate() {
+            let share = samples.weight(r) / total;
             for ((s, m), &v) in square.iter_mut().zip(&mean).zip(row) {
-                *s += (f64::from(v) - m).powi(2) / n;
+                *s += share * (f64::from(v) - m).powi(2);
             }
         }
         // A feature that never varies says nothing; dividing by its rounding noise would make it shout. One that varies
@@ -252,6 +287,10 @@ struct Problem {
     targets: Vec<f32>,
     loss: Loss,
     n: usize,
+    /// So many vectors come first and make so much of the loss.
+    first: (usize, f64),
+    /// What all vectors count.
+    total: f64,
     width: usize,
     count: usize,
 }
@@ -262,7 +301,9 @@ impl Problem {
         let features = Tensor::from_vec(scaler.scaled(samples), (n, width), &Device::Cpu)?;
         let transposed = features.t()?.contiguous()?;
         let targets = (0..n).flat_map(|i| samples.targets.row(i)).collect();
-        Ok(Self { features, transposed, targets, loss: samples.targets.loss(), n, width, count })
+        let (first, total) = (samples.weighty.first.min(n), samples.total());
+        let first = (first, first as f64 * samples.weighty.times / total.max(1.0));
+        Ok(Self { features, transposed, targets, loss: samples.targets.loss(), n, first, total, width, count })
     }
 
     /// Number of variables: weights `[width, classes]`, then bias `[classes]`.
@@ -279,18 +320,34 @@ impl Problem {
         for row in outputs.chunks_exact_mut(self.count) {
             row.iter_mut().zip(bias).for_each(|(o, b)| *o += *b as f32);
         }
-        let (loss, residual) = self.loss.of(&outputs, &self.targets, self.count)?;
+        let (loss, residual) = self.weighed(&outputs)?;
         let mut bias_gradient = vec![0.0f64; self.count];
         for row in residual.chunks_exact(self.count) {
             bias_gradient.iter_mut().zip(row).for_each(|(sum, r)| *sum += f64::from(*r));
         }
         let residual = Tensor::from_vec(residual, (self.n, self.count), &Device::Cpu)?;
         let product: Vec<f32> = self.transposed.matmul(&residual)?.flatten_all()?.to_vec1()?;
-        let penalty = 1.0 / (strength * self.n as f64);
+        let penalty = 1.0 / (strength * self.total);
         let mut gradient: Vec<f64> = product.iter().zip(weights).map(|(&g, w)| f64::from(g) + penalty * w).collect();
         gradient.extend(bias_gradient);
         let objective = loss + 0.5 * penalty * weights.iter().map(|w| w * w).sum::<f64>();
         Ok((objective, loss, gradient))
+    }
+
+    /// Returns the mean loss of outputs and its gradient, what comes first by its share.
+    fn weighed(&self, outputs: &[f32]) -> Result<(f64, Vec<f32>)> {
+        let (first, share) = self.first;
+        if first == 0 || first == self.n {
+            return self.loss.of(outputs, &self.targets, self.count);
+        }
+        let at = first * self.count;
+        let (mut loss, mut gradient) = (0.0, Vec::with_capacity(outputs.len()));
+        for (part, share) in [(0..at, share), (at..outputs.len(), 1.0 - share)] {
+            let (value, slopes) = self.loss.of(&outputs[part.clone()], &self.targets[part], self.count)?;
+            loss += share * value;
+            gradient.extend(slopes.into_iter().map(|s| share as f32 * s));
+        }
+        Ok((loss, gradient))
     }
 
     fn minimise(&self, strength: f64, mut at: Vec<f64>, max_iterations: usize) -> Result<End> {
@@ -368,7 +425,13 @@ mod tests {
             features.extend([x + rng.normal(), 100.0 + 10.0 * (y + rng.normal())]);
             classes.push(i % 3);
         }
-        Samples { features, width: 2, targets: Targets::Classes { of: classes, count: 3 }, views: 1 }
+        Samples {
+            features,
+            width: 2,
+            targets: Targets::Classes { of: classes, count: 3 },
+            views: 1,
+            weighty: Weighty::default(),
+        }
     }
 
     #[test]
@@ -406,6 +469,20 @@ mod tests {
         let best = |s: &Samples| fit(s, 3, |_, _| ()).unwrap().tried.iter().map(|t| t.1).fold(0.0, f64::max);
         // Twice the vectors are half the penalty, so the two need not be equal.
         assert!((best(&samples) - best(&doubled)).abs() < 0.03, "{} {}", best(&samples), best(&doubled));
+    }
+
+    #[test]
+    fn what_counts_as_three_is_there_three_times() {
+        let samples = clouds(60);
+        let weighty = Samples { weighty: Weighty { first: 7, times: 3.0 }, ..samples.clone() };
+        let rows: Vec<usize> = (0..60).flat_map(|r| std::iter::repeat_n(r, if r < 7 { 3 } else { 1 })).collect();
+        let repeated = samples.pick(&rows);
+        let (a, b) = (fit_with(&weighty, 0.5).unwrap(), fit_with(&repeated, 0.5).unwrap());
+        let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 2e-3 * (1.0 + b.abs()));
+        assert!(near(&a.head.weight.data, &b.head.weight.data) && near(&a.head.bias, &b.head.bias), "{a:?} {b:?}");
+        assert!((a.loss - b.loss).abs() < 1e-6);
+        let plain = fit_with(&samples, 0.5).unwrap();
+        assert!(!near(&a.head.bias, &plain.head.bias), "weights change the fit");
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod qat;
 pub mod quantize;
 pub mod rate;
 pub mod recipe;
+pub mod retrain;
 pub mod rng;
 pub mod run;
 pub mod transfer;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset::Task;
 use crate::fit::Epoch;
-use crate::pretrained::{Conventions, Facts, network};
+use crate::pretrained::{Conventions, Facts, Pretrained, network};
 use crate::recipe::Tuning;
 
 /// Everything needed to repeat a run; the text of `run.json`.
@@ -26,6 +26,12 @@ pub struct Record {
     pub graft: String,
     /// The data set's path as given.
     pub data: PathBuf,
+    /// Of a set in parts, the part that was used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+    /// Sets that the head has learnt from since, by `graft retrain`, the last one last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub added: Vec<Added>,
     /// BLAKE3 over the pictures used, in hex.
     pub data_digest: String,
     /// Pictures used.
@@ -54,6 +60,17 @@ pub struct Record {
     /// What was done after the head, where stages were fine-tuned.
     #[serde(default)]
     pub fine_tuned: Option<FineTuned>,
+}
+
+/// A set that was added to a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Added {
+    /// Its path as given.
+    pub data: PathBuf,
+    /// The pictures that were learnt from, each by the beginning of its BLAKE3 in hex.
+    pub learnt: Vec<String>,
+    /// As how many pictures of the first set each counts.
+    pub times: usize,
 }
 
 /// How stages were fine-tuned.
@@ -165,6 +182,16 @@ impl Run {
             bias.data.len()
         );
         Ok(Self { record, backbone: weights.backbone, head: Head { weight, bias: bias.data }, network })
+    }
+
+    /// Returns the backbone, as what a further head is grafted on.
+    pub fn pretrained(&self) -> Pretrained {
+        Pretrained {
+            network: self.network.clone(),
+            backbone: self.backbone.clone(),
+            preprocessing: self.record.preprocessing.clone(),
+            facts: self.record.weights.clone(),
+        }
     }
 
     /// Returns the network without its head.

@@ -13,7 +13,7 @@ use graft_zoo::weights::Tensors;
 use crate::dataset::{Dataset, Ignored, Sample, Task};
 use crate::features::features;
 use crate::fit::{Checkpoint, Data, Resume, Schedule, Source, fit};
-use crate::head::{Samples, fit as fit_head};
+use crate::head::{Samples, Weighty, fit as fit_head};
 pub use crate::net::Device;
 use crate::net::Net;
 use crate::objective::{Scale, Targets};
@@ -30,6 +30,8 @@ use crate::views::Views;
 pub struct Plan<'a> {
     /// The data set's path, for the record.
     pub data: PathBuf,
+    /// The part of it, for the record.
+    pub split: Option<String>,
     /// The pictures.
     pub dataset: &'a Dataset,
     /// The backbone.
@@ -125,7 +127,13 @@ pub fn transfer(plan: &Plan<'_>, stop: &AtomicBool, mut tell: impl FnMut(Event<'
     let start = Instant::now();
     let each: Vec<usize> = (0..targets.len()).flat_map(|p| std::iter::repeat_n(p, varied.views)).collect();
     let views = varied.views;
-    let problem = Samples { features: found.data, width: found.width, targets: targets.pick(&each), views };
+    let problem = Samples {
+        features: found.data,
+        width: found.width,
+        targets: targets.pick(&each),
+        views,
+        weighty: Weighty::default(),
+    };
     // What chooses the best epoch must be new to the head as well.
     let share = settled.tuning.as_ref().map_or(0.0, |t| t.validation);
     let (kept, held_out) = parts(plan.dataset, &found.rows, share, plan.wish.seed);
@@ -164,6 +172,8 @@ pub fn transfer(plan: &Plan<'_>, stop: &AtomicBool, mut tell: impl FnMut(Event<'
         task,
         graft: env!("CARGO_PKG_VERSION").into(),
         data: plan.data.clone(),
+        split: plan.split.clone(),
+        added: vec![],
         data_digest: found.data_digest,
         pictures: found.rows.len(),
         skipped: found.skipped.len(),

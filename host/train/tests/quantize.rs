@@ -26,6 +26,7 @@ fn run(folder: &Path, seed: u64) -> (Run, Dataset, Dataset) {
     });
     let plan = transfer::Plan {
         data: "leaves".into(),
+        split: None,
         dataset: &train,
         pretrained: &Pretrained::embedded(Input::default()).unwrap(),
         cache: &folder.join("cache"),

@@ -28,6 +28,7 @@ fn train(
     let pretrained = Pretrained::embedded(Input::default())?;
     let plan = Plan {
         data: "leaves".into(),
+        split: None,
         dataset,
         pretrained: &pretrained,
         cache: &folder.join("cache"),
@@ -96,7 +97,8 @@ fn a_regression_and_tags_are_learnt_from_columns() {
             let run = train(&data, folder.path(), &wish, Resume::No, |_| false).unwrap().run;
             let model = graft_runtime::Model::from_onnx(&run.float().unwrap()).unwrap();
             assert_eq!(Task::of(model.metadata()).unwrap(), task);
-            let found = graft_train::evaluate::evaluate(&model, data.clone(), OnBad::Fail, |_, _| ()).unwrap().found;
+            let found =
+                graft_train::evaluate::evaluate(&model, data.clone(), &[], OnBad::Fail, |_, _| ()).unwrap().found;
             match found {
                 graft_train::evaluate::Found::Values { values, .. } => {
                     assert!(values[0].r2 > 0.1 && values[0].mae < 30.0, "{recipe} {values:?}");
@@ -121,6 +123,7 @@ fn from_scratch_begins_with_random_weights_of_the_seed() {
     let wish = Wish { recipe: None, ..Wish::default() };
     let plan = Plan {
         data: "leaves".into(),
+        split: None,
         dataset: &set,
         pretrained: &pretrained,
         cache: dir.path(),

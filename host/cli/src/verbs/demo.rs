@@ -160,6 +160,7 @@ fn train(out: &Path, args: &Args, data: &Dataset, pretrained: &Pretrained, ui: &
 fn graft(out: &Path, data: &Dataset, pretrained: &Pretrained, wish: Wish, ui: &Ui) -> Result<Run> {
     let plan = Plan {
         data: out.join("leaves/train"),
+        split: None,
         dataset: data,
         pretrained,
         cache: &out.join("cache"),
@@ -193,7 +194,7 @@ fn scratch(args: &Args, sets: &Sets, pretrained: &Pretrained, ui: &Ui) -> Result
 
 /// Returns the share of pictures that a model classifies rightly.
 fn top1(model: &Model, test: &Dataset, progress: impl FnMut(usize, usize)) -> Result<f64> {
-    let found = evaluate(model, test.clone(), OnBad::Fail, progress)?.found;
+    let found = evaluate(model, test.clone(), &[], OnBad::Fail, progress)?.found;
     Ok(found.classes().context("expected a model that tells classes, found another")?.top1)
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use graft_train::dataset::Dataset;
-use graft_train::evaluate::{Found, evaluate};
+use graft_train::evaluate::{Found, Worth, evaluate};
 use graft_train::pictures::OnBad;
 
 use super::train::Columns;
@@ -13,13 +13,17 @@ use crate::ui::{Ui, moves};
 
 /// Measure a model on labelled pictures, in the engine that runs on the device
 ///
+/// A bundle that was packed with --calibrate is also held to what it promises: how far probabilities are from the share of
+/// right answers, how often the set of labels holds the true one, how many of the sure answers are wrong. --strangers has
+/// pictures of something else, and tells how well they are told apart.
+///
 /// Shares (top1, macro_f1, precision, recall) are between 0 and 1 in JSON.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  graft evaluate runs/leaves --data test/\n  graft evaluate leaves.onnx --data test/ --json\n  graft evaluate runs/yield --data plots.csv --split test --target yield"
+    after_help = "Examples:\n  graft evaluate runs/leaves --data test/\n  graft evaluate leaves.onnx --data test/ --json\n  graft evaluate runs/yield --data plots.csv --split test --target yield\n  graft evaluate leaves.graft --data test/ --strangers other/"
 )]
 pub(crate) struct Args {
-    /// A run folder or an .onnx file
+    /// A run folder, an .onnx file or a bundle
     model: PathBuf,
     /// A folder with one folder for each class, a .zip or .tar of one, a CSV manifest or a COCO .json
     #[arg(long)]
@@ -29,6 +33,9 @@ pub(crate) struct Args {
     split: Option<String>,
     #[command(flatten)]
     columns: Columns,
+    /// Pictures of something else, which the model should not take for its own
+    #[arg(long, value_name = "DIR")]
+    strangers: Option<PathBuf>,
     /// Stop at the first picture that cannot be read, instead of leaving it out
     #[arg(long)]
     strict: bool,
@@ -42,9 +49,11 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     let data = Dataset::open_as(&args.data, args.split.as_deref(), &args.columns.wanted())?;
     let bar = ui.bar("evaluating");
     let on_bad = if args.strict { OnBad::Fail } else { OnBad::Skip };
-    let found = evaluate(&model, data, on_bad, moves(&bar))?;
+    let strangers = args.strangers.as_deref().map(Dataset::unlabelled).transpose()?.unwrap_or_default();
+    let found = evaluate(&model, data, &strangers, on_bad, moves(&bar))?;
     bar.finish_and_clear();
-    ui.skipped(found.skipped.iter().map(|i| (i.path.as_path(), i.reason.as_str())));
+    let skipped = found.skipped.iter().chain(found.strangers.iter().flat_map(|s| &s.skipped));
+    ui.skipped(skipped.map(|i| (i.path.as_path(), i.reason.as_str())).collect::<Vec<_>>().into_iter());
     if args.json {
         return ui.json(&found);
     }
@@ -73,5 +82,37 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
             ui.line(&format!("on {n} pictures"))?;
         }
     }
+    if let Some(worth) = &found.worth {
+        kept(ui, worth)?;
+    }
+    if let Some(s) = &found.strangers {
+        let told = s.unfamiliar.map_or(String::new(), |u| format!("{:.1} % told as unfamiliar, ", 100.0 * u));
+        let (energy, probability) = (s.energy_auroc, s.probability_auroc);
+        ui.line(&format!(
+            "{} strangers: {told}AUROC of the energy {energy:.3}, of the probability {probability:.3}",
+            s.n
+        ))?;
+    }
     ui.line(&format!("median {:.1} ms a picture in {}", found.median_ms, found.engine))
+}
+
+/// Says how promises were kept.
+fn kept(ui: &Ui, w: &Worth) -> Result<()> {
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    ui.line(&format!("calibration error {}, {} without the temperature", percent(w.ece_after), percent(w.ece_before)))?;
+    if let Some(c) = &w.covered {
+        let [low, high] = c.interval.map(percent);
+        let (found, promised) = (percent(c.found), percent(c.promised));
+        ui.line(&format!(
+            "the set of labels ({:.2} on average) holds the true one in {found} ({low} to {high}), promised {promised}",
+            c.labels
+        ))?;
+    }
+    ui.line(&format!(
+        "{} sure, of which {} wrong; of the others {} wrong; {} unfamiliar",
+        percent(w.sure),
+        percent(w.sure_wrong),
+        percent(w.others_wrong),
+        percent(w.unfamiliar)
+    ))
 }

@@ -117,13 +117,7 @@ fn hints(
     progress: impl FnMut(usize, usize),
 ) -> Result<Hints> {
     let (pretrained, told) = match run {
-        Some(run) => {
-            let network = run.network().clone();
-            let Run { record, backbone, head, .. } = run;
-            let pretrained =
-                Pretrained { network, backbone, preprocessing: record.preprocessing, facts: record.weights };
-            (pretrained, Some((head, record.labels)))
-        }
+        Some(run) => (run.pretrained(), Some((run.head, run.record.labels))),
         None => (Pretrained::embedded(Input::default())?, None),
     };
     let sample = |(index, picture): (usize, &graft_label::Picture)| Sample {

@@ -23,6 +23,7 @@ mod predict;
 mod provision;
 mod pull;
 pub(crate) mod quantize;
+pub(crate) mod retrain;
 mod slot;
 #[cfg(target_os = "linux")]
 mod torture;
@@ -61,6 +62,7 @@ pub(crate) enum Verb {
     Slot(slot::Command),
     Monitor(monitor::Args),
     Pull(pull::Args),
+    Retrain(retrain::Args),
     /// Tell what a device is, rename it, set its clock, start it anew
     #[command(subcommand)]
     Device(device::Command),
@@ -91,6 +93,7 @@ pub(crate) fn run(verb: &Verb, ui: &mut Ui) -> Result<()> {
         Verb::Slot(command) => slot::run(command, ui),
         Verb::Monitor(args) => monitor::run(args, ui),
         Verb::Pull(args) => pull::run(args, ui),
+        Verb::Retrain(args) => retrain::run(args, ui),
         Verb::Device(command) => device::run(command, ui),
         #[cfg(target_os = "linux")]
         Verb::Torture(args) => torture::run(args, ui),

@@ -238,6 +238,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     }
     let plan = Plan {
         data: args.pictures.dir.clone(),
+        split: args.pictures.split.clone(),
         dataset: &dataset,
         pretrained: &pretrained,
         cache: &cache,
@@ -416,6 +417,11 @@ fn device(place: Place, precision: Precision, ui: &mut Ui) -> Result<Device> {
 }
 
 impl Backbone {
+    /// Takes a backbone as `--model` and `--weights` name it.
+    pub(crate) fn named(model: &str, weights: Option<PathBuf>) -> Self {
+        Self { model: model.to_owned(), width: None, weights, input: None, crop: None }
+    }
+
     /// Finds the backbone by `--model`, `--width` and `--weights`, or makes random numbers of `seed` for it.
     pub(crate) fn pretrained(&self, recipe: Option<Recipe>, seed: u64) -> Result<Pretrained> {
         let (entry, input) = (Catalogue::find(&self.model), Input { side: self.input, share: self.crop });

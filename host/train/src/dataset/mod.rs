@@ -111,6 +111,27 @@ impl Dataset {
         Self::new(path, found, columns)
     }
 
+    /// Returns all pictures below a folder, or in an archive, at any depth; their class means nothing.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read, or there is no picture.
+    pub fn unlabelled(path: &Path) -> Result<Vec<Sample>> {
+        let doing = || format!("looking for pictures in {}", path.display());
+        let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+        let tree = match extension.as_str() {
+            _ if path.is_dir() => Tree::of_folder(path),
+            "zip" => zip::tree(path),
+            "tar" => tar::tree(path),
+            _ => bail!("expected a folder, .zip or .tar of pictures, found {}", path.display()),
+        };
+        let files = tree.with_context(doing)?.files.into_iter().filter(|(key, _)| tree::is_picture(key));
+        let sample = |(key, location)| Sample { location, key, class: 0, values: vec![], group: None };
+        let samples: Vec<Sample> = files.map(sample).collect();
+        ensure!(!samples.is_empty(), "expected pictures (jpg, jpeg, png) below {}, found none", path.display());
+        Ok(samples)
+    }
+
     fn new(path: &Path, Found { rows, ignored }: Found, columns: &Columns) -> Result<Self> {
         let classes: BTreeSet<&String> = rows.iter().map(|r| &r.label).collect();
         let labels = columns.names().map_or_else(|| classes.into_iter().cloned().collect(), <[String]>::to_vec);

@@ -26,6 +26,7 @@ fn what_bad_ranges_cost_is_learnt_back() {
     let stop = AtomicBool::new(false);
     let wanted = transfer::Plan {
         data: "leaves".into(),
+        split: None,
         dataset: &dataset,
         pretrained: &pretrained,
         cache: &dir.path().join("cache"),
@@ -52,7 +53,7 @@ fn what_bad_ranges_cost_is_learnt_back() {
         let quantization = Quantization::nearest(&layers, activations.clone()).unwrap();
         let graph = run.export(&layers).write(Format::Bytes(&quantization), Outputs::Last, &run.metadata()).unwrap();
         let model = Model::from_onnx(&graph).unwrap();
-        evaluate(&model, dataset.clone(), OnBad::Fail, |_, _| ()).unwrap().found.classes().unwrap().top1
+        evaluate(&model, dataset.clone(), &[], OnBad::Fail, |_, _| ()).unwrap().found.classes().unwrap().top1
     };
     let (before, after) = (score(&run, &activations), score(&tuned.run, &tuned.activations));
     assert!(after > before + 0.05, "{before} {after}");
