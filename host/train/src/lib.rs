@@ -3,6 +3,7 @@
 //! The only crate with candle. Pictures are decoded and models are run by `graft-runtime`, so that what is trained on
 //! and what is reported come from the engine that ships.
 
+pub mod audit;
 pub mod augment;
 pub mod dataset;
 pub mod decide;
@@ -23,6 +24,7 @@ pub mod quantize;
 pub mod rate;
 pub mod recipe;
 pub mod retrain;
+pub mod review;
 pub mod rng;
 pub mod run;
 pub mod transfer;

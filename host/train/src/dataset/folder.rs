@@ -39,11 +39,17 @@ pub(super) fn read(tree: Tree, split: Option<&str>) -> Result<Found> {
     Ok(found)
 }
 
+/// Returns the names of the parts that a tree has: all of its folders, or none.
+pub(super) fn parts(tree: &Tree) -> Vec<String> {
+    let names: Vec<String> = tree.top().into_iter().map(str::to_owned).collect();
+    if names.iter().all(|n| is_split(n)) { names } else { vec![] }
+}
+
 /// Returns the part of the tree that `split` names, or all of it if it has no parts.
 fn part(tree: Tree, split: Option<&str>) -> Result<Tree> {
     let names: Vec<&str> = tree.top().into_iter().collect();
     let (root, list) = (tree.root.display(), names.join(", "));
-    let has_parts = !names.is_empty() && names.iter().all(|n| is_split(n));
+    let has_parts = !parts(&tree).is_empty();
     match split {
         Some(split) => {
             ensure!(

@@ -15,6 +15,7 @@ mod coco;
 mod folder;
 mod location;
 mod manifest;
+mod parts;
 mod split;
 mod tar;
 mod task;

@@ -35,7 +35,12 @@ pub fn mcnemar(only_first: usize, only_second: usize) -> f64 {
 }
 
 /// Bins of [`calibration_error`].
-const BINS: usize = 15;
+pub const BINS: usize = 15;
+
+/// Returns the bin that a probability falls in; a bin holds its upper edge.
+pub fn bin_of(probability: f64) -> usize {
+    ((probability * BINS as f64).ceil() as usize).clamp(1, BINS) - 1
+}
 
 /// Returns the expected calibration error of `(probability of the answer, whether it is right)`: the mean distance between
 /// probability and share of right answers, over 15 bins of equal width.
@@ -46,9 +51,7 @@ const BINS: usize = 15;
 pub fn calibration_error(answers: &[(f64, bool)]) -> f64 {
     let mut bins = [(0usize, 0.0, 0usize); BINS];
     for (probability, right) in answers {
-        // A bin holds its upper edge.
-        let bin = ((probability * BINS as f64).ceil() as usize).clamp(1, BINS) - 1;
-        let (n, sum, hits) = &mut bins[bin];
+        let (n, sum, hits) = &mut bins[bin_of(*probability)];
         *n += 1;
         *sum += probability;
         *hits += usize::from(*right);
