@@ -74,6 +74,7 @@ fn from_pictures_to_a_device_by_hand() {
     assert_eq!((&int8["verdict"]["ship"], &int8["evaluation"]["n"]), (&"int8".into(), &18.into()), "{int8}");
     let told = graft_json(at, &["quantize", "explain", "a8.onnx", "--json"]);
     assert_eq!(told["layers"], int8["layers"]);
+    looks_at_sets_and_models(at, leaves);
     assert!(graft(at, &["key", "new", "--out", "k"]).status.success());
     assert_eq!(graft(at, &["key", "new", "--out", "k"]).status.code(), Some(1), "a key is never overwritten");
     assert!(graft(at, &["key", "new", "--out", "foreign"]).status.success());
@@ -163,6 +164,31 @@ fn from_pictures_to_a_device_by_hand() {
     let steps = |v: &serde_json::Value| v["steps"].as_array().unwrap().iter().map(|s| s["kernel"].clone()).collect();
     let (device, host): (Vec<_>, Vec<_>) = (steps(&device), steps(&host));
     assert_eq!(device, host);
+}
+
+/// A picture that is in both sets is a leak by name and by exit code; the report has the figures of the evaluation.
+fn looks_at_sets_and_models(at: &Path, leaves: &str) {
+    let sets = ["data", "check", leaves, "demo/leaves/test"];
+    let sound = graft_json(at, &[&sets[..], &["--strict", "--json"]].concat());
+    assert_eq!((&sound["n"], sound["copies"].as_array().unwrap().len()), (&72.into(), 0), "{sound}");
+    let picture = fs::read_dir(at.join(leaves).join("rust")).unwrap().next().unwrap().unwrap().path();
+    let copy = at.join("demo/leaves/test/rust/copy.jpg");
+    fs::copy(&picture, &copy).unwrap();
+    let leak = graft_json(at, &[&sets[..], &["--json", "--sheet", "copies.png"]].concat());
+    assert!(leak["copies"][0]["is_leak"] == true && leak["copies"][0]["is_exact"] == true, "{leak}");
+    assert!(fs::read(at.join("copies.png")).unwrap().starts_with(b"\x89PNG"));
+    let strict = graft(at, &[&sets[..], &["--strict"]].concat());
+    let message = String::from_utf8_lossy(&strict.stderr).into_owned();
+    assert!(strict.status.code() == Some(1) && message.contains("lie in several parts"), "{message}");
+    fs::remove_file(copy).unwrap();
+
+    let report = ["report", "a8.onnx", "--data", "demo/leaves/test", "--worst", "2", "--json", "--out", "report.html"];
+    let (report, page) = (graft_json(at, &report), fs::read_to_string(at.join("report.html")).unwrap());
+    let evaluated = graft_json(at, &["evaluate", "a8.onnx", "--data", "demo/leaves/test", "--json"]);
+    let classes = &report["told"]["classes"];
+    assert_eq!((&classes["top1"]["share"], &classes["confusion"]), (&evaluated["top1"], &evaluated["confusion"]));
+    assert_eq!(report["quantization"]["shipped"], "int8");
+    assert!(page.contains(&format!("<data value=\"{}\" data-key=\"top1\">", classes["top1"]["share"])));
 }
 
 /// Packs bundles that ask for more than any device has, and flashes them: refused by name, before a byte is written.

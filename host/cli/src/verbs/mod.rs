@@ -23,6 +23,7 @@ mod predict;
 mod provision;
 mod pull;
 pub(crate) mod quantize;
+mod report;
 pub(crate) mod retrain;
 mod slot;
 #[cfg(target_os = "linux")]
@@ -46,6 +47,7 @@ pub(crate) enum Verb {
     Evaluate(evaluate::Args),
     Export(export::Args),
     Quantize(Box<quantize::Args>),
+    Report(report::Args),
     Predict(predict::Args),
     Bench(bench::Args),
     Label(label::Args),
@@ -81,6 +83,7 @@ pub(crate) fn run(verb: &Verb, ui: &mut Ui) -> Result<()> {
         Verb::Evaluate(args) => evaluate::run(args, ui),
         Verb::Export(args) => export::run(args, ui),
         Verb::Quantize(args) => quantize::run(args, ui),
+        Verb::Report(args) => report::run(args, ui),
         Verb::Predict(args) => predict::run(args, ui),
         Verb::Bench(args) => bench::run(args, ui),
         Verb::Label(args) => label::run(args, ui),

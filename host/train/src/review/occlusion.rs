@@ -84,7 +84,7 @@ fn lit(pixels: &[u8], side: usize, falls: &[f32]) -> Vec<u8> {
 }
 
 /// Light that is left where nothing speaks for the answer.
-const DIMMED: f32 = 0.3;
+const DIMMED: f32 = 0.4;
 
 #[cfg(test)]
 mod tests {
@@ -110,7 +110,7 @@ mod tests {
         let at = |x: usize, y: usize| &lit[(y * side + x) * 3..][..3];
         // The middle of cover 5, 3: (5 + 1) / 9 and (3 + 1) / 9 of the side, between two pixels.
         assert!(at(60, 40)[1] > 165 && at(60, 40)[0] < 25, "{:?}", at(60, 40));
-        assert_eq!(at(5, 85), [24; 3]);
+        assert_eq!(at(5, 85), [32; 3]);
     }
 
     #[test]
