@@ -368,6 +368,9 @@ pub struct Told {
     pub value: f32,
     /// Time for preprocessing and the network.
     pub latency_ms: f32,
+    /// Pictures in a row of which the answer is the mean; 0 and 1 are this one alone.
+    #[serde(default)]
+    pub frames: u32,
 }
 
 /// A picture that the device keeps.

@@ -40,6 +40,15 @@ pub struct Model {
     metadata: BTreeMap<String, String>,
 }
 
+/// What a network says of one picture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Said {
+    /// One logit a class.
+    pub logits: Vec<f32>,
+    /// How far the picture is from those that the model was calibrated on; none where that is not known.
+    pub distance: Option<f32>,
+}
+
 /// The answer for one picture.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prediction {
@@ -57,8 +66,8 @@ pub struct Prediction {
     pub standing: Standing,
     /// The labels that it may be, the most probable first; none where the model was not calibrated so.
     pub set: Vec<String>,
-    /// The energy of the logits: the lower, the more familiar the picture.
-    pub energy: f32,
+    /// How far the picture is from those that the model was calibrated on, 0 to 2; none where that is not known.
+    pub distance: Option<f32>,
     /// Why the answer is not to be relied on, for a person; none where it is, or nothing is known of that.
     pub doubt: Option<String>,
     /// Time of preprocessing and network together.
@@ -126,7 +135,7 @@ impl Model {
         let crop = preprocessing.crop as usize;
         let fits = side == Some(crop) && network.takes_bytes() && network.input() == [1, crop, crop, 3];
         let model = Self { network, labels, preprocessing, decision, metadata };
-        (fits && model.check_labels().is_ok()).then_some(model)
+        (fits && model.check_outputs().is_ok()).then_some(model)
     }
 
     /// Loads as [`Model::from_onnx`], but for tract alone: what graft's own kernels are compared with.
@@ -148,7 +157,7 @@ impl Model {
         let input = input(&outline.graph, preprocessing.crop)?;
         let network = Network::load(source, outline, input, choice)?;
         let model = Self { network, labels, preprocessing, decision, metadata };
-        model.check_labels()?;
+        model.check_outputs()?;
         Ok(model)
     }
 
@@ -248,8 +257,20 @@ impl Model {
     ///
     /// [`RuntimeError::NoLogits`] and those of [`Model::run`].
     pub fn logits(&self, pixels: &[u8]) -> Result<Vec<f32>, RuntimeError> {
-        let at = self.logits_index().ok_or_else(|| RuntimeError::NoLogits { outputs: self.outputs() })?;
-        Ok(self.run(pixels)?.swap_remove(at))
+        Ok(self.ask(pixels)?.logits)
+    }
+
+    /// Runs one picture and returns what the network says of it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Model::logits`].
+    pub fn ask(&self, pixels: &[u8]) -> Result<Said, RuntimeError> {
+        let at = self.index(LOGITS).ok_or_else(|| RuntimeError::NoLogits { outputs: self.outputs() })?;
+        let mut outputs = self.run(pixels)?;
+        let familiar = self.decision.as_ref().and_then(|d| d.familiar.as_ref());
+        let distance = familiar.and_then(|f| Some(f.distance(outputs.get(self.index(&f.features)?)?)));
+        Ok(Said { logits: outputs.swap_remove(at), distance })
     }
 
     /// Preprocesses a picture and classifies it.
@@ -259,36 +280,55 @@ impl Model {
     /// [`RuntimeError::NotFinite`] and those of [`Model::logits`].
     pub fn classify(&self, picture: &RgbImage) -> Result<Prediction, RuntimeError> {
         let start = Instant::now();
-        let logits = self.logits(&picture::preprocess(picture, &self.preprocessing))?;
+        let said = self.ask(&picture::preprocess(picture, &self.preprocessing))?;
         let latency = start.elapsed();
-        self.prediction(logits, latency)
+        self.prediction(said, latency)
     }
 
-    /// Turns logits into a prediction.
+    /// Turns what the network said into a prediction.
     ///
     /// # Errors
     ///
     /// [`RuntimeError::NotFinite`], and [`RuntimeError::Labels`] if there is no logit at all.
-    pub fn prediction(&self, logits: Vec<f32>, latency: Duration) -> Result<Prediction, RuntimeError> {
+    pub fn prediction(&self, said: Said, latency: Duration) -> Result<Prediction, RuntimeError> {
+        let Said { logits, distance } = said;
         if let Some((class, &found)) = logits.iter().enumerate().find(|(_, v)| !v.is_finite()) {
             return Err(RuntimeError::NotFinite { class, found });
         }
-        let mut best: Option<(usize, f32)> = None;
-        for (index, &value) in logits.iter().enumerate() {
-            if best.is_none_or(|(_, b)| value > b) {
-                best = Some((index, value));
+        let index = largest(&logits).ok_or(RuntimeError::Labels { labels: self.labels.len(), logits: 0 })?;
+        let weighed = self.decision.as_ref().map_or_else(|| Weighed::plain(&logits), |d| d.weigh(&logits, distance));
+        Ok(self.told(index, weighed, logits, latency))
+    }
+
+    /// Returns the answer of several pictures of one thing: what is made of the means of their probabilities and distances.
+    /// Logits and latency are those of the last one. None where there is none, or not all are this model's.
+    pub fn together<'a>(&self, seen: impl IntoIterator<Item = &'a Prediction>) -> Option<Prediction> {
+        let seen: Vec<&Prediction> = seen.into_iter().collect();
+        let last = *seen.last()?;
+        let mut probabilities = vec![0.0; last.probabilities.len()];
+        let (mut distance, share) = (Some(0.0), 1.0 / seen.len() as f32);
+        for prediction in &seen {
+            if prediction.probabilities.len() != probabilities.len() {
+                return None;
             }
+            probabilities.iter_mut().zip(&prediction.probabilities).for_each(|(mean, p)| *mean += share * p);
+            distance = distance.zip(prediction.distance).map(|(sum, d)| sum + share * d);
         }
-        let Some((index, _)) = best else {
-            return Err(RuntimeError::Labels { labels: self.labels.len(), logits: 0 });
+        let index = largest(&probabilities)?;
+        let weighed = match &self.decision {
+            Some(decision) => decision.judge(probabilities, distance),
+            None => Weighed { probabilities, standing: Standing::Unknown, set: vec![], distance },
         };
-        let weighed = self.decision.as_ref().map_or_else(|| Weighed::plain(&logits), |d| d.weigh(&logits));
-        let Weighed { probabilities, standing, set, energy } = weighed;
+        Some(self.told(index, weighed, last.logits.clone(), last.latency))
+    }
+
+    fn told(&self, index: usize, weighed: Weighed, logits: Vec<f32>, latency: Duration) -> Prediction {
+        let Weighed { probabilities, standing, set, distance } = weighed;
         let label = self.label(index);
         let set: Vec<String> = set.into_iter().map(|i| self.label(i)).collect();
         let doubt = doubt(standing, &label, &set);
-        let probability = probabilities[index];
-        Ok(Prediction { index, label, probability, logits, probabilities, standing, set, energy, doubt, latency })
+        let probability = probabilities.get(index).copied().unwrap_or_default();
+        Prediction { index, label, probability, logits, probabilities, standing, set, distance, doubt, latency }
     }
 
     /// Returns the label of a class, or `class N` where the model has no labels.
@@ -296,16 +336,27 @@ impl Model {
         self.labels.get(class).cloned().unwrap_or_else(|| format!("class {class}"))
     }
 
-    fn logits_index(&self) -> Option<usize> {
-        self.network.outputs().iter().position(|name| name == LOGITS)
+    fn index(&self, output: &str) -> Option<usize> {
+        self.network.outputs().iter().position(|name| name == output)
     }
 
-    fn check_labels(&self) -> Result<(), RuntimeError> {
+    /// Makes sure that the network has the outputs that labels and decision are about.
+    fn check_outputs(&self) -> Result<(), RuntimeError> {
+        if let Some(familiar) = self.decision.as_ref().and_then(|d| d.familiar.as_ref()) {
+            let refused =
+                |found| RuntimeError::BadMetadata { key: DECISION, expected: "features among the outputs", found };
+            let at = self.index(&familiar.features);
+            let at = at.ok_or_else(|| refused(format!("{} among {}", familiar.features, self.outputs().join(", "))))?;
+            let parts = familiar.means.first().map_or(0, crate::decision::Direction::len);
+            if let Some(n) = self.network.output_len(at)?.filter(|&n| n != parts) {
+                return Err(refused(format!("{n} numbers of {} and means of {parts}", familiar.features)));
+            }
+        }
         let labels = self.labels.len();
         if labels == 0 {
             return Ok(());
         }
-        let at = self.logits_index().ok_or_else(|| RuntimeError::NoLogits { outputs: self.outputs() })?;
+        let at = self.index(LOGITS).ok_or_else(|| RuntimeError::NoLogits { outputs: self.outputs() })?;
         let logits = self.network.output_len(at)?;
         // A shape that depends on data is settled by running once.
         let logits = match logits {
@@ -428,6 +479,17 @@ fn blamed_operator(graph: &GraphProto, error: &RuntimeError) -> Option<String> {
         })
     };
     nodes.iter().find(|n| names(&n.name)).map(|n| n.op_type.clone())
+}
+
+/// Returns the place of the largest number, the first of equals.
+fn largest(values: &[f32]) -> Option<usize> {
+    let mut best: Option<(usize, f32)> = None;
+    for (index, &value) in values.iter().enumerate() {
+        if best.is_none_or(|(_, b)| value > b) {
+            best = Some((index, value));
+        }
+    }
+    best.map(|(index, _)| index)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -149,6 +149,11 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, PictureError> {
     decoded.unwrap_or_else(|_| Err(PictureError::Corrupt { format, reason: "the decoder gave up".to_owned() }))
 }
 
+/// Whether the bytes of a file go on to its end: what is refused for any other reason is whole.
+pub fn is_whole(bytes: &[u8]) -> bool {
+    !matches!(scan::scan(bytes), Err(PictureError::Truncated { .. })) && !bytes.is_empty()
+}
+
 fn check_size(width: u32, height: u32) -> Result<(), PictureError> {
     if width < MIN_SIDE || height < MIN_SIDE {
         Err(PictureError::TooSmall { width, height })

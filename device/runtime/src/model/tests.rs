@@ -211,13 +211,37 @@ fn classify_gives_label_probability_and_softmax() {
     let sure = model.classify(&RgbImage::from_pixel(9, 9, image::Rgb([0, 255, 0]))).unwrap();
     assert_eq!((sure.label.as_str(), sure.probability), ("green", 1.0));
     assert!((sure.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-6);
-    let error = model.prediction(vec![0.0, f32::NAN], Duration::ZERO).unwrap_err();
+    let error = model.prediction(Said { logits: vec![0.0, f32::NAN], distance: None }, Duration::ZERO).unwrap_err();
     assert!(matches!(error, RuntimeError::NotFinite { class: 1, .. }), "{error}");
 }
 
 #[test]
+fn several_pictures_are_answered_by_the_mean_of_what_each_says() {
+    let json = r#"{"format":2,"temperature":2.0,"set":{"coverage":0.9,"at_least":0.36,"pictures":99},"sure":null,"familiar":{"keeps":0.9,"at_most":0.36,"pictures":99,"features":"logits","means":["f88"]}}"#;
+    let bytes =
+        with(|m| m.metadata_props.push(StringStringEntryProto { key: DECISION.to_owned(), value: json.to_owned() }));
+    let model = Model::from_onnx(&bytes).unwrap();
+    let told = |logits: [f32; 3], distance| {
+        model.prediction(Said { logits: logits.to_vec(), distance: Some(distance) }, Duration::ZERO).unwrap()
+    };
+    let (first, second) = (told([3.0, 1.0, 0.5], 0.2), told([0.0, 2.0, 1.0], 0.5));
+    let found = model.together([&first, &second]).unwrap();
+    // Python 3.11: the mean of exp(z / 2) / sum(exp(z / 2)) over both.
+    for (p, expected) in found.probabilities.iter().zip([0.395_389_1, 0.364_423_4, 0.240_187_5]) {
+        assert!((p - expected).abs() < 1e-6, "{p} {expected}");
+    }
+    assert!((found.distance.unwrap() - 0.35).abs() < 1e-6 && found.index == 0, "{found:?}");
+    assert_eq!((found.standing, found.doubt.as_deref()), (Standing::Unsure, Some("unsure: red or green")));
+    let third = model.together([&first, &second, &second]).unwrap();
+    assert_eq!((third.index, third.standing), (1, Standing::Unfamiliar));
+    assert_eq!(model.together([&first]).unwrap(), first);
+    let short = Prediction { probabilities: vec![1.0], ..first.clone() };
+    assert!(model.together([]).is_none() && model.together([&short, &first]).is_none());
+}
+
+#[test]
 fn a_calibrated_model_tells_what_it_may_be() {
-    let json = r#"{"format":1,"temperature":4.0,"set":{"coverage":0.9,"at_least":0.2,"pictures":99},"sure":null,"familiar":null}"#;
+    let json = r#"{"format":2,"temperature":4.0,"set":{"coverage":0.9,"at_least":0.2,"pictures":99},"sure":null,"familiar":null}"#;
     let calibrated = |json: &str| {
         with(|m| m.metadata_props.push(StringStringEntryProto { key: DECISION.to_owned(), value: json.to_owned() }))
     };
@@ -231,6 +255,29 @@ fn a_calibrated_model_tells_what_it_may_be() {
     assert_eq!((found.standing, found.doubt.as_deref()), (Standing::Unsure, Some("unsure: red or green")));
     let error = Model::from_onnx(&calibrated(&json.replace("4.0", "-1.0"))).unwrap_err().to_string();
     assert!(error.contains(DECISION) && error.contains("temperature of -1"), "{error}");
+}
+
+#[test]
+fn features_tell_what_is_unfamiliar() {
+    let json = |features: &str, mean: &str| {
+        let familiar =
+            format!(r#"{{"keeps":0.9,"at_most":0.1,"pictures":99,"features":"{features}","means":["{mean}"]}}"#);
+        format!(r#"{{"format":2,"temperature":1.0,"set":null,"sure":null,"familiar":{familiar}}}"#)
+    };
+    let calibrated = |json: String| {
+        with(|m| m.metadata_props.push(StringStringEntryProto { key: DECISION.to_owned(), value: json }))
+    };
+    let model = Model::from_onnx(&calibrated(json("logits", "fb8"))).unwrap();
+    let told = |rgb| model.classify(&RgbImage::from_pixel(8, 8, image::Rgb(rgb))).unwrap();
+    // Logits 5, 3 and 0.5, as above; scipy 1.17.1: distance.cosine with [7, 3, 0] is 0.0127926.
+    let near = told([2, 4, 1]);
+    assert!((near.distance.unwrap() - 0.012_792_6).abs() < 1e-5, "{near:?}");
+    assert_ne!(near.standing, Standing::Unfamiliar);
+    assert_eq!(told([0, 0, 255]).doubt.as_deref(), Some("unfamiliar"));
+    for (bad, word) in [(json("flat", "f88"), "flat among logits"), (json("logits", "f8"), "means of 2")] {
+        let error = Model::from_onnx(&calibrated(bad)).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
 }
 
 #[test]

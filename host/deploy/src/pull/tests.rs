@@ -49,6 +49,7 @@ impl Keeper {
                     doubt: Some("unsure: rust or phoma".into()),
                     value: 1.0 / id as f32,
                     latency_ms: 3.0,
+                    frames: 1,
                 };
                 let kept = Kept { told: told.clone(), len: bytes.len() as u64, digest: Digest::of(&bytes).0 };
                 state.pictures.insert(id, (kept, bytes));
