@@ -2,6 +2,7 @@
 //!
 //! One agent serves every line; callers lock it. Knows nothing of ports; what becomes of bundles is [`crate::installer`]'s.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -9,24 +10,33 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use graft_bundle::{Bundle, MODEL_FILE, Offer, TrustPolicy};
+use graft_camera::Picture;
 use graft_link::Host;
 use graft_link::messages::{
     About, Classified, DeviceInfo, Judged, MAX_TEXT, MAX_TOLD, Prediction, Progress, RefusalCode, Request, Response,
+    SlotState,
 };
 use graft_runtime::decision::doubt;
-use graft_runtime::{Cache, ENGINE, Loaded, Miss, Model, Standing, picture};
+use graft_runtime::{Cache, ENGINE, Loaded, Miss, Model, Prediction as Answer, Standing, picture};
+use image::RgbImage;
+use image::codecs::jpeg::JpegEncoder;
 
 use crate::board;
 use crate::clock;
 use crate::config::{Config, Pictures, Unsigned};
 use crate::disk::Folder;
 use crate::display::{Display, Spec};
+use crate::feed::{Camera, Feed};
 use crate::guard::Guard;
+use crate::health::Health;
 use crate::installer::{Engine, Installer, Rules};
-use crate::screen::{Content, Link};
+use crate::screen::{Content, Link, Notice};
 use crate::selftest::{Sample, SelfTest, self_test};
 use crate::slots::{Slot, Slots, Status};
-use crate::store::{Record, Store};
+use crate::status::{self, Last, Status as Report, StoreStatus};
+use crate::store::{Record, Store, When};
+use crate::turns::Turns;
+use crate::vote::{Scene, Vote};
 
 pub use crate::installer::Start;
 
@@ -46,8 +56,49 @@ pub struct Agent {
     display: Display,
     content: Content,
     hosts: u32,
+    /// Chunks of a bundle that came, of how many, and when the last one did.
+    received: ((u32, u32), Option<Duration>),
     predictions: u64,
     start: Instant,
+    vote: Vote,
+    turns: Arc<Turns>,
+    feed: Option<Arc<Feed>>,
+    camera: Camera,
+    /// Of the last answer.
+    origin: Origin,
+    /// Why a picture got none.
+    error: Option<String>,
+    /// Why the disk takes nothing.
+    disk_ails: Option<String>,
+    health: Health,
+    /// When it was read, on [`clock::running`].
+    health_at: Option<Duration>,
+}
+
+/// What answers a picture: the model that runs, and its bundle's name.
+#[derive(Debug, Clone)]
+pub struct Job {
+    model: Arc<Model>,
+    bundle: String,
+}
+
+/// A picture with its answer, which the agent has not heard of yet.
+#[derive(Debug)]
+pub struct Seen {
+    job: Job,
+    name: String,
+    found: Answer,
+    scene: Scene,
+    thumbnail: RgbImage,
+}
+
+/// Where a picture comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A host asks about it, and about it alone.
+    Host,
+    /// The device's camera, of which several pictures in a row may show the same.
+    Source,
 }
 
 /// Labels told besides the best one.
@@ -97,6 +148,7 @@ impl Agent {
         let spec: Spec = config.display.parse().context("reading display")?;
         let display = Display::open(&spec, root).context("opening the display")?;
         let guard = Arc::new(Guard::open(root, hosts).context("making the device's key")?);
+        let received = installer.received();
         let mut agent = Self {
             guard,
             installer,
@@ -104,8 +156,18 @@ impl Agent {
             display,
             content: Content::default(),
             hosts: 0,
+            received: (received, None),
             predictions: 0,
             start: Instant::now(),
+            vote: Vote::new(config.vote as usize, config.vote_gap),
+            turns: Arc::default(),
+            feed: None,
+            camera: Camera::None,
+            origin: Origin::Source,
+            error: None,
+            disk_ails: None,
+            health: Health::default(),
+            health_at: None,
             config,
         };
         agent.show();
@@ -126,6 +188,28 @@ impl Agent {
     /// Returns who the device is, and whom it trusts.
     pub fn guard(&self) -> Arc<Guard> {
         Arc::clone(&self.guard)
+    }
+
+    /// Returns who goes first where several want the agent.
+    pub fn turns(&self) -> Arc<Turns> {
+        Arc::clone(&self.turns)
+    }
+
+    /// Takes what brings pictures from the source, to tell of it.
+    pub fn attach(&mut self, feed: Arc<Feed>) {
+        self.feed = Some(feed);
+    }
+
+    /// Shows what has become of the source.
+    pub fn show_camera(&mut self, camera: Camera) {
+        (self.camera, self.origin) = (camera, Origin::Source);
+        self.show();
+    }
+
+    /// Shows why a picture got no answer, until another one gets one.
+    pub fn show_error(&mut self, error: String) {
+        self.error = Some(error);
+        self.show();
     }
 
     /// Returns what runs, in a line.
@@ -226,67 +310,149 @@ impl Agent {
     ///
     /// The kind of refusal and its reason.
     pub fn classify(&mut self, name: &str, image: &[u8]) -> Result<Judged, (RefusalCode, String)> {
-        let text = |text: &str| text.chars().take(MAX_TEXT).collect::<String>();
-        let running = self.installer.running().map(|r| (Arc::clone(&r.model), text(&r.name)));
-        let (model, bundle) = running.ok_or_else(|| (RefusalCode::NoModel, self.summary()))?;
-        let picture = picture::decode(image).map_err(|e| (RefusalCode::Image, format!("{name}: {e}")))?;
-        let found = model.classify(&picture).map_err(|e| (RefusalCode::Internal, e.to_string()))?;
-        let latency_ms = found.latency.as_secs_f32() * 1e3;
-        let mut order: Vec<usize> = (0..found.probabilities.len()).collect();
-        order.sort_by(|&a, &b| found.probabilities[b].total_cmp(&found.probabilities[a]));
-        let top: Vec<(String, f32)> =
-            order.into_iter().take(TOP).map(|i| (model.label(i), found.probabilities[i])).collect();
+        let picture = Picture::File(image.to_vec());
+        let seen = look(&self.job()?, name, &picture)?;
+        Ok(self.conclude(seen, &picture, Origin::Host))
+    }
+
+    /// Returns what pictures are answered with.
+    ///
+    /// # Errors
+    ///
+    /// [`RefusalCode::NoModel`].
+    pub fn job(&self) -> Result<Job, (RefusalCode, String)> {
+        let job = self.installer.running().map(|r| Job { model: Arc::clone(&r.model), bundle: text(&r.name) });
+        job.ok_or_else(|| (RefusalCode::NoModel, self.summary()))
+    }
+
+    /// Shows and stores the answer on a picture.
+    pub fn conclude(&mut self, seen: Seen, image: &Picture, origin: Origin) -> Judged {
+        let Seen { job: Job { model, bundle }, name, found: alone, scene, thumbnail } = seen;
+        let is_finite = alone.probability.is_finite();
+        let value = value(&model, &alone);
+        let (found, frames) = match origin {
+            Origin::Host => (alone, 1),
+            Origin::Source => self.vote.add(&model, clock::running(), scene, alone),
+        };
+        let top = top(&model, &found);
         let doubt = self.doubt(&found);
+        let latency_ms = found.latency.as_secs_f32() * 1e3;
         self.predictions += 1;
-        let second = top.get(1).map(|(label, p)| (text(label), *p));
         let record = Record {
             id: 0,
             unix_ms: clock::unix_ms(),
-            source: text(name),
+            source: text(&name),
             model: bundle,
             label: text(&found.label),
             probability: found.probability,
-            value: worth(found.probability, second.as_ref().map_or(0.0, |s| s.1), found.standing),
-            second,
+            value,
+            second: top.get(1).map(|(label, p)| (text(label), *p)),
             doubt: doubt.as_deref().map(text),
             latency_ms,
+            frames: u32::try_from(frames).unwrap_or(u32::MAX),
         };
         let is_wanted = match self.config.pictures {
             Pictures::Drop => false,
             Pictures::Unsure => doubt.is_some(),
             Pictures::Keep => true,
         };
-        let is_kept = match self.store.add(record, is_wanted.then_some(image)) {
-            Ok(id) => self.store.keeps(id),
-            Err(e) => {
-                // The answer is worth more than its record: a full disk must not stop the device.
-                log(&format!("cannot store a prediction: {e}"));
-                false
-            }
-        };
+        let is_kept = self.keep(record, is_wanted.then(|| bytes_of(image)).flatten(), origin);
+        (self.origin, self.error) = (origin, None);
         self.content = Content {
             label: Some(found.label.clone()),
             probability: found.probability,
             doubt: doubt.clone(),
-            thumbnail: Some(image::imageops::thumbnail(
-                &picture,
-                THUMBNAIL.min(picture.width()),
-                THUMBNAIL.min(picture.height()),
-            )),
+            thumbnail: Some(thumbnail),
             latency_ms,
+            frames,
             ..Content::default()
         };
-        if found.probability.is_finite() {
+        // Of a bundle that was replaced meanwhile this says nothing about its successor.
+        let is_running = self.installer.running().is_some_and(|r| Arc::ptr_eq(&r.model, &model));
+        if is_finite && is_running {
             self.installer.classified();
         }
         self.installer.take_notes().iter().for_each(|note| log(note));
         self.show();
         let classified = Classified { label: found.label, probability: found.probability, latency_ms, top };
-        Ok(Judged { classified, set: found.set, doubt, is_kept })
+        Judged { classified, set: found.set, doubt, is_kept }
+    }
+
+    /// Stores a prediction; returns whether its picture is kept.
+    fn keep(&mut self, record: Record, image: Option<Cow<'_, [u8]>>, origin: Origin) -> bool {
+        let when = if origin == Origin::Host { When::Now } else { When::Soon };
+        let stored = self.store.add_when(record, image.as_deref(), when);
+        let id = stored.as_ref().ok().copied();
+        self.note_disk(stored.map(drop));
+        id.is_some_and(|id| self.store.keeps(id))
+    }
+
+    /// Says once what the disk ails. An answer is worth more than its record: a full disk must not stop the device.
+    fn note_disk(&mut self, outcome: std::io::Result<()>) {
+        let ails = outcome.err().map(|e| e.to_string());
+        if ails.is_some() && ails != self.disk_ails {
+            log(&format!("cannot store predictions: {}", ails.as_deref().unwrap_or_default()));
+        }
+        self.disk_ails = ails;
+    }
+
+    /// Has all predictions on the disk.
+    pub fn flush(&mut self) {
+        let outcome = self.store.flush();
+        self.note_disk(outcome);
+    }
+
+    /// Does what is due now and then.
+    pub fn tick(&mut self) {
+        if let Err(e) = self.store.flush_in_time() {
+            self.note_disk(Err(e));
+        }
+        let now = clock::running();
+        if self.health_at.is_some_and(|at| now.saturating_sub(at) < HEALTH) {
+            return;
+        }
+        self.health_at = Some(now);
+        self.health = Health::read(&self.config.root);
+        if let Some(path) = self.config.metrics.clone()
+            && let Err(e) = status::write_metrics(&path, &self.report())
+        {
+            log(&format!("cannot write metrics to {}: {e}", path.display()));
+        }
+        self.show();
+    }
+
+    /// Returns how the device is.
+    pub fn report(&self) -> Report {
+        let info = self.info();
+        let (pictures, bytes) = self.store.tally();
+        let last = self.store.recent(1).pop().map(|r| Last {
+            unix_ms: r.unix_ms,
+            source: r.source,
+            label: r.label,
+            probability: r.probability,
+            doubt: r.doubt,
+            frames: r.frames.max(1),
+            latency_ms: r.latency_ms,
+        });
+        Report {
+            name: info.name,
+            version: info.version,
+            uptime_seconds: info.uptime_ms / 1000,
+            slot: info.slot,
+            bundle: info.bundle_name,
+            predictions: info.predictions,
+            hosts: self.hosts,
+            source: self.config.source.as_ref().map(ToString::to_string),
+            camera: self.camera.clone(),
+            frames: self.feed.as_ref().map(|f| f.counts()).unwrap_or_default(),
+            store: StoreStatus { bytes, limit_bytes: self.store.limit(), pictures, ails: self.disk_ails.clone() },
+            last,
+            health: self.health.clone(),
+        }
     }
 
     /// Says why an answer is not to be relied on: as the bundle was calibrated, or as the owner has set.
-    fn doubt(&self, found: &graft_runtime::Prediction) -> Option<String> {
+    fn doubt(&self, found: &Answer) -> Option<String> {
         let below = match (found.standing, self.config.unsure_below) {
             (Standing::Unfamiliar, _) => return found.doubt.clone(),
             (_, Some(below)) => below,
@@ -301,6 +467,9 @@ impl Agent {
     fn bring(&mut self, request: Request) -> Result<Response, (RefusalCode, String)> {
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let count_of = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+        if matches!(request, Request::Predictions { .. }) {
+            self.flush();
+        }
         let store = &mut self.store;
         let answer = match request {
             Request::Kept { skip, count } => store.number().and_then(|number_of| {
@@ -328,6 +497,27 @@ impl Agent {
             }
             _ => (RefusalCode::Internal, format!("reading or writing the store on the device's disk: {e}")),
         })
+    }
+
+    /// Returns what the whole screen is to say.
+    fn notice(&self) -> Option<Notice> {
+        // A host that has gone away in the middle must not hide answers for ever.
+        let is_moving = self.received.1.is_some_and(|at| clock::running().saturating_sub(at) < STALLED);
+        if let (Link::Receiving { done, total }, true) = (self.content.link, is_moving) {
+            return Some(Notice::Updating { done, total });
+        }
+        if let Some(error) = &self.error {
+            return Some(Notice::Error(error.clone()));
+        }
+        let has_failed = |slot| self.installer.slot_info(slot).state == SlotState::Failed;
+        if self.installer.running().is_none() && [Slot::A, Slot::B].into_iter().any(has_failed) {
+            return Some(Notice::Error("no bundle that is here may run; flash one".into()));
+        }
+        match &self.camera {
+            // A host that asks about a picture sees its answer.
+            Camera::Gone(reason) if self.origin == Origin::Source => Some(Notice::NoCamera(reason.clone())),
+            _ => None,
+        }
     }
 
     fn recent(&self, count: u32) -> Vec<Prediction> {
@@ -360,9 +550,69 @@ impl Agent {
             (_, 0) => Link::Waiting,
             _ => Link::Connected,
         };
+        if self.received.0 != self.installer.received() {
+            self.received = (self.installer.received(), Some(clock::running()));
+        }
+        self.content.notice = self.notice();
+        self.content.warning = match &self.disk_ails {
+            Some(_) if self.health.is_disk_full() => Some("storage full".into()),
+            Some(_) => Some("cannot store".into()),
+            None => self.health.warning(),
+        };
         if let Err(e) = self.display.show(&self.content) {
             log(&format!("cannot show: {e}"));
         }
+    }
+}
+
+/// Decodes a picture and answers it, while the agent is free for others.
+///
+/// # Errors
+///
+/// The kind of refusal and its reason.
+pub fn look(job: &Job, name: &str, picture: &Picture) -> Result<Seen, (RefusalCode, String)> {
+    let refused = |reason: String| (RefusalCode::Image, format!("{name}: {reason}"));
+    let decoded = match picture {
+        Picture::File(bytes) => picture::decode(bytes).map_err(|e| refused(e.to_string()))?,
+        Picture::Pixels { width, height, rgb } => RgbImage::from_raw(*width, *height, rgb.clone())
+            .ok_or_else(|| refused(format!("expected {width}x{height} pixels, found {} bytes", rgb.len())))?,
+        Picture::Unreadable(reason) => return Err(refused(reason.clone())),
+    };
+    let found = job.model.classify(&decoded).map_err(|e| (RefusalCode::Internal, e.to_string()))?;
+    let (width, height) = (THUMBNAIL.min(decoded.width()), THUMBNAIL.min(decoded.height()));
+    let thumbnail = image::imageops::thumbnail(&decoded, width, height);
+    let scene = Scene::of(&thumbnail);
+    Ok(Seen { job: job.clone(), name: name.to_owned(), found, scene, thumbnail })
+}
+
+/// Returns the best labels with their probabilities.
+fn top(model: &Model, found: &Answer) -> Vec<(String, f32)> {
+    let mut order: Vec<usize> = (0..found.probabilities.len()).collect();
+    order.sort_by(|&a, &b| found.probabilities[b].total_cmp(&found.probabilities[a]));
+    order.into_iter().take(TOP).map(|i| (model.label(i), found.probabilities[i])).collect()
+}
+
+/// Returns what a picture of this answer is worth to learn from.
+fn value(model: &Model, found: &Answer) -> f32 {
+    worth(found.probability, top(model, found).get(1).map_or(0.0, |s| s.1), found.standing)
+}
+
+/// Cuts a text to what a message takes.
+fn text(text: &str) -> String {
+    text.chars().take(MAX_TEXT).collect()
+}
+
+/// Returns the file to be kept of a picture: as it came, or a JPEG where it came as pixels.
+fn bytes_of(picture: &Picture) -> Option<Cow<'_, [u8]>> {
+    match picture {
+        Picture::File(bytes) => Some(Cow::Borrowed(bytes)),
+        Picture::Pixels { width, height, rgb } => {
+            let mut jpeg = vec![];
+            let mut encoder = JpegEncoder::new_with_quality(&mut jpeg, QUALITY);
+            encoder.encode(rgb, *width, *height, image::ExtendedColorType::Rgb8).ok()?;
+            Some(Cow::Owned(jpeg))
+        }
+        Picture::Unreadable(_) => None,
     }
 }
 
@@ -439,6 +689,13 @@ fn worth(best: f32, second: f32, standing: Standing) -> f32 {
 /// Answers of an uncalibrated bundle below this probability are unsure.
 const UNSURE_BELOW: f32 = 0.5;
 
+/// Of a JPEG that stands for pixels.
+const QUALITY: u8 = 92;
+/// A transfer that stands still for so long is none.
+const STALLED: Duration = Duration::from_secs(30);
+/// How often the board's health is looked at.
+const HEALTH: Duration = Duration::from_secs(60);
+
 /// Side of the picture on the screen.
 const THUMBNAIL: u32 = 104;
 
@@ -448,4 +705,4 @@ pub(crate) fn log(text: &str) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

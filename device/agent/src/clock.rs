@@ -1,16 +1,36 @@
-//! The device's clock. Boards without a battery begin in 1970; a host may set it.
+//! The device's clock. Boards without a battery begin in 1970; a host may set it, and a replay runs ahead of it.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, Timespec, clock_settime};
 
 /// What is added to the system's clock, in milliseconds, where the daemon may not set that.
 static AHEAD_MS: AtomicI64 = AtomicI64::new(0);
 
+/// What a replay has added to all clocks, in nanoseconds.
+static REPLAYED: AtomicU64 = AtomicU64::new(0);
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
 /// Returns the milliseconds since 1970.
 pub fn unix_ms() -> u64 {
-    u64::try_from(system_ms().saturating_add(AHEAD_MS.load(Ordering::Relaxed))).unwrap_or(0)
+    let ahead = AHEAD_MS.load(Ordering::Relaxed).saturating_add(i64::try_from(replayed().as_millis()).unwrap_or(0));
+    u64::try_from(system_ms().saturating_add(ahead)).unwrap_or(0)
+}
+
+/// Returns the time since the daemon's start, which nobody sets.
+pub fn running() -> Duration {
+    START.elapsed().saturating_add(replayed())
+}
+
+/// Puts all clocks ahead, as a replay of pictures of other hours does.
+pub fn put_ahead(time: Duration) {
+    REPLAYED.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(0), Ordering::Relaxed);
+}
+
+fn replayed() -> Duration {
+    Duration::from_nanos(REPLAYED.load(Ordering::Relaxed))
 }
 
 fn system_ms() -> i64 {

@@ -1,32 +1,36 @@
-//! The command line of `graftd`: run, once, check, factory, bench.
+//! The command line of `graftd`: run, once, status, check, factory, bench.
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use graft_bundle::Bundle;
+use graft_camera::{Setting, Spec as Source};
 use graft_link::messages::RefusalCode;
 use graft_runtime::{Cache, Detail, EngineChoice, Network, Raw, Report, Settings};
 
 use crate::agent::{Agent, Start};
 use crate::config::Config;
+use crate::feed::{Choice, Feed};
+use crate::health::Health;
 use crate::ports::listen;
+use crate::status;
 use crate::supervisor::Supervisor;
 
 /// Run a graft bundle on this device
 ///
-/// Exit codes: 0 done, 1 failed, 2 usage, 4 refused (no bundle, or a picture that cannot be read).
+/// Exit codes: 0 done, 1 failed, 2 usage, 3 no daemon runs, 4 refused (no bundle, or a picture that cannot be read).
 #[derive(Debug, Parser)]
 #[command(name = "graftd", version, after_help = EXAMPLES)]
 enum Command {
-    /// Serve hosts on the lines of the configuration
+    /// Serve hosts on the lines of the configuration, and classify what its source gives
     Run {
         /// The configuration
         #[arg(long, default_value = DEFAULT)]
@@ -36,6 +40,18 @@ enum Command {
     Once {
         /// A JPEG or PNG file
         image: PathBuf,
+        /// The configuration
+        #[arg(long, default_value = DEFAULT)]
+        config: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell how the running daemon and the board are
+    ///
+    /// Asks the daemon by a socket in its folder, which its user and root may. Without a daemon the board is told of alone, and
+    /// the exit code is 3.
+    Status {
         /// The configuration
         #[arg(long, default_value = DEFAULT)]
         config: PathBuf,
@@ -97,6 +113,7 @@ const EXAMPLES: &str = "Examples:
   graftd check --config graftd.toml
   graftd run --config graftd.toml
   graftd once leaf.jpg --config graftd.toml --json
+  graftd status --json
   graftd factory leaves.graft --config graftd.toml
   graftd bench leaves.onnx --threads 4";
 const BENCH_EXAMPLES: &str = "Examples:
@@ -108,6 +125,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match Command::parse_from(arguments) {
         Command::Run { config } => run(&config).map(|()| ExitCode::SUCCESS),
         Command::Once { image, config, json } => once(&image, &config, json),
+        Command::Status { config, json } => tell_status(&config, json),
         Command::Check { config } => check(&config).map(|()| ExitCode::SUCCESS),
         Command::Factory { bundle, config } => factory(&bundle, &config),
         Command::Bench(arguments) => bench(&arguments).map(|()| ExitCode::SUCCESS),
@@ -122,31 +140,58 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(config: &Path) -> Result<()> {
     let config = Config::open(config)?;
     ensure!(
-        !config.listen.is_empty(),
-        "expected at least one line in `listen`, found none; such as listen = [\"/dev/ttyS0?baud=115200\"]"
+        !config.listen.is_empty() || config.source.is_some(),
+        "expected at least one line in `listen`, or a `source`, found none; such as listen = [\"/dev/ttyS0?baud=115200\"]"
     );
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed)).context("listening for signals")?;
     let supervisor = Supervisor::from_env().context("reaching the supervisor")?;
-    let lines = config.listen.clone();
-    let agent = Agent::open(config, Start::Counts)?;
+    let (lines, root, source) = (config.listen.clone(), config.root.clone(), config.source.clone());
+    let choice = Choice {
+        per_minute: config.frames_per_minute,
+        warm_up: config.warm_up,
+        silence: source.as_ref().and_then(Source::silence),
+        is_live: source.as_ref().is_some_and(Source::is_live),
+    };
+    let mut agent = Agent::open(config, Start::Counts)?;
     let summary = agent.summary();
     eprintln!("graftd: {summary}");
+    let feed = Arc::new(Feed::default());
+    if source.is_some() {
+        agent.attach(Arc::clone(&feed));
+    }
+    let turns = agent.turns();
     let agent = Mutex::new(agent);
     thread::scope(|scope| {
+        let (agent, feed, stop, root): (_, _, &AtomicBool, _) = (&agent, &*feed, &stop, &root);
         for line in &lines {
             eprintln!("graftd: listening on {line}");
-            scope.spawn(|| listen(line, &agent, &stop));
+            scope.spawn(|| listen(line, agent, stop));
+        }
+        scope.spawn(|| status::tell(root, agent, stop));
+        if let Some(source) = &source {
+            eprintln!("graftd: pictures come from {source}");
+            let memory = root.join(SEEN);
+            scope.spawn(move || {
+                let setting = Setting { memory: &memory, is_whole: graft_runtime::picture::is_whole };
+                feed.read(&mut || source.open(setting), choice, stop);
+            });
+            scope.spawn(|| feed.work(agent, stop));
         }
         supervisor.ready(&summary);
         let mut next = Instant::now();
         while !stop.load(Ordering::Relaxed) {
+            // A daemon stuck in its work must not be fed: waiting for the agent lets the watchdog bite, and so does a picture
+            // that takes too long.
+            {
+                let _waiting = turns.wait();
+                agent.lock().unwrap_or_else(PoisonError::into_inner).tick();
+            }
             if let Some(interval) = supervisor.interval()
                 && Instant::now() >= next
+                && !feed.is_stuck(interval)
             {
-                // An agent stuck in its work must not be fed: waiting for its lock lets the watchdog bite.
-                drop(agent.lock());
                 supervisor.alive();
                 next = Instant::now() + interval;
             }
@@ -155,6 +200,28 @@ fn run(config: &Path) -> Result<()> {
         supervisor.stopping();
     });
     Ok(())
+}
+
+/// In the device's folder: which files of a watched folder are done.
+const SEEN: &str = "seen";
+
+fn tell_status(config: &Path, json: bool) -> Result<ExitCode> {
+    let root = Config::open(config)?.root;
+    let found = status::ask(&root).with_context(|| format!("asking the daemon of {}", root.display()))?;
+    let is_running = found.is_some();
+    let status = match found {
+        Some(status) => status,
+        None => serde_json::json!({ "daemon": null, "health": Health::read(&root) }),
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{}", status::told(&status));
+    }
+    if !is_running {
+        eprintln!("error: no daemon runs on {}; start it with: systemctl start graftd", root.display());
+    }
+    Ok(if is_running { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 
 fn once(image: &Path, config: &Path, json: bool) -> Result<ExitCode> {
@@ -191,6 +258,9 @@ fn check(path: &Path) -> Result<()> {
     let config = Config::open(path)?;
     for line in &config.listen {
         println!("listens on {line}");
+    }
+    if let Some(source) = &config.source {
+        println!("takes pictures from {source}");
     }
     println!("trusts {} keys", config.trusted_keys.len());
     println!("{}", Agent::open(config, Start::Looks)?.summary());

@@ -3,9 +3,12 @@
 //! An unknown key is an error: a misspelt setting that is silently ignored leaves a device that does something
 //! else than its owner wrote. Every error names the file's line. Paths are relative to the file's folder.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
+use graft_camera::Spec as Source;
 use graft_link::messages::is_name;
 use serde::Deserialize;
 use toml::Spanned;
@@ -41,6 +44,18 @@ pub struct Config {
     pub pictures: Pictures,
     /// Most pictures that are kept in an hour; none: all.
     pub pictures_per_hour: Option<u32>,
+    /// Where pictures come from besides hosts.
+    pub source: Option<Source>,
+    /// Most pictures of a camera in a minute; none: all.
+    pub frames_per_minute: Option<u32>,
+    /// Pictures of a camera that are left out after it was opened.
+    pub warm_up: u32,
+    /// Pictures in a row of one plant of which the answer is the mean.
+    pub vote: u32,
+    /// Longest time between two of them.
+    pub vote_gap: Duration,
+    /// Where metrics are written for the node_exporter.
+    pub metrics: Option<PathBuf>,
 }
 
 /// Whether bundles without a signature are taken.
@@ -151,6 +166,12 @@ struct Raw {
     max_store_mb: Option<Spanned<u64>>,
     pictures: Option<Pictures>,
     pictures_per_hour: Option<Spanned<u32>>,
+    source: Option<Spanned<String>>,
+    frames_per_minute: Option<Spanned<u32>>,
+    warm_up: Option<Spanned<u32>>,
+    vote: Option<Spanned<u32>>,
+    vote_seconds: Option<Spanned<u32>>,
+    metrics: Option<PathBuf>,
 }
 
 impl Config {
@@ -223,6 +244,22 @@ impl Config {
                 return Err(value(v.span().start, "pictures_per_hour", "1 to 100000", v.get_ref().to_string()));
             }
         };
+        let source =
+            match &raw.source {
+                None => None,
+                Some(text) => Some(text.get_ref().parse::<Source>().map(|s| s.below(folder)).map_err(|()| {
+                    value(text.span().start, "source", Source::FORMS, format!("{:?}", text.get_ref()))
+                })?),
+            };
+        let within = |entry: Option<Spanned<u32>>, key, range: RangeInclusive<u32>, expected| match entry {
+            None => Ok(None),
+            Some(v) if range.contains(v.get_ref()) => Ok(Some(v.into_inner())),
+            Some(v) => Err(value(v.span().start, key, expected, v.get_ref().to_string())),
+        };
+        let frames_per_minute = within(raw.frames_per_minute, "frames_per_minute", 1..=6000, "1 to 6000")?;
+        let warm_up = within(raw.warm_up, "warm_up", 0..=1000, "0 to 1000")?;
+        let vote = within(raw.vote, "vote", 1..=100, "1 to 100")?;
+        let vote_seconds = within(raw.vote_seconds, "vote_seconds", 1..=3600, "1 to 3600")?;
         let confirm = match (raw.commit.unwrap_or(Commit::Auto), raw.confirm_after) {
             (Commit::Auto, None) => Confirm::After(DEFAULT_CONFIRM_AFTER),
             (Commit::Auto, Some(v)) if *v.get_ref() <= MAX_CONFIRM_AFTER => Confirm::After(*v.get_ref()),
@@ -249,6 +286,12 @@ impl Config {
             max_store_bytes: megabytes(raw.max_store_mb, "max_store_mb", DEFAULT_STORE_MB)?,
             pictures,
             pictures_per_hour,
+            source,
+            frames_per_minute,
+            warm_up: warm_up.unwrap_or(DEFAULT_WARM_UP),
+            vote: vote.unwrap_or(1),
+            vote_gap: Duration::from_secs(vote_seconds.unwrap_or(DEFAULT_VOTE_SECONDS).into()),
+            metrics: raw.metrics.map(|path| folder.join(path)),
         })
     }
 }
@@ -318,6 +361,9 @@ const MAX_CONFIRM_AFTER: u32 = 1000;
 /// Wears a card little, and is more than a person labels.
 const DEFAULT_PER_HOUR: u32 = 60;
 const MAX_PER_HOUR: u32 = 100_000;
+/// A camera's exposure has settled by then.
+const DEFAULT_WARM_UP: u32 = 10;
+const DEFAULT_VOTE_SECONDS: u32 = 10;
 const DEFAULT_BAUD: u32 = 115_200;
 const LISTEN_FORMS: &str = "/dev/NAME, /dev/NAME?baud=N, tcp://HOST:PORT, unix:PATH or pty:PATH";
 
@@ -340,6 +386,8 @@ mod tests {
         assert_eq!((found.unsure_below, found.pictures_per_hour), (None, None));
         let unsure = parse("name = \"bench\"\nroot = \"data\"\npictures = \"unsure\"\n").unwrap();
         assert_eq!((unsure.pictures, unsure.pictures_per_hour), (Pictures::Unsure, Some(60)));
+        assert_eq!((&found.source, found.frames_per_minute, &found.metrics), (&None, None, &None));
+        assert_eq!((found.warm_up, found.vote, found.vote_gap), (10, 1, Duration::from_secs(10)));
     }
 
     #[test]
@@ -357,6 +405,12 @@ mod tests {
             max_store_mb = 4
             pictures = "keep"
             pictures_per_hour = 7
+            source = "watch:in"
+            frames_per_minute = 30
+            warm_up = 0
+            vote = 5
+            vote_seconds = 2
+            metrics = "graft.prom"
         "#;
         let found = parse(text).unwrap();
         let listen: Vec<String> = found.listen.iter().map(ToString::to_string).collect();
@@ -367,6 +421,10 @@ mod tests {
         assert_eq!((found.unsigned, found.confirm), (Unsigned::Allow, Confirm::ByHand));
         assert_eq!((found.unsure_below, found.pictures), (Some(0.25), Pictures::Keep));
         assert_eq!(found.pictures_per_hour, Some(7));
+        assert_eq!(found.source, Some(Source::Watch("/etc/graft/in".into())));
+        assert_eq!((found.frames_per_minute, found.warm_up), (Some(30), 0));
+        assert_eq!((found.vote, found.vote_gap), (5, Duration::from_secs(2)));
+        assert_eq!(found.metrics.as_deref(), Some(Path::new("/etc/graft/graft.prom")));
         assert_eq!((found.max_bundle_bytes, found.max_store_bytes), (3_000_000, 4_000_000));
     }
 
@@ -388,6 +446,12 @@ mod tests {
             ("unsure_below = 1.5", "line 3", "1.5"),
             ("unsure_below = nan", "line 3", "NaN"),
             ("pictures_per_hour = 0", "line 3", "1 to 100000"),
+            ("source = \"webcam\"", "line 3", "v4l:/dev/videoN"),
+            ("source = \"v4l:video0\"", "line 3", "v4l:video0"),
+            ("frames_per_minute = 0", "line 3", "1 to 6000"),
+            ("warm_up = 1001", "line 3", "0 to 1000"),
+            ("vote = 0", "line 3", "1 to 100"),
+            ("vote_seconds = 0", "line 3", "1 to 3600"),
             ("max_store_mb = 0", "line 3", "max_store_mb"),
             ("max_store_mb = -1", "line 3", "-1"),
             ("name =", "line 3", ""),

@@ -1,4 +1,4 @@
-//! The device daemon: slots, store, display and link server. Links no candle, no training code.
+//! The device daemon: slots, pictures and their answers, store, display and link server. Links no candle, no training code.
 
 pub mod agent;
 pub mod board;
@@ -8,15 +8,20 @@ pub mod command;
 pub mod config;
 pub mod disk;
 pub mod display;
+pub mod feed;
 pub mod guard;
+pub mod health;
 pub mod installer;
 pub mod pictures;
 pub mod ports;
 pub mod screen;
 pub mod selftest;
 pub mod slots;
+pub mod status;
 pub mod store;
 pub mod supervisor;
 #[cfg(test)]
 mod tiny;
 pub mod torture;
+pub mod turns;
+pub mod vote;

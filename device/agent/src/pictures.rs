@@ -30,6 +30,24 @@ pub struct Pictures<F> {
     /// By number, with the length of the file.
     notes: BTreeMap<u64, (Note, u64)>,
     total: u64,
+    tally: Tally,
+}
+
+/// What became of pictures since the start: what is here was here or was kept, and neither gave way nor was forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Tally {
+    /// Here at the start.
+    pub found: u64,
+    /// Kept since.
+    pub kept: u64,
+    /// Gone, to make room for others.
+    pub evicted: u64,
+    /// Gone, because a host has them.
+    pub forgotten: u64,
+    /// Here now.
+    pub here: u64,
+    /// Bytes of all their files.
+    pub bytes: u64,
 }
 
 const FOLDER: &str = "pictures";
@@ -43,7 +61,8 @@ const SUFFIX: &str = ".kept";
 impl<F: FileSystem> Pictures<F> {
     /// Looks at what is kept, which may take `limit` bytes. What is no whole file is removed.
     pub fn open(files: F, limit: u64) -> Self {
-        let mut this = Self { disk: Disk::new(files), limit, notes: BTreeMap::new(), total: 0 };
+        let mut this =
+            Self { disk: Disk::new(files), limit, notes: BTreeMap::new(), total: 0, tally: Tally::default() };
         for name in this.disk.list(FOLDER).unwrap_or_default() {
             let path = format!("{FOLDER}/{name}");
             match this.read_note(&path) {
@@ -53,7 +72,13 @@ impl<F: FileSystem> Pictures<F> {
                 _ => drop(this.disk.remove(&path)),
             }
         }
+        this.tally.found = this.notes.len() as u64;
         this
+    }
+
+    /// Returns what became of all pictures.
+    pub fn tally(&self) -> Tally {
+        Tally { here: self.notes.len() as u64, bytes: self.total, ..self.tally }
     }
 
     fn insert(&mut self, note: Note, len: u64) {
@@ -88,9 +113,11 @@ impl<F: FileSystem> Pictures<F> {
         let Some(leaving) = self.leaving(len, told.value) else { return Ok(false) };
         for id in leaving {
             self.remove(id)?;
+            self.tally.evicted += 1;
         }
         self.disk.write(&path(told.id), &bytes)?;
         self.insert(note, len);
+        self.tally.kept += 1;
         Ok(true)
     }
 
@@ -154,6 +181,7 @@ impl<F: FileSystem> Pictures<F> {
         for (id, digest) in pictures {
             if self.notes.get(id).is_some_and(|(note, _)| note.digest.0 == *digest) {
                 self.remove(*id)?;
+                self.tally.forgotten += 1;
                 count += 1;
             }
         }
@@ -221,6 +249,8 @@ mod tests {
         assert!(!pictures.keep(&told(6, 0.4), &picture(6)).unwrap(), "nothing is worth less");
         assert!(!pictures.keep(&told(7, 1.0), &[0; 3000]).unwrap(), "longer than all room");
         assert_eq!(ids(&pictures), [2, 4, 5]);
+        let told = Tally { kept: 5, evicted: 2, here: 3, bytes: pictures.total, ..Tally::default() };
+        assert_eq!(pictures.tally(), told);
         let again = Pictures::open(disk, 2600);
         assert_eq!((ids(&again), again.last_id(), again.total), (vec![2, 4, 5], Some(5), pictures.total));
         assert_eq!(again.list(1, 1), (3, pictures.list(1, 1).1));

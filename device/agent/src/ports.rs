@@ -20,6 +20,7 @@ use serialport::{ClearBuffer, SerialPort, TTYPort};
 use crate::agent::{Agent, log};
 use crate::config::Listen;
 use crate::guard::{Guard, Visit};
+use crate::turns::Turns;
 
 /// Serves hosts on one line until `stop` is raised; a line that fails is opened again.
 pub fn listen(at: &Listen, agent: &Mutex<Agent>, stop: &AtomicBool) {
@@ -49,6 +50,7 @@ const RETRY: Duration = Duration::from_secs(1);
 struct Shared<'a> {
     agent: &'a Mutex<Agent>,
     guard: Arc<Guard>,
+    turns: Arc<Turns>,
     /// What the host of the present session has proved.
     visit: Visit,
     stop: &'a AtomicBool,
@@ -57,6 +59,7 @@ struct Shared<'a> {
 
 impl Service for Shared<'_> {
     fn greeting(&self) -> Greeting {
+        let _waiting = self.turns.wait();
         let agent = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
         Greeting { device: agent.name().to_owned(), version: env!("CARGO_PKG_VERSION").into() }
     }
@@ -77,6 +80,7 @@ impl Service for Shared<'_> {
         self.visit = Visit::default();
         if self.connected != is_connected {
             self.connected = is_connected;
+            let _waiting = self.turns.wait();
             self.agent.lock().unwrap_or_else(PoisonError::into_inner).host(is_connected);
         }
     }
@@ -86,15 +90,22 @@ impl Shared<'_> {
     /// Has the agent answer once it has done what another host asked.
     fn in_turn(&mut self, request: Request, progress: &mut dyn FnMut(Progress) -> Host) -> Response {
         let start = Instant::now();
+        let waiting = self.turns.wait();
         loop {
-            match self.agent.try_lock() {
-                Ok(mut agent) => return agent.answer(request, progress),
-                Err(TryLockError::Poisoned(agent)) => return agent.into_inner().answer(request, progress),
-                Err(TryLockError::WouldBlock) if start.elapsed() < OTHERS => {
+            let agent = match self.agent.try_lock() {
+                Err(TryLockError::Poisoned(agent)) => Ok(agent.into_inner()),
+                other => other,
+            };
+            match agent {
+                Ok(mut agent) => {
+                    drop(waiting);
+                    return agent.answer(request, progress);
+                }
+                Err(_) if start.elapsed() < OTHERS => {
                     progress(Progress { text: "waiting for another host".into(), done: 0, total: 0 });
                     thread::sleep(TURN);
                 }
-                Err(TryLockError::WouldBlock) => {
+                Err(_) => {
                     let message = format!("another host has kept the device at work for {OTHERS:?}; try again");
                     return Response::Refused { code: RefusalCode::Busy, message };
                 }
@@ -143,8 +154,11 @@ const TURN: Duration = Duration::from_millis(20);
 ///
 /// The line's.
 pub fn attend(transport: impl Transport, agent: &Mutex<Agent>, stop: &AtomicBool) -> io::Result<()> {
-    let guard = agent.lock().unwrap_or_else(PoisonError::into_inner).guard();
-    serve(transport, &mut Shared { agent, guard, visit: Visit::default(), stop, connected: false }, stop)
+    let (guard, turns) = {
+        let agent = agent.lock().unwrap_or_else(PoisonError::into_inner);
+        (agent.guard(), agent.turns())
+    };
+    serve(transport, &mut Shared { agent, guard, turns, visit: Visit::default(), stop, connected: false }, stop)
 }
 
 /// A serial port as a transport.

@@ -33,8 +33,45 @@ pub struct Content {
     pub link: Link,
     /// Time for preprocessing and network.
     pub latency_ms: f32,
-    /// A message in place of a prediction.
-    pub message: Option<String>,
+    /// Pictures in a row that the answer is the mean of.
+    pub frames: usize,
+    /// What there is to say in place of an answer.
+    pub notice: Option<Notice>,
+    /// What somebody should see to, besides the answer, in few words.
+    pub warning: Option<String>,
+}
+
+/// What takes the place of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// There are no pictures, and why.
+    NoCamera(String),
+    /// A bundle is coming in.
+    Updating {
+        /// Chunks received.
+        done: u32,
+        /// Chunks in all.
+        total: u32,
+    },
+    /// A picture got no answer, or none can; why.
+    Error(String),
+}
+
+impl Notice {
+    fn title(&self) -> &'static str {
+        match self {
+            Self::NoCamera(_) => "no camera",
+            Self::Updating { .. } => "updating",
+            Self::Error(_) => "error",
+        }
+    }
+
+    fn reason(&self) -> &str {
+        match self {
+            Self::NoCamera(reason) | Self::Error(reason) => reason,
+            Self::Updating { .. } => "the old bundle works until the new one is tested",
+        }
+    }
 }
 
 /// What the link is doing.
@@ -82,23 +119,38 @@ pub fn draw_colour<D: DrawTarget<Color = Rgb888>>(content: &Content, target: &mu
     line(target, &fit(&content.model, 18), Point::new(6, 5), &FONT_9X15_BOLD, Rgb888::CSS_WHITE, Alignment::Left)?;
     let link_colour = if content.link == Link::Waiting { grey } else { Rgb888::CSS_LIGHT_GREEN };
     line(target, &content.link.text(), Point::new(width - 6, 5), &FONT_9X15, link_colour, Alignment::Right)?;
-    let accent = if content.doubt.is_some() { Rgb888::new(255, 190, 60) } else { Rgb888::new(110, 210, 120) };
+    match &content.notice {
+        Some(notice) => notice_in_colour(notice, target, grey)?,
+        None => answer_in_colour(content, target, grey)?,
+    }
+    let foot = Rectangle::new(Point::new(0, height - 28), Size::new(size.width, 28));
+    if let Some(warning) = &content.warning {
+        foot.into_styled(PrimitiveStyle::with_fill(Rgb888::new(150, 30, 30))).draw(target)?;
+        let text = fit(warning, 34);
+        return line(target, &text, Point::new(8, height - 22), &FONT_9X15_BOLD, Rgb888::CSS_WHITE, Alignment::Left);
+    }
+    line(target, &fit(&content.slot, 34), Point::new(8, height - 22), &FONT_9X15, grey, Alignment::Left)
+}
+
+fn answer_in_colour<D: DrawTarget<Color = Rgb888>>(
+    content: &Content,
+    target: &mut D,
+    grey: Rgb888,
+) -> Result<(), D::Error> {
+    let size = target.bounding_box().size;
+    let width = size.width as i32;
+    let accent = if content.doubt.is_some() { AMBER } else { GREEN };
     let mut text_left = 10;
     if let Some(picture) = &content.thumbnail {
         thumbnail(target, picture, Rectangle::new(Point::new(8, 32), Size::new(104, 104)))?;
         text_left = 122;
     }
-    let room = usize::try_from((width - text_left) / 18).unwrap_or(1);
-    let (text, colour) = match (&content.message, content.doubt.as_ref().or(content.label.as_ref())) {
-        (Some(message), _) => (message.clone(), Rgb888::CSS_WHITE),
-        (None, Some(answer)) => (answer.clone(), accent),
-        (None, None) => ("ready".into(), grey),
+    let (text, colour) = match content.doubt.as_ref().or(content.label.as_ref()) {
+        Some(answer) => (answer.as_str(), accent),
+        None => ("ready", grey),
     };
-    for (i, row) in wrap(&text, room, 3).iter().enumerate() {
-        let at = Point::new(text_left, 36 + 34 * i as i32);
-        line(&mut Doubled { inner: target, at }, row, Point::zero(), &FONT_9X15_BOLD, colour, Alignment::Left)?;
-    }
-    if content.label.is_some() && content.message.is_none() {
+    large(target, text, Point::new(text_left, 36), 3, colour)?;
+    if content.label.is_some() {
         let bar = Rectangle::new(Point::new(8, 148), Size::new(size.width.saturating_sub(16), 34));
         probability_bar(target, bar, content.probability, accent, grey)?;
         let percent = percent(content.probability);
@@ -107,9 +159,67 @@ pub fn draw_colour<D: DrawTarget<Color = Rgb888>>(content: &Content, target: &mu
         line(target, &percent, middle, &FONT_10X20, Rgb888::CSS_WHITE, Alignment::Center)?;
         let time = format!("{:.0} ms", content.latency_ms);
         line(target, &time, Point::new(width - 8, 192), &FONT_9X15, grey, Alignment::Right)?;
+        if content.frames > 1 {
+            let frames = format!("{} pictures", content.frames);
+            line(target, &frames, Point::new(8, 192), &FONT_9X15, grey, Alignment::Left)?;
+        }
     }
-    line(target, &fit(&content.slot, 34), Point::new(8, height - 22), &FONT_9X15, grey, Alignment::Left)
+    Ok(())
 }
+
+fn notice_in_colour<D: DrawTarget<Color = Rgb888>>(
+    notice: &Notice,
+    target: &mut D,
+    grey: Rgb888,
+) -> Result<(), D::Error> {
+    let size = target.bounding_box().size;
+    let colour = match notice {
+        Notice::NoCamera(_) => AMBER,
+        Notice::Updating { .. } => BLUE,
+        Notice::Error(_) => RED,
+    };
+    Rectangle::new(Point::new(0, 24), Size::new(size.width, 4))
+        .into_styled(PrimitiveStyle::with_fill(colour))
+        .draw(target)?;
+    large(target, notice.title(), Point::new(10, 40), 1, colour)?;
+    let mut top = 84;
+    if let Notice::Updating { done, total } = notice {
+        let share = *done as f32 / (*total).max(1) as f32;
+        let bar = Rectangle::new(Point::new(8, top), Size::new(size.width.saturating_sub(16), 34));
+        probability_bar(target, bar, share, colour, grey)?;
+        let middle = Point::new(size.width as i32 / 2, top + 7);
+        line(target, &percent(share), middle + Point::new(1, 1), &FONT_10X20, Rgb888::CSS_BLACK, Alignment::Center)?;
+        line(target, &percent(share), middle, &FONT_10X20, Rgb888::CSS_WHITE, Alignment::Center)?;
+        top += 50;
+    }
+    let (room, rows) = ((size.width as usize).saturating_sub(20) / 9, (size.height as i32 - 28 - top) / 20);
+    for (i, row) in wrap(notice.reason(), room, usize::try_from(rows).unwrap_or(0)).iter().enumerate() {
+        let at = Point::new(10, top + 20 * i as i32);
+        line(target, row, at, &FONT_9X15, Rgb888::CSS_WHITE, Alignment::Left)?;
+    }
+    Ok(())
+}
+
+/// Writes rows in letters of twice the size.
+fn large<D: DrawTarget<Color = Rgb888>>(
+    target: &mut D,
+    text: &str,
+    at: Point,
+    rows: usize,
+    colour: Rgb888,
+) -> Result<(), D::Error> {
+    let room = usize::try_from((target.bounding_box().size.width as i32 - at.x) / 18).unwrap_or(1);
+    for (i, row) in wrap(text, room, rows).iter().enumerate() {
+        let at = at + Point::new(0, 34 * i as i32);
+        line(&mut Doubled { inner: target, at }, row, Point::zero(), &FONT_9X15_BOLD, colour, Alignment::Left)?;
+    }
+    Ok(())
+}
+
+const GREEN: Rgb888 = Rgb888::new(110, 210, 120);
+const AMBER: Rgb888 = Rgb888::new(255, 190, 60);
+const BLUE: Rgb888 = Rgb888::new(90, 170, 255);
+const RED: Rgb888 = Rgb888::new(255, 100, 90);
 
 /// Draws the layout for 128×64 in one colour.
 ///
@@ -120,24 +230,45 @@ pub fn draw_mono<D: DrawTarget<Color = BinaryColor>>(content: &Content, target: 
     let (on, width) = (BinaryColor::On, target.bounding_box().size.width);
     let right = width as i32;
     target.clear(BinaryColor::Off)?;
-    let text = match (&content.message, &content.label) {
-        (Some(message), _) => message.clone(),
-        (None, Some(label)) => match &content.doubt {
-            // There is little room, and a question says it too.
-            Some(doubt) => doubt.strip_prefix("unsure: ").unwrap_or(doubt).to_owned(),
-            None => label.clone(),
-        },
-        (None, None) => "ready".into(),
+    let foot = |target: &mut D| {
+        let text = match (&content.warning, content.link) {
+            (Some(warning), _) => format!("! {warning}"),
+            (None, Link::Waiting) => content.slot.clone(),
+            (None, link) => link.text(),
+        };
+        line(target, &fit(&text, 21), Point::new(0, 53), &FONT_6X10, on, Alignment::Left)
+    };
+    if let Some(notice) = &content.notice {
+        line(target, notice.title(), Point::new(0, 1), &FONT_9X15_BOLD, on, Alignment::Left)?;
+        let mut top = 20;
+        if let Notice::Updating { done, total } = notice {
+            let share = *done as f32 / (*total).max(1) as f32;
+            let bar = Rectangle::new(Point::new(0, 21), Size::new(width.saturating_sub(34), 12));
+            probability_bar(target, bar, share, on, on)?;
+            line(target, &percent(share), Point::new(right, 22), &FONT_6X10, on, Alignment::Right)?;
+            top = 37;
+        }
+        let rows = usize::try_from((53 - top) / 10).unwrap_or(0);
+        for (i, row) in wrap(notice.reason(), 21, rows).iter().enumerate() {
+            line(target, row, Point::new(0, top + 10 * i as i32), &FONT_6X10, on, Alignment::Left)?;
+        }
+        return foot(target);
+    }
+    let text = match (&content.label, &content.doubt) {
+        // There is little room, and a question says it too.
+        (Some(_), Some(doubt)) => doubt.strip_prefix("unsure: ").unwrap_or(doubt),
+        (Some(label), None) => label,
+        (None, _) => "ready",
     };
     if text.chars().count() <= 14 {
-        line(target, &fit(&text, 14), Point::new(0, 1), &FONT_9X15_BOLD, on, Alignment::Left)?;
+        line(target, &fit(text, 14), Point::new(0, 1), &FONT_9X15_BOLD, on, Alignment::Left)?;
     } else {
         // Two small rows say more than half a word in large ones.
-        for (i, row) in wrap(&text, 21, 2).iter().enumerate() {
+        for (i, row) in wrap(text, 21, 2).iter().enumerate() {
             line(target, row, Point::new(0, 9 * i as i32), &FONT_6X10, on, Alignment::Left)?;
         }
     }
-    if content.label.is_some() && content.message.is_none() {
+    if content.label.is_some() {
         let bar = Rectangle::new(Point::new(0, 21), Size::new(width.saturating_sub(34), 12));
         probability_bar(target, bar, content.probability, on, on)?;
         line(target, &percent(content.probability), Point::new(right, 22), &FONT_6X10, on, Alignment::Right)?;
@@ -145,8 +276,7 @@ pub fn draw_mono<D: DrawTarget<Color = BinaryColor>>(content: &Content, target: 
         line(target, &time, Point::new(right, 41), &FONT_6X10, on, Alignment::Right)?;
     }
     line(target, &fit(&content.model, 13), Point::new(0, 41), &FONT_6X10, on, Alignment::Left)?;
-    let state = if content.link == Link::Waiting { content.slot.clone() } else { content.link.text() };
-    line(target, &fit(&state, 21), Point::new(0, 53), &FONT_6X10, on, Alignment::Left)
+    foot(target)
 }
 
 fn line<D: DrawTarget>(
@@ -270,90 +400,4 @@ fn wrap(text: &str, room: usize, rows: usize) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::canvas::Canvas;
-    use embedded_graphics::draw_target::DrawTargetExt;
-
-    fn content() -> Content {
-        Content {
-            label: Some("leaf_spot".into()),
-            probability: 0.75,
-            thumbnail: Some(RgbImage::from_pixel(40, 30, image::Rgb([200, 10, 20]))),
-            slot: "slot A committed".into(),
-            model: "leaves".into(),
-            link: Link::Connected,
-            latency_ms: 23.4,
-            ..Content::default()
-        }
-    }
-
-    fn colour(content: &Content) -> RgbImage {
-        let mut canvas = Canvas::new(320, 240);
-        let Ok(()) = draw_colour(content, &mut canvas);
-        canvas.picture().clone()
-    }
-
-    fn mono(content: &Content) -> RgbImage {
-        let mut canvas = Canvas::new(128, 64);
-        let Ok(()) = draw_mono(content, &mut canvas.color_converted());
-        canvas.picture().clone()
-    }
-
-    #[test]
-    fn the_bar_is_as_long_as_the_probability() {
-        for share in [0.0, 0.25, 0.5, 1.0] {
-            let shown = colour(&Content { probability: share, ..content() });
-            let filled = (10..310).filter(|&x| shown.get_pixel(x, 151).0 == [110, 210, 120]).count();
-            assert_eq!(filled, (300.0 * share) as usize, "{share}");
-            let shown = mono(&Content { probability: share, ..content() });
-            let filled = (2..92).filter(|&x| shown.get_pixel(x, 24).0 == [255; 3]).count();
-            assert_eq!(filled, (90.0 * share).round() as usize, "{share}");
-        }
-    }
-
-    #[test]
-    fn the_thumbnail_shows_the_picture() {
-        let shown = colour(&content());
-        assert_eq!(shown.get_pixel(8, 32).0, [200, 10, 20]);
-        assert_eq!(shown.get_pixel(111, 135).0, [200, 10, 20]);
-        assert_ne!(shown.get_pixel(113, 80).0, [200, 10, 20]);
-    }
-
-    #[test]
-    fn doubt_is_shown() {
-        let unsure = Content { doubt: Some("unsure: rust or phoma".into()), ..content() };
-        assert_ne!(colour(&unsure), colour(&content()));
-        assert_ne!(mono(&unsure), mono(&content()));
-    }
-
-    #[test]
-    fn no_content_breaks_the_layout() {
-        let long = "a very_long label that nobody would write ".repeat(5);
-        for label in ["", "x", "ä", "日本語", "Supercalifragilistic", &long] {
-            for (thumbnail, message) in [(None, None), (content().thumbnail, Some(label.to_owned()))] {
-                for probability in [f32::NAN, -1.0, 2.0] {
-                    let c = Content {
-                        label: Some(label.into()),
-                        probability,
-                        thumbnail: thumbnail.clone(),
-                        message: message.clone(),
-                        ..content()
-                    };
-                    colour(&c);
-                    mono(&c);
-                }
-            }
-        }
-        let tiny = Content { thumbnail: Some(RgbImage::new(1, 1)), ..content() };
-        let Ok(()) = draw_colour(&tiny, &mut Canvas::new(5, 5));
-    }
-
-    #[test]
-    fn long_texts_are_wrapped_and_cut() {
-        assert_eq!(wrap("Corn_(maize)___Northern Leaf Blight", 11, 3), ["Corn", "(maize)", "Northern .."]);
-        assert_eq!(wrap("late_blight", 11, 3), ["late blight"]);
-        assert_eq!(fit("abcdef", 4), "ab..");
-        assert_eq!(ascii("Früh äpfel €"), "Fruh apfel ?");
-    }
-}
+mod tests;

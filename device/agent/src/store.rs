@@ -3,17 +3,21 @@
 //! Append-only, bounded: when the folder grows over its limit, the older half of the predictions goes, and of the pictures
 //! those worth least. A line torn by a power cut is dropped when the store is opened. Where the disk takes nothing, the
 //! newest predictions are kept in memory.
+//!
+//! Cards wear by writes and not by bytes: what a camera has answered is written in batches, half a minute of it at most, which
+//! is what a power cut may cost. What a host asked for, and pictures, are written at once.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use graft_link::messages::{Kept, MAX_TOLD, Told};
 
+use crate::clock;
 use crate::disk::{Disk, Folder};
-use crate::pictures::{MAX_ID, Pictures};
+use crate::pictures::{MAX_ID, Pictures, Tally};
 
 /// One prediction.
 pub type Record = Told;
@@ -28,7 +32,21 @@ pub struct Store {
     files: io::Result<Files>,
     recent: VecDeque<Record>,
     next_id: u64,
-    kept_at: VecDeque<Instant>,
+    /// On [`clock::running`].
+    kept_at: VecDeque<Duration>,
+    /// Lines to be written, with their numbers.
+    pending: Vec<(u64, Vec<u8>)>,
+    /// Since when the first of them waits.
+    pending_since: Option<Duration>,
+}
+
+/// When a prediction is to be on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// Before anything else.
+    Now,
+    /// With others, in half a minute at most.
+    Soon,
 }
 
 /// What is on the disk.
@@ -36,6 +54,7 @@ pub struct Store {
 struct Files {
     log: File,
     log_len: u64,
+    old_len: u64,
     /// Numbers and places of lines in the older log and in the newer one, so that reading on begins near its place.
     marks: [Vec<(u64, u64)>; 2],
     pictures: Pictures<Folder>,
@@ -51,6 +70,10 @@ const OLD_LOG: &str = "predictions.old.jsonl";
 /// The number of the store, which another store has not.
 const NUMBER: &str = "number";
 const HOUR: Duration = Duration::from_secs(3600);
+/// How long a prediction may wait for others.
+const BATCH_TIME: Duration = Duration::from_secs(30);
+/// So many are written at once.
+const BATCH: usize = 128;
 
 impl Store {
     /// Opens a folder that may grow to `limit` bytes.
@@ -70,14 +93,15 @@ impl Store {
         // A picture may have been kept whose line was lost.
         let last = recent.back().map(|r: &Record| r.id).max(files.as_ref().ok().and_then(|f| f.pictures.last_id()));
         let next_id = last.map_or(1, |id| id + 1);
-        let (folder, kept_at) = (folder.to_owned(), VecDeque::new());
-        Self { folder, limit, per_hour: None, files, recent, next_id, kept_at }
+        let (folder, kept_at, pending) = (folder.to_owned(), VecDeque::new(), vec![]);
+        Self { folder, limit, per_hour: None, files, recent, next_id, kept_at, pending, pending_since: None }
     }
 
     /// Sets how many pictures may be kept in an hour, of those that are told; none: all.
     #[must_use]
-    pub fn at_most_hourly(self, pictures: Option<u32>) -> Self {
-        Self { per_hour: pictures, ..self }
+    pub fn at_most_hourly(mut self, pictures: Option<u32>) -> Self {
+        self.per_hour = pictures;
+        self
     }
 
     /// Returns why nothing can be written, if that is so.
@@ -91,6 +115,15 @@ impl Store {
     ///
     /// The system's; a full disk is one. The prediction is kept in memory then.
     pub fn add(&mut self, record: Record, picture: Option<&[u8]>) -> io::Result<u64> {
+        self.add_when(record, picture, When::Now)
+    }
+
+    /// Adds a prediction as [`Store::add`] does, that may be written later.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::add`].
+    pub fn add_when(&mut self, record: Record, picture: Option<&[u8]>, when: When) -> io::Result<u64> {
         let record = Record { id: self.next_id, ..record };
         let id = record.id;
         self.next_id += 1;
@@ -99,24 +132,78 @@ impl Store {
             self.recent.pop_front();
         }
         let picture = picture.filter(|_| self.is_in_time());
-        if self.files.is_err() {
-            // The disk may have come back.
-            self.files = Ok(Files::open(&self.folder, self.limit, &logs(&self.folder))?);
-        }
-        let Ok(files) = &mut self.files else { return Ok(id) };
+        let mut line = serde_json::to_vec(&record)?;
+        line.push(b'\n');
+        self.pending.push((id, line));
+        let now = clock::running();
+        let since = *self.pending_since.get_or_insert(now);
+        let files = self.open_files()?;
         // Each is worth something without the other.
         let kept = picture.map_or(Ok(false), |picture| files.pictures.keep(&record, picture));
-        let written = files.write(&record).and_then(|()| files.make_room(&self.folder, self.limit));
-        if kept? {
-            self.kept_at.push_back(Instant::now());
+        let is_due = when == When::Now || self.pending.len() >= BATCH || now.saturating_sub(since) >= BATCH_TIME;
+        let written = if is_due { self.flush() } else { Ok(()) };
+        if kept? && self.per_hour.is_some() {
+            self.kept_at.push_back(now);
         }
         written?;
         Ok(id)
     }
 
+    /// Writes what waits, if it has waited long enough.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::add`].
+    pub fn flush_in_time(&mut self) -> io::Result<()> {
+        let is_due = self.pending_since.is_some_and(|s| clock::running().saturating_sub(s) >= BATCH_TIME);
+        if is_due { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes what waits.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::add`]; it waits no longer then, so that it takes no more and more memory.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.pending_since = None;
+        let lines = std::mem::take(&mut self.pending);
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let (folder, limit) = (self.folder.clone(), self.limit);
+        let written = self.open_files().and_then(|files| files.write(&lines, &folder, limit));
+        if let Err(e) = &written {
+            // A part of a line may be there: what opens the log anew gives it an end.
+            self.files = Err(again(e));
+        }
+        written
+    }
+
+    /// Returns what is on the disk, which may have come back.
+    fn open_files(&mut self) -> io::Result<&mut Files> {
+        if self.files.is_err() {
+            self.files = Files::open(&self.folder, self.limit, &logs(&self.folder));
+        }
+        self.files.as_mut().map_err(|e| again(e))
+    }
+
+    /// Returns what became of pictures, and the bytes of all that is kept.
+    pub fn tally(&self) -> (Tally, u64) {
+        self.files.as_ref().map_or((Tally::default(), 0), |f| {
+            let tally = f.pictures.tally();
+            (tally, tally.bytes + f.log_len + f.old_len)
+        })
+    }
+
+    /// Returns how many bytes may be kept.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Whether this hour's share of pictures is not used up.
     fn is_in_time(&mut self) -> bool {
-        while self.kept_at.front().is_some_and(|at| at.elapsed() > HOUR) {
+        let now = clock::running();
+        while self.kept_at.front().is_some_and(|at| now.saturating_sub(*at) > HOUR) {
             self.kept_at.pop_front();
         }
         self.per_hour.is_none_or(|most| (self.kept_at.len() as u64) < u64::from(most))
@@ -140,7 +227,7 @@ impl Store {
         Ok(self.files()?.number)
     }
 
-    /// Returns predictions of numbers above `after`, the lowest first.
+    /// Returns predictions of numbers above `after` that are on the disk, the lowest first.
     ///
     /// # Errors
     ///
@@ -223,31 +310,37 @@ impl Files {
             log.write_all(b"\n")?;
             log_len += 1;
         }
+        let old_len = old.as_ref().map_or(0, |old| old.len() as u64);
         let marks = [old.as_ref().map_or(vec![], |old| marks(old)), marks(text)];
         // Half for pictures, a quarter for each of the two logs.
-        Ok(Self { log, log_len, marks, pictures: Pictures::open(files, limit / 2), number })
+        Ok(Self { log, log_len, old_len, marks, pictures: Pictures::open(files, limit / 2), number })
     }
 
-    fn write(&mut self, record: &Record) -> io::Result<()> {
-        let mut line = serde_json::to_vec(record)?;
-        line.push(b'\n');
-        self.log.write_all(&line)?;
-        self.log.sync_data()?;
-        if record.id.is_multiple_of(MARK) {
-            self.marks[1].push((record.id, self.log_len));
-        }
-        self.log_len += line.len() as u64;
-        Ok(())
-    }
-
-    fn make_room(&mut self, folder: &Path, limit: u64) -> io::Result<()> {
-        if self.log_len > limit / 4 {
+    /// Appends lines, and begins a new log where this one would grow too long.
+    fn write(&mut self, lines: &[(u64, Vec<u8>)], folder: &Path, limit: u64) -> io::Result<()> {
+        let len: u64 = lines.iter().map(|(_, line)| line.len() as u64).sum();
+        if self.log_len > 0 && self.log_len + len > limit / 4 {
             fs::rename(folder.join(LOG), folder.join(OLD_LOG))?;
             self.log = OpenOptions::new().append(true).create(true).open(folder.join(LOG))?;
-            self.log_len = 0;
+            self.old_len = std::mem::take(&mut self.log_len);
             self.marks = [std::mem::take(&mut self.marks[1]), vec![]];
         }
+        let bytes: Vec<u8> = lines.iter().flat_map(|(_, line)| line).copied().collect();
+        self.log.write_all(&bytes)?;
+        self.log.sync_data()?;
+        for (id, line) in lines {
+            if id.is_multiple_of(MARK) {
+                self.marks[1].push((*id, self.log_len));
+            }
+            self.log_len += line.len() as u64;
+        }
         Ok(())
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let _ = self.flush();
     }
 }
 
@@ -333,6 +426,34 @@ mod tests {
     }
 
     #[test]
+    fn what_a_camera_answered_is_written_in_batches() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path(), 1 << 20);
+        let written = || fs::read(dir.path().join(LOG)).unwrap().iter().filter(|&&b| b == b'\n').count();
+        for _ in 0..BATCH - 1 {
+            store.add_when(record("a"), None, When::Soon).unwrap();
+        }
+        assert_eq!((written(), store.recent(1)[0].id), (0, BATCH as u64 - 1));
+        store.add_when(record("b"), None, When::Soon).unwrap();
+        assert_eq!(written(), BATCH);
+        store.add_when(record("c"), None, When::Soon).unwrap();
+        store.flush_in_time().unwrap();
+        assert_eq!(written(), BATCH);
+        store.pending_since = Some(clock::running());
+        clock::put_ahead(BATCH_TIME);
+        store.flush_in_time().unwrap();
+        assert_eq!(written(), BATCH + 1);
+        store.add_when(record("d"), None, When::Soon).unwrap();
+        store.add(record("e"), None).unwrap();
+        assert_eq!(written(), BATCH + 3, "what a host asked for is on the disk, and all before it");
+        store.add_when(record("f"), None, When::Soon).unwrap();
+        drop(store);
+        assert_eq!(written(), BATCH + 4);
+        let told = Store::open(dir.path(), 1 << 20).after(BATCH as u64, 9).unwrap();
+        assert_eq!(told.iter().map(|r| r.label.as_str()).collect::<Vec<_>>(), ["c", "d", "e", "f"]);
+    }
+
+    #[test]
     fn the_oldest_goes_when_the_limit_is_reached() {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(dir.path(), 8000);
@@ -343,7 +464,7 @@ mod tests {
         assert!(size(&dir.path().join("pictures")) <= 4000);
         let logs =
             fs::metadata(dir.path().join(LOG)).unwrap().len() + fs::metadata(dir.path().join(OLD_LOG)).unwrap().len();
-        assert!(logs < 4400, "{logs}");
+        assert!(logs <= 4000, "{logs}");
         assert!(store.keeps(60) && !store.keeps(1));
         let again = Store::open(dir.path(), 8000);
         assert_eq!((again.recent(1)[0].label.as_str(), again.keeps(60)), ("59", true));

@@ -8,18 +8,18 @@ use graft_link::messages::SlotState;
 use super::*;
 use crate::tiny;
 
-const RED: [f32; 3] = [9.0, 1.0, 2.0];
+pub(crate) const RED: [f32; 3] = [9.0, 1.0, 2.0];
 
 fn key(seed: u8) -> SecretKey {
     SecretKey::from_seed(&[seed; 32])
 }
 
-fn config(root: &Path, more: &str) -> Config {
+pub(crate) fn config(root: &Path, more: &str) -> Config {
     let text = format!("name = \"bench\"\nroot = \"root\"\ntrusted_keys = [\"{}\"]\n{more}", key(1).public());
     Config::parse(&text, &root.join("graftd.toml")).unwrap()
 }
 
-fn bundle(name: &str, logits: [f32; 3], signed_by: Option<u8>) -> Bundle {
+pub(crate) fn bundle(name: &str, logits: [f32; 3], signed_by: Option<u8>) -> Bundle {
     let labels = ["red", "green", "blue"];
     let mut w = BundleWriter::new(name, "test");
     w.labels(&labels.map(str::to_owned));
@@ -31,7 +31,7 @@ fn bundle(name: &str, logits: [f32; 3], signed_by: Option<u8>) -> Bundle {
     Bundle::from_bytes(&w.to_bytes(signed_by.map(key).as_ref()).unwrap()).unwrap()
 }
 
-fn flash(agent: &mut Agent, bundle: &Bundle) -> Response {
+pub(crate) fn flash(agent: &mut Agent, bundle: &Bundle) -> Response {
     send(agent, bundle).unwrap_or_else(|| agent.answer(Request::Finish, &mut |_| Host::Waits))
 }
 
