@@ -1,5 +1,5 @@
 //! Chores of the workspace: `cargo xtask ci`, `cargo xtask board`, `cargo xtask boards`, `cargo xtask cross`,
-//! `cargo xtask fuzz`, `cargo xtask size`, `cargo xtask pretrain`, `cargo xtask peers`.
+//! `cargo xtask day`, `cargo xtask fuzz`, `cargo xtask size`, `cargo xtask pretrain`, `cargo xtask peers`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -10,6 +10,7 @@ use clap::Parser;
 mod board;
 mod boards;
 mod cross;
+mod day;
 mod fuzz;
 mod peers;
 mod program;
@@ -25,6 +26,7 @@ enum Chore {
     Board(board::Args),
     Boards(boards::Args),
     Cross(cross::Args),
+    Day(day::Args),
     Fuzz(fuzz::Args),
     Size(size::Args),
     /// Train the embedded backbone anew: models/weights/mobilenet_v2_0.35_96.safetensors
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Chore::Board(arguments) => board::run(&arguments),
         Chore::Boards(arguments) => boards::run(&arguments),
         Chore::Cross(arguments) => cross::run(&arguments),
+        Chore::Day(arguments) => day::run(&arguments),
         Chore::Fuzz(arguments) => fuzz::run(&arguments),
         Chore::Size(arguments) => size::run(&arguments),
         Chore::Pretrain { arguments } => pretrain(&arguments),
