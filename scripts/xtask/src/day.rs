@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use anyhow::{Context, Result, bail, ensure};
+use graft_bundle::Bundle;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -102,16 +103,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         (Some(bundle), Some(pictures)) => (bundle.clone(), absolute(pictures)?),
         _ => demo(args, &folder)?,
     };
+    let key = Bundle::open(&bundle).with_context(|| format!("opening {}", bundle.display()))?.head().key();
+    let trusted: Vec<String> = key.iter().map(ToString::to_string).collect();
     let config = folder.join("graftd.toml");
     let text = format!(
-        "name = \"day\"\nroot = \"root\"\nallow_unsigned = true\npictures = \"unsure\"\nunsure_below = 0.9\nvote = 3\n\
+        "name = \"day\"\nroot = \"root\"\nallow_unsigned = true\ntrusted_keys = {trusted:?}\npictures = \"unsure\"\nunsure_below = 0.9\nvote = 3\n\
          max_store_mb = {}\nmetrics = \"root/graft.prom\"\nsource = {:?}\n",
         args.store_mb,
         format!("replay:{}?frames={}&hours={}", pictures.display(), args.frames, args.hours)
     );
     fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
-    let trusted = Command::new(&graftd).arg("factory").arg(&bundle).arg("--config").arg(&config).status();
-    ensure!(trusted.context("starting graftd")?.success(), "expected graftd to take {}", bundle.display());
+    let taken = Command::new(&graftd).arg("factory").arg(&bundle).arg("--config").arg(&config).status();
+    ensure!(taken.context("starting graftd")?.success(), "expected graftd to take {}", bundle.display());
     let mut daemon = Daemon::start(&graftd, &config)?;
     let day = Day::watch(args, &mut daemon, &root);
     daemon.stop()?;
