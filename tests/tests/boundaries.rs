@@ -30,7 +30,10 @@ fn each_crate_links_only_what_the_architecture_allows() {
         ("graft-runtime", &["candle-core", "serialport", "hf-hub", "graft-train", "graft-onnx"]),
         ("graft-agent", &["candle-core", "hf-hub", "graft-train", "graft-onnx", "graft-deploy", "graft-leaves"]),
         ("graft-onnx", &["candle-core", "graft-runtime", "serialport"]),
-        ("graft-report", &["candle-core", "tract-core", "graft-runtime", "graft-train", "image", "serialport", "hf-hub"]),
+        (
+            "graft-report",
+            &["candle-core", "tract-core", "graft-runtime", "graft-train", "image", "serialport", "hf-hub"],
+        ),
         ("graft-label", &["candle-core", "tract-core", "graft-runtime", "graft-train", "serialport", "hf-hub"]),
         ("graft-deploy", &["candle-core", "tract-core", "graft-runtime", "graft-agent", "hf-hub"]),
     ];

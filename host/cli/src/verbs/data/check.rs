@@ -22,13 +22,14 @@ use crate::verbs::train::{Backbone, Columns, cache_folder};
 /// parts of one.
 ///
 /// Told are: pictures that cannot be read; the same photograph twice, byte by byte or encoded anew, resized, made lighter,
-/// mirrored, turned or cropped to 70 % of its sides, and whether it lies in several parts (a leak: what is tested was
-/// trained on) or has several labels; pictures that are blurred, dark, overexposed or flat; pictures of which 8 of their
+/// mirrored, turned by 90 degrees or cropped by a tenth or so, and whether it lies in several parts (a leak: what is tested
+/// was trained on) or has several labels; pictures that are blurred, dark, overexposed or flat; pictures of which 8 of their
 /// 10 nearest neighbours in feature space have one other label; classes of uneven size; groups (column `group`) in several
 /// parts. Photographs of one leaf that differ are not the same photograph: only groups can keep those together.
 ///
-/// Neighbours are told by the small backbone inside graft, or a better one by --model and --weights; features are kept in
-/// the cache. Nothing of DATA is changed. About 12 KB of memory are needed for each picture with neighbours, 3 KB without.
+/// Neighbours are told by the small backbone inside graft, which is good for crops; for labels a better one by --model and
+/// --weights is worth its time. Features are kept in the cache. Nothing of DATA is changed. How all this is found, and how well:
+/// docs/data-check.md. About 12 KB of memory are needed for each picture with neighbours, 3 KB without.
 ///
 /// The exit code is 0 whatever was found; with --strict 1 where pictures cannot be used or have several labels, or where
 /// pictures or groups lie in several parts.
