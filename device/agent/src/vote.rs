@@ -110,7 +110,7 @@ mod tests {
     /// Returns a picture whose pattern is another one for each number.
     fn picture(number: u32, brightness: u8) -> RgbImage {
         RgbImage::from_fn(96, 64, |x, y| {
-            let on = (x * (number + 1) / 24 + y * (number % 3 + 1) / 16) % 2 == 0;
+            let on = (x * (number + 1) / 24 + y * (number % 3 + 1) / 16).is_multiple_of(2);
             Rgb([if on { brightness } else { brightness / 2 }; 3])
         })
     }
