@@ -3,9 +3,9 @@
 
 Cuts tiles of drone pictures and draws spectrograms of spoken words into OUT/drone and OUT/speech: the folders that
 `graft evaluate MODEL.graft --data TEST --strangers OUT/drone` takes. With --model, an f32 file of `graft export`, it also compares
-scores in ONNX Runtime, on the very same pictures: energy, largest probability, and distance to the means of the classes' features
-(Lee et al., arXiv:1807.03888, with one covariance; and the cosine to the nearest mean). Needs numpy and Pillow, and for --model onnx,
-onnxruntime and scikit-learn.
+scores in ONNX Runtime, on these and on the leaves of another set: energy, largest probability, and distance to the means of the
+classes' features (Lee et al., arXiv:1807.03888, with one covariance; Euclidean; by angle; by angle to means in steps of a seventh, which
+is what graft ships). Needs numpy and Pillow, and for --model onnx, onnxruntime and scikit-learn.
 
     python scripts/field/strangers.py --data ../shared/data --out target/field/strangers
     python scripts/field/strangers.py --data ../shared/data --out target/field/strangers --model leaves.onnx --set plantvillage15
@@ -89,6 +89,7 @@ def compare(model, data, name, out):
     train, classes = pictures("train")
     _, seen = answers(train)
     means = np.array([seen[classes == c].mean(axis=0) for c in range(len(labels))])
+    coarse = np.round(means / np.abs(means).max(axis=1, keepdims=True) * 7)
     spread = seen - means[classes]
     covariance = spread.T @ spread / len(spread)
     # As many features as pictures: the estimate needs a ridge to have an inverse.
@@ -104,14 +105,18 @@ def compare(model, data, name, out):
             "largest logit": -top[:, 0],
             "Mahalanobis": np.einsum("ncd,de,nce->nc", apart, precision, apart).min(axis=1),
             "distance": np.linalg.norm(apart, axis=2).min(axis=1),
-            "cosine": -(unit(features) @ unit(means).T).max(axis=1),
+            "angle": -(unit(features) @ unit(means).T).max(axis=1),
+            "angle, coarse": -(unit(features) @ unit(coarse).T).max(axis=1),
         }
 
     own = scores(*answers(pictures("test")[0]))
     print(f"| AUROC, {name} | " + " | ".join(own) + " |")
     print("|---|" + "---|" * len(own))
-    for kind in ("drone", "speech"):
-        other = scores(*answers(sorted((out / kind).glob("*.png"))))
+    strangers = {kind: sorted((out / kind).glob("*.png")) for kind in ("drone", "speech")}
+    leaves = "coffee-leaf" if name == "plantvillage15" else "plantvillage15"
+    strangers[leaves] = sorted((data / leaves / "test").glob("*/*.jpg"))
+    for kind, paths in strangers.items():
+        other = scores(*answers(paths))
         cells = []
         for score, values in own.items():
             truth = np.r_[np.zeros(len(values)), np.ones(len(other[score]))]

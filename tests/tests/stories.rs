@@ -75,6 +75,7 @@ fn from_pictures_to_a_device_by_hand() {
     let told = graft_json(at, &["quantize", "explain", "a8.onnx", "--json"]);
     assert_eq!(told["layers"], int8["layers"]);
     looks_at_sets_and_models(at, leaves);
+    learns_from_the_field(at);
     assert!(graft(at, &["key", "new", "--out", "k"]).status.success());
     assert_eq!(graft(at, &["key", "new", "--out", "k"]).status.code(), Some(1), "a key is never overwritten");
     assert!(graft(at, &["key", "new", "--out", "foreign"]).status.success());
@@ -189,6 +190,24 @@ fn looks_at_sets_and_models(at: &Path, leaves: &str) {
     assert_eq!((&classes["top1"]["share"], &classes["confusion"]), (&evaluated["top1"], &evaluated["confusion"]));
     assert_eq!(report["quantization"]["shipped"], "int8");
     assert!(page.contains(&format!("<data value=\"{}\" data-key=\"top1\">", classes["top1"]["share"])));
+}
+
+/// A head that learns from more pictures is a run like any other; those that it was not shown are its test and calibration.
+fn learns_from_the_field(at: &Path) {
+    let retrain = ["retrain", "run", "--add", "demo/leaves/test", "--out", "later", "--json"];
+    let told = graft_json(at, &retrain);
+    let n = |key: &str| told[key].as_u64().unwrap_or(0);
+    let held_out = told["held_out"]["pictures"].as_u64().unwrap();
+    assert_eq!((n("old"), n("field") + held_out, told["cached"].as_u64().unwrap()), (36, 36, 36), "{told}");
+    assert!(held_out >= 6 && told["held_out"]["doubts"][0].as_str().unwrap().contains("--test"), "{told}");
+    let evaluated = graft_json(at, &["evaluate", "later", "--data", "later/held-out.csv", "--json"]);
+    assert_eq!((&evaluated["n"], &evaluated["top1"]), (&held_out.into(), &told["compared"]["new"]["score"]));
+    // A further one brings along what was learnt, and has nothing new to hold out.
+    let again = graft(at, &["retrain", "later", "--add", "demo/leaves/test", "--held-out", "0", "--out", "last"]);
+    assert!(again.status.success() && String::from_utf8_lossy(&again.stderr).contains("held out"));
+    let gone = graft(at, &["retrain", "run", "--data", "nowhere", "--add", "demo/leaves/test", "--out", "never"]);
+    let message = String::from_utf8_lossy(&gone.stderr).into_owned();
+    assert!(gone.status.code() == Some(1) && message.contains("--data") && !at.join("never").exists(), "{message}");
 }
 
 /// Packs bundles that ask for more than any device has, and flashes them: refused by name, before a byte is written.

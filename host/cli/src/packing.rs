@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use graft_bundle::{Bundle, BundleWriter, MODEL_FILE, Needs, SecretKey, Summary};
-use graft_runtime::{DECISION, Model, picture};
+use graft_runtime::{Model, picture};
 use graft_train::dataset::{Dataset, Task};
 use graft_train::decide::{Calibrated, Promise, calibrate};
 use graft_train::pictures;
@@ -74,12 +74,10 @@ pub(crate) fn pack(
     let calibrated = match &packing.calibrate {
         None => None,
         Some((data, promise)) => {
-            let found = calibrate(&model, data, promise, progress).context("calibrating the answers")?;
-            let json = found.decision.to_json();
+            let found = calibrate(packing.onnx, data, promise, progress).context("calibrating the answers")?;
             // In a chunk of its own: what is decided changes with each calibration, the network does not.
             borders.push(onnx.len());
-            onnx = Cow::Owned(graft_onnx::with_entry(&onnx, DECISION, &json));
-            metadata.insert(DECISION.into(), json);
+            onnx = Cow::Owned(found.apply(packing.onnx));
             Some(found)
         }
     };

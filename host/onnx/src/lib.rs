@@ -15,7 +15,7 @@ pub use borders::tensor_borders;
 pub use export::{Export, Format, Head, Metadata, OPSET, Outputs};
 pub use factors::Factors;
 pub use layers::{Layer, Layers};
-pub use metadata::with_entry;
+pub use metadata::{features_of, with_entry, with_output};
 pub use quantize::{Activations, Affine, Integers, Observer, QuantError, Quantization};
 pub use values::{Value, values};
 

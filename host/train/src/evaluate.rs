@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use graft_runtime::Model;
+use graft_runtime::{Model, Said};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -84,6 +84,8 @@ pub struct Answer {
     pub sample: usize,
     /// `[classes]`.
     pub logits: Vec<f32>,
+    /// How far the picture is from those that the model was calibrated on, where that is known.
+    pub distance: Option<f32>,
     /// Milliseconds of the network.
     pub milliseconds: f64,
 }
@@ -125,7 +127,7 @@ pub fn evaluate(
         "expected a model that tells classes for strangers, found one of {}",
         task.name()
     );
-    let worth = if is_classes { worth::worth(model, &data, &answers)? } else { None };
+    let worth = if is_classes { worth::worth(model, &data, &answers) } else { None };
     let strangers = match strangers {
         [] => None,
         samples => Some(worth::strangers(model, &answers, samples, progress)?),
@@ -161,28 +163,53 @@ pub fn answers(
     model: &Model,
     samples: &[Sample],
     on_bad: OnBad,
-    mut progress: impl FnMut(usize, usize),
+    progress: impl FnMut(usize, usize),
 ) -> Result<(Vec<Answer>, Vec<Ignored>)> {
-    let (mut answers, mut skipped) = (vec![], vec![]);
-    for (index, chunk) in samples.chunks(32).enumerate() {
-        let one = |(i, sample): (usize, &Sample)| -> Result<Result<Answer, Ignored>> {
-            let pixels = match pictures::read(sample, model.preprocessing(), on_bad)? {
-                Ok(pixels) => pixels,
-                Err(ignored) => return Ok(Err(ignored)),
-            };
-            let start = Instant::now();
-            let logits = model.logits(&pixels.data)?;
-            let milliseconds = start.elapsed().as_secs_f64() * 1e3;
-            Ok(Ok(Answer { sample: index * 32 + i, logits, milliseconds }))
+    let ask = |pixels: &[u8]| {
+        let start = Instant::now();
+        Ok((model.ask(pixels)?, start.elapsed().as_secs_f64() * 1e3))
+    };
+    let (said, skipped) = each(model, samples, on_bad, ask, progress)?;
+    let answer = |(sample, (said, milliseconds)): (usize, (Said, f64))| Answer {
+        sample,
+        logits: said.logits,
+        distance: said.distance,
+        milliseconds,
+    };
+    Ok((said.into_iter().map(answer).collect(), skipped))
+}
+
+/// Asks something of each picture, several at a time; returns what came of it with the samples' places, in their order.
+///
+/// # Errors
+///
+/// As [`answers`].
+pub(crate) fn each<T: Send>(
+    model: &Model,
+    samples: &[Sample],
+    on_bad: OnBad,
+    ask: impl Fn(&[u8]) -> Result<T> + Sync,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<(Vec<(usize, T)>, Vec<Ignored>)> {
+    let (mut found, mut skipped) = (vec![], vec![]);
+    for (index, chunk) in samples.chunks(CHUNK).enumerate() {
+        let one = |(i, sample): (usize, &Sample)| -> Result<Result<(usize, T), Ignored>> {
+            match pictures::read(sample, model.preprocessing(), on_bad)? {
+                Ok(pixels) => Ok(Ok((index * CHUNK + i, ask(&pixels.data)?))),
+                Err(ignored) => Ok(Err(ignored)),
+            }
         };
-        let done: Vec<Result<Result<Answer, Ignored>>> = chunk.par_iter().enumerate().map(one).collect();
+        let done: Vec<Result<Result<(usize, T), Ignored>>> = chunk.par_iter().enumerate().map(one).collect();
         for outcome in done {
             match outcome? {
-                Ok(answer) => answers.push(answer),
+                Ok(answer) => found.push(answer),
                 Err(ignored) => skipped.push(ignored),
             }
         }
-        progress(index * 32 + chunk.len(), samples.len());
+        progress(index * CHUNK + chunk.len(), samples.len());
     }
-    Ok((answers, skipped))
+    Ok((found, skipped))
 }
+
+/// Pictures between two words of progress.
+const CHUNK: usize = 32;

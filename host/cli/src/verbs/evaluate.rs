@@ -87,11 +87,9 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     }
     if let Some(s) = &found.strangers {
         let told = s.unfamiliar.map_or(String::new(), |u| format!("{:.1} % told as unfamiliar, ", 100.0 * u));
-        let (energy, probability) = (s.energy_auroc, s.probability_auroc);
-        ui.line(&format!(
-            "{} strangers: {told}AUROC of the energy {energy:.3}, of the probability {probability:.3}",
-            s.n
-        ))?;
+        let distance = s.distance_auroc.map_or(String::new(), |a| format!("of the distance {a:.3}, "));
+        let probability = s.probability_auroc;
+        ui.line(&format!("{} strangers: {told}AUROC {distance}of the probability {probability:.3}", s.n))?;
     }
     ui.line(&format!("median {:.1} ms a picture in {}", found.median_ms, found.engine))
 }

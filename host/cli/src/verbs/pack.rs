@@ -135,10 +135,10 @@ fn report(ui: &Ui, found: &Calibrated) -> Result<()> {
             sure.pictures
         ))?;
     }
-    if let Some(f) = d.familiar {
-        let (energy, share) = (f.at_most, 100.0 * f.keeps);
+    if let Some(f) = &d.familiar {
+        let (distance, share) = (f.at_most, 100.0 * f.keeps);
         ui.line(&format!(
-            "familiar up to an energy of {energy:.3}: {share:.0} % of pictures like these ({})",
+            "familiar up to a distance of {distance:.3}: {share:.0} % of pictures like these ({})",
             f.pictures
         ))?;
     }

@@ -84,7 +84,7 @@ fn row(task: Task, labels: &[String], path: &Path, p: &Prediction, ms: f64) -> s
         Task::Classes => {
             json!({
                 "image": path, "label": p.label, "probability": p.probability, "standing": p.standing, "doubt": p.doubt, "set": p.set,
-                "energy": p.energy, "latency_ms": ms, "logits": p.logits,
+                "distance": p.distance, "latency_ms": ms, "logits": p.logits,
             })
         }
         Task::Tags => json!({ "image": path, "tags": named(&sigmoid), "latency_ms": ms, "logits": p.logits }),

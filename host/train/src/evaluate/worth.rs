@@ -1,9 +1,9 @@
 //! What the probabilities and doubts of a calibrated model are worth, on pictures that calibrated nothing; and whether it
 //! tells pictures of something else from its own.
 
-use anyhow::{Context, Result, ensure};
-use graft_runtime::decision::{Decision, Weighed, energy};
-use graft_runtime::{DECISION, Model, Standing};
+use anyhow::{Result, ensure};
+use graft_runtime::decision::{Familiar, Weighed};
+use graft_runtime::{Model, Standing};
 use serde::Serialize;
 
 use super::{Answer, answers};
@@ -51,8 +51,9 @@ pub struct Strangers {
     pub n: usize,
     /// Share of these that are told as unfamiliar, where the model was calibrated.
     pub unfamiliar: Option<f64>,
-    /// Area under the curve of the energy: the chance that it is higher for a picture of something else.
-    pub energy_auroc: f64,
+    /// Area under the curve of the distance: the chance that it is larger for a picture of something else. None where the model
+    /// was not calibrated.
+    pub distance_auroc: Option<f64>,
     /// Area under the curve of the largest probability: the chance that it is lower for a picture of something else.
     pub probability_auroc: f64,
     /// Pictures left out.
@@ -60,21 +61,14 @@ pub struct Strangers {
     pub skipped: Vec<Ignored>,
 }
 
-/// Reads how a model was calibrated, if it was.
-fn decision(model: &Model) -> Result<Option<Decision>> {
-    let Some(json) = model.metadata().get(DECISION) else { return Ok(None) };
-    let found = Decision::parse(json).map_err(|found| anyhow::anyhow!("expected a decision that holds, found {found}"));
-    found.map(Some).with_context(|| format!("reading the model's {DECISION}"))
-}
-
 /// Compares what a model promises with its answers; none where it promises nothing.
-pub(super) fn worth(model: &Model, data: &Dataset, answers: &[Answer]) -> Result<Option<Worth>> {
-    let Some(decision) = decision(model)? else { return Ok(None) };
+pub(super) fn worth(model: &Model, data: &Dataset, answers: &[Answer]) -> Option<Worth> {
+    let decision = model.decision()?;
     let weighed: Vec<(Weighed, usize, bool)> = answers
         .iter()
         .map(|a| {
             let class = data.samples[a.sample].class;
-            (decision.weigh(&a.logits), class, argmax(&a.logits) == class)
+            (decision.weigh(&a.logits, a.distance), class, argmax(&a.logits) == class)
         })
         .collect();
     let n = weighed.len().max(1) as f64;
@@ -96,7 +90,7 @@ pub(super) fn worth(model: &Model, data: &Dataset, answers: &[Answer]) -> Result
             labels: weighed.iter().map(|(w, ..)| w.set.len()).sum::<usize>() as f64 / n,
         }
     });
-    Ok(Some(Worth {
+    Some(Worth {
         ece_before: calibration_error(&before),
         ece_after: calibration_error(&after),
         covered,
@@ -104,7 +98,7 @@ pub(super) fn worth(model: &Model, data: &Dataset, answers: &[Answer]) -> Result
         sure: share(sure.len(), weighed.len()),
         sure_wrong: wrong(&sure),
         others_wrong: wrong(&others),
-    }))
+    })
 }
 
 /// Runs pictures of something else through a model, beside its answers to its own.
@@ -120,19 +114,18 @@ pub(super) fn strangers(
 ) -> Result<Strangers> {
     let (found, skipped) = answers(model, samples, OnBad::Skip, progress)?;
     ensure!(!found.is_empty(), "expected pictures of something else that can be read, found none");
-    let area = |of: &dyn Fn(&[f32]) -> f64| {
-        let all = |answers: &[Answer]| answers.iter().map(|a| of(&a.logits)).collect::<Vec<_>>();
+    let area = |of: &dyn Fn(&Answer) -> f64| {
+        let all = |answers: &[Answer]| answers.iter().map(of).collect::<Vec<_>>();
         auroc(&all(own), &all(&found))
     };
-    let decision = decision(model)?;
-    let is_unfamiliar = |d: &Decision, a: &Answer| d.weigh(&a.logits).standing == Standing::Unfamiliar;
+    let is_told = own.iter().chain(&found).all(|a| a.distance.is_some());
+    let familiar = model.decision().and_then(|d| d.familiar.as_ref());
+    let far = |f: &Familiar| found.iter().filter(|a| a.distance.is_some_and(|d| d > f.at_most)).count();
     Ok(Strangers {
         n: found.len(),
-        unfamiliar: decision
-            .filter(|d| d.familiar.is_some())
-            .map(|d| found.iter().filter(|a| is_unfamiliar(&d, a)).count() as f64 / found.len() as f64),
-        energy_auroc: area(&|logits| f64::from(energy(logits))),
-        probability_auroc: area(&|logits| -confidence(logits)),
+        unfamiliar: familiar.map(|f| far(f) as f64 / found.len() as f64),
+        distance_auroc: is_told.then(|| area(&|a| f64::from(a.distance.unwrap_or_default()))),
+        probability_auroc: area(&|a| -confidence(&a.logits)),
         skipped,
     })
 }

@@ -205,7 +205,7 @@ fn coverage(answers: &[(f64, bool)]) -> Coverage {
 /// Returns where the model itself draws the line.
 fn sure(decision: Option<&Decision>, data: &Dataset, answers: &[Answer]) -> Option<Point> {
     let at_least = f64::from(decision?.sure?.at_least);
-    let is_sure = |a: &&Answer| decision.is_some_and(|d| d.weigh(&a.logits).standing == Standing::Sure);
+    let is_sure = |a: &&Answer| decision.is_some_and(|d| d.weigh(&a.logits, a.distance).standing == Standing::Sure);
     let sure: Vec<&Answer> = answers.iter().filter(is_sure).collect();
     let wrong = sure.iter().filter(|a| argmax(&a.logits) != data.samples[a.sample].class).count();
     let coverage = sure.len() as f64 / answers.len().max(1) as f64;
