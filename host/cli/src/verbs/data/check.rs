@@ -149,18 +149,20 @@ fn short_names(paths: &[PathBuf]) -> Vec<String> {
     paths.iter().map(one).collect()
 }
 
+/// Tells whether copies are of a kind.
+type IsSuch = fn(&Copies) -> bool;
+
 fn report(ui: &Ui, found: &Findings) -> Result<()> {
     counts(ui, &found.parts)?;
     ui.line(&format!("{:6} pictures, {} usable", found.n, found.usable))?;
     for i in found.unusable.iter().chain(&found.ignored) {
         ui.line(&format!("left out {}: {}", i.path.display(), i.reason))?;
     }
-    let kinds: [(&str, &dyn Fn(&Copies) -> bool); 5] = [
-        ("in several parts (leaks)", &|c| c.is_leak),
-        ("with several labels", &|c| c.is_contradictory && !c.is_leak),
-        ("there several times, byte by byte", &|c| c.is_exact && !c.is_contradictory && !c.is_leak),
-        ("there several times, not byte by byte", &|c| !c.is_exact && !c.is_contradictory && !c.is_leak),
-        ("", &|_| false),
+    let kinds: [(&str, IsSuch); 4] = [
+        ("in several parts (leaks)", |c| c.is_leak),
+        ("with several labels", |c| c.is_contradictory && !c.is_leak),
+        ("there several times, byte by byte", |c| c.is_exact && !c.is_contradictory && !c.is_leak),
+        ("there several times, not byte by byte", |c| !c.is_exact && !c.is_contradictory && !c.is_leak),
     ];
     for (what, is_such) in kinds {
         let such: Vec<&Copies> = found.copies.iter().filter(|c| is_such(c)).collect();
