@@ -15,6 +15,7 @@ mod pixels;
 mod process;
 mod replay;
 mod splitter;
+mod tables;
 mod v4l;
 mod watch;
 

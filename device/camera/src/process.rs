@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::pipe::{Came, Pipe};
+use crate::tables::with_tables;
 use crate::{Frame, Next, Pace, Picture, Source, SourceError};
 
 /// Standard input.
@@ -27,7 +28,7 @@ impl Default for Stdin {
 impl Source for Stdin {
     fn next(&mut self, patience: Duration) -> Result<Next, SourceError> {
         Ok(match self.pipe.next(patience).map_err(SourceError::Input)? {
-            Came::Jpeg(jpeg) => Next::Frame(live("stdin", &mut self.number, Picture::File(jpeg))),
+            Came::Jpeg(jpeg) => Next::Frame(live("stdin", &mut self.number, Picture::File(with_tables(jpeg)))),
             Came::Nothing => Next::Nothing,
             Came::End => Next::End,
         })
@@ -92,7 +93,9 @@ impl Program {
 impl Source for Program {
     fn next(&mut self, patience: Duration) -> Result<Next, SourceError> {
         match self.pipe.next(patience) {
-            Ok(Came::Jpeg(jpeg)) => Ok(Next::Frame(live(&self.name, &mut self.number, Picture::File(jpeg)))),
+            Ok(Came::Jpeg(jpeg)) => {
+                Ok(Next::Frame(live(&self.name, &mut self.number, Picture::File(with_tables(jpeg)))))
+            }
             Ok(Came::Nothing) => Ok(Next::Nothing),
             Ok(Came::End) => Err(self.ended()),
             Err(e) => {
@@ -176,7 +179,10 @@ mod tests {
         std::fs::write(&path, files.concat()).unwrap();
         let command = format!("cat {}; echo warming up >&2; echo no cameras available >&2; exit 3", path.display());
         let (frames, error) = until_error(&mut Program::start(&command).unwrap());
-        assert_eq!(frames.iter().map(|f| &f.picture).collect::<Vec<_>>(), files.map(Picture::File).each_ref());
+        assert_eq!(
+            frames.iter().map(|f| &f.picture).collect::<Vec<_>>(),
+            files.map(with_tables).map(Picture::File).each_ref()
+        );
         assert_eq!((frames[1].name.as_str(), frames[1].pace), ("cat 2", Pace::Passes));
         assert!(error.contains("exit status: 3") && error.contains("no cameras available"), "{error}");
     }

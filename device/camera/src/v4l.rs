@@ -12,6 +12,7 @@ use linuxvideo::{BufType, Device};
 use crate::pipe::is_ready;
 use crate::pixels::{Layout, rgb};
 use crate::process::live;
+use crate::tables::with_tables;
 use crate::{Next, Picture, Source, SourceError};
 
 /// An open camera.
@@ -74,7 +75,7 @@ impl Camera {
     fn picture(&self, frame: &[u8]) -> Option<Picture> {
         match self.coding {
             // A frame that the driver gave up on has no bytes.
-            Coding::Jpeg => (!frame.is_empty()).then(|| Picture::File(frame.to_vec())),
+            Coding::Jpeg => (!frame.is_empty()).then(|| Picture::File(with_tables(frame.to_vec()))),
             Coding::Pixels(layout) => {
                 let rgb = rgb(layout, self.width, self.height, self.stride, frame)?;
                 let [width, height] = [self.width, self.height].map(|n| u32::try_from(n).unwrap_or(0));

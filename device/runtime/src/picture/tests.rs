@@ -180,19 +180,6 @@ fn definition(resize_shorter: u32, crop: u32) -> Preprocessing {
     Preprocessing { resize_shorter, crop, mean: [0.0; 3], std: [1.0; 3] }
 }
 
-/// Cameras leave out the tables that ITU-T T.81 annex K gives as typical, which are also those of the encoder here.
-#[test]
-fn a_camera_s_jpeg_without_huffman_tables_is_read_with_the_usual_ones() {
-    let whole = jpeg(&pattern(64, 48));
-    let mut bare = whole.clone();
-    while let Some(at) = bare.windows(2).position(|w| w == [0xff, 0xc4]) {
-        let len = usize::from(u16::from_be_bytes([bare[at + 2], bare[at + 3]]));
-        bare.drain(at..at + 2 + len);
-    }
-    assert!(bare.len() + 400 < whole.len(), "{} of {}", bare.len(), whole.len());
-    assert_eq!(decode(&bare).unwrap(), decode(&whole).unwrap());
-}
-
 #[test]
 fn a_file_is_whole_at_its_end_marker_and_not_before() {
     for bytes in [jpeg(&pattern(16, 16)), png(pattern(16, 16))] {
