@@ -82,13 +82,13 @@ fn classes(labels: &[String], each: usize, worst: usize) -> Result<Classes, Box<
     let (n, mut numbers) = (labels.len(), Numbers(7));
     let mut confusion = vec![vec![0usize; n]; n];
     let mut answers = vec![];
-    for truth in 0..n {
+    for (truth, row) in confusion.iter_mut().enumerate() {
         for _ in 0..each {
             let probability = 0.3 + 0.7 * numbers.next().sqrt();
             let is_right = numbers.next() < 0.25 + 0.7 * probability;
             // Mistakes fall among a class's neighbours.
             let answer = if is_right { truth } else { (truth + 1 + numbers.below(2.min(n - 1))) % n };
-            confusion[truth][answer] += 1;
+            row[answer] += 1;
             answers.push((probability, truth == answer));
         }
     }

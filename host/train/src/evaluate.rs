@@ -179,6 +179,9 @@ pub fn answers(
     Ok((said.into_iter().map(answer).collect(), skipped))
 }
 
+/// What came of each picture, with its sample's place; and those that were left out.
+pub(crate) type Asked<T> = (Vec<(usize, T)>, Vec<Ignored>);
+
 /// Asks something of each picture, several at a time; returns what came of it with the samples' places, in their order.
 ///
 /// # Errors
@@ -190,7 +193,7 @@ pub(crate) fn each<T: Send>(
     on_bad: OnBad,
     ask: impl Fn(&[u8]) -> Result<T> + Sync,
     mut progress: impl FnMut(usize, usize),
-) -> Result<(Vec<(usize, T)>, Vec<Ignored>)> {
+) -> Result<Asked<T>> {
     let (mut found, mut skipped) = (vec![], vec![]);
     for (index, chunk) in samples.chunks(CHUNK).enumerate() {
         let one = |(i, sample): (usize, &Sample)| -> Result<Result<(usize, T), Ignored>> {
@@ -199,8 +202,7 @@ pub(crate) fn each<T: Send>(
                 Err(ignored) => Ok(Err(ignored)),
             }
         };
-        let done: Vec<Result<Result<(usize, T), Ignored>>> = chunk.par_iter().enumerate().map(one).collect();
-        for outcome in done {
+        for outcome in chunk.par_iter().enumerate().map(one).collect::<Vec<_>>() {
             match outcome? {
                 Ok(answer) => found.push(answer),
                 Err(ignored) => skipped.push(ignored),

@@ -164,7 +164,8 @@ mod tests {
         let labels = ["a", "b"].map(str::to_owned).to_vec();
         let samples = (0..right.len()).map(sample).collect();
         let logits = |r: &bool| if *r { vec![1.0, 0.0] } else { vec![0.0, 1.0] };
-        let answer = |(sample, r): (usize, &bool)| Answer { sample, logits: logits(r), distance: None, milliseconds: 1.0 };
+        let answer =
+            |(sample, r): (usize, &bool)| Answer { sample, logits: logits(r), distance: None, milliseconds: 1.0 };
         let answers = right.iter().enumerate().map(answer).collect();
         (Dataset { task: Task::Classes, labels, samples, ignored: vec![] }, answers)
     }

@@ -21,7 +21,7 @@ fn stripes(kind: usize, seed: u64, width: u32, colours: [[u8; 3]; 2]) -> RgbImag
     let mut rng = Rng::new(seed);
     let shift = rng.below(20) as u32;
     RgbImage::from_fn(96, 96, |x, y| {
-        let [across, down] = [y, x].map(|v| (v + shift) / width % 2 == 0);
+        let [across, down] = [y, x].map(|v| ((v + shift) / width).is_multiple_of(2));
         let is_on = [across, across != down, down][kind];
         let noise = rng.below(40) as u8;
         Rgb(colours[usize::from(is_on)].map(|c| c.saturating_add(noise)))
@@ -106,7 +106,7 @@ fn labels_of_the_field_mend_what_dusk_broke() {
     let bench = Bench::new();
     let lab = bench.run.record.pictures;
     let set = field(&bench.path("field"), &days(4, &["01", "02", "03", "04"]), |kind| KINDS[kind]);
-    let pool = bench.pool(&bench.run, &[set.clone()]).unwrap();
+    let pool = bench.pool(&bench.run, std::slice::from_ref(&set)).unwrap();
     let Retrained { run, report, skipped } = bench.retrain(&bench.run, &pool);
     let compared = report.compared.as_ref().unwrap();
     assert!(compared.new.score > compared.old.score + 0.2, "{compared:?}");
@@ -122,7 +122,7 @@ fn labels_of_the_field_mend_what_dusk_broke() {
     let again = bench.retrain(&bench.run, &pool);
     assert_eq!(again.run.head, run.head);
     let later = field(&bench.path("later"), &days(3, &["05", "06", "07"]), |kind| KINDS[kind]);
-    let pool = bench.pool(&run, &[later.clone()]).unwrap();
+    let pool = bench.pool(&run, std::slice::from_ref(&later)).unwrap();
     let all: Vec<usize> = (0..pool.learn.samples.len()).collect();
     let learnt: Vec<String> = pool.added(&all, 1).into_iter().flat_map(|a| a.learnt).collect();
     assert!(run.record.added[0].learnt.iter().all(|mark| learnt.contains(mark)));
