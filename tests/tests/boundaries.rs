@@ -57,7 +57,9 @@ fn every_crate_is_built_anew_for_each_checkout() {
     // What stands in for another's crate would have all of tract built anew.
     for member in members.iter().filter(|m| **m != "device/fft") {
         let folder = root().join(member);
-        let built_on_others = fs::read_to_string(folder.join("Cargo.toml")).unwrap().contains("\ngraft-");
+        let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+        // What its tests alone are built on does not bring it about.
+        let built_on_others = manifest.split("[dev-dependencies]").next().is_some_and(|m| m.contains("\ngraft-"));
         let sources = ["src/lib.rs", "src/main.rs"].map(|f| fs::read_to_string(folder.join(f)).unwrap_or_default());
         let asks = sources.iter().any(|s| s.contains("option_env!(\"GRAFT_CHECKOUT\")"));
         assert_ne!(built_on_others, asks, "{member}: one of the two brings about a new build");

@@ -198,7 +198,8 @@ fn learns_from_the_field(at: &Path) {
     let told = graft_json(at, &retrain);
     let n = |key: &str| told[key].as_u64().unwrap_or(0);
     let held_out = told["held_out"]["pictures"].as_u64().unwrap();
-    assert_eq!((n("old"), n("field") + held_out, told["cached"].as_u64().unwrap()), (36, 36, 36), "{told}");
+    assert_eq!((n("old"), n("field") + held_out), (36, 36), "{told}");
+    assert!(n("cached") >= 36, "old features are in the cache: {told}");
     assert!(held_out >= 6 && told["held_out"]["doubts"][0].as_str().unwrap().contains("--test"), "{told}");
     let evaluated = graft_json(at, &["evaluate", "later", "--data", "later/held-out.csv", "--json"]);
     assert_eq!((&evaluated["n"], &evaluated["top1"]), (&held_out.into(), &told["compared"]["new"]["score"]));

@@ -60,10 +60,11 @@ pub fn gains(values: &[Option<f32>], answers: &[Option<Answer>]) -> Vec<f32> {
     values.iter().map(|v| v.map_or(1.0, rank)).collect()
 }
 
-/// Returns the order in which to ask: next always the picture of the highest product of the gain's square and of the distance
+/// Returns the order in which to ask: next always the picture of the highest product of the gain's root and of the distance
 /// to what comes before it or is labelled already, so that one odd plant does not fill the queue.
 ///
-/// The square, and gains by margin, are what taught the most of 50 labels on pictures of coffee (`docs/performance.md`).
+/// By the root, as pictures that a model is least sure of are of few kinds: of 50 labels on pictures of coffee, the gain itself or its square
+/// teach less (`docs/performance.md`).
 ///
 /// Exact for the first [`SPREAD`] among the [`POOL`] of most gain, behind which the rest goes by gain alone.
 pub(crate) fn order(gains: &[f32], vectors: &[Option<Unit>], labelled: &[usize]) -> Vec<usize> {
@@ -83,7 +84,7 @@ pub(crate) fn order(gains: &[f32], vectors: &[Option<Unit>], labelled: &[usize])
     let mut order = Vec::with_capacity(gains.len());
     while order.len() < SPREAD && !pool.is_empty() {
         // The floor keeps the order by gain among copies of one picture.
-        let worth = |(i, near): &(usize, f32)| (gains[*i] + 0.05).powi(2) * (near + 0.01);
+        let worth = |(i, near): &(usize, f32)| (gains[*i] + 0.05).sqrt() * (near + 0.01);
         let best = (0..pool.len()).reduce(|a, b| if worth(&pool[b]) > worth(&pool[a]) { b } else { a });
         let (chosen, _) = pool.remove(best.unwrap_or(0));
         order.push(chosen);
@@ -159,9 +160,9 @@ mod tests {
         // 0, 1 and 2 are one plant; 3 is another of less gain, 4 a third of none.
         let vectors = [unit(1.0, 0.0), unit(1.0, 0.001), unit(1.0, 0.002), unit(0.0, 1.0), unit(-1.0, 0.0)];
         let gains = [0.9, 0.8, 0.7, 0.5, 0.3];
-        assert_eq!(order(&gains, &vectors, &[]), [0, 3, 4, 1, 2]);
+        assert_eq!(order(&gains, &vectors, &[]), [0, 4, 3, 1, 2]);
         assert_eq!(order(&gains, &vectors, &[3])[0], 0, "what is labelled counts as seen");
-        assert_eq!(order(&gains, &vectors, &[0])[..2], [3, 4]);
+        assert_eq!(order(&gains, &vectors, &[0])[..2], [4, 3]);
         let none = vec![None; 5];
         assert_eq!(order(&gains, &none, &[]), [0, 1, 2, 3, 4], "without vectors, by gain");
     }

@@ -88,7 +88,7 @@ pub(super) fn compare(data: &Dataset, old: &[Answer], new: &[Answer]) -> Option<
         let answers: Vec<Answer> = pairs.iter().map(|p| if side == 0 { p.0.clone() } else { p.1.clone() }).collect();
         Scored {
             // An old head may lack outputs that the new one has.
-            score: if is_classes { 1.0 - wrong(side) as f64 / n as f64 } else { found(data, &answers).score() },
+            score: if is_classes { (n - wrong(side)) as f64 / n as f64 } else { found(data, &answers).score() },
             interval: is_classes.then(|| interval(n - wrong(side), n)),
             error: errors.iter().map(|e| e[side]).sum::<f64>() / n as f64,
         }

@@ -33,7 +33,7 @@ pub(super) struct Chosen {
 }
 
 /// As how many old pictures one of the field may count.
-const TIMES: [usize; 4] = [1, 3, 10, 30];
+const TIMES: [usize; 3] = [1, 3, 10];
 /// Fewer pictures of the field choose nothing.
 const FEWEST: usize = 10;
 /// What they count then.
