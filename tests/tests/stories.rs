@@ -237,7 +237,7 @@ fn refuses_what_it_cannot_meet(at: &Path, port: &str) {
     assert!(code == Some(4) && message.contains("expected a version such as"), "{message}");
 }
 
-/// Returns the files of a device's folder but its screen, which it paints at any time.
+/// Returns the files of a device's folder but its screen, which it paints at any time, and the socket that tells its status.
 fn written(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -245,7 +245,8 @@ fn written(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         let path = entry.path();
         if entry.file_type().unwrap().is_dir() {
             files.extend(written(&path));
-        } else if !entry.file_name().to_string_lossy().starts_with("screen.png") {
+        } else if entry.file_type().unwrap().is_file() && !entry.file_name().to_string_lossy().starts_with("screen.png")
+        {
             files.insert(path.clone(), fs::read(path).unwrap());
         }
     }
