@@ -1,7 +1,7 @@
 //! A report: what an evaluation found, and the page that shows it.
 //!
 //! Plain data in, one HTML file out: no network, no script, no file beside it. Labels and names of files are anybody's input, so
-//! nothing but constants reaches the page without being escaped ([`html`]). Knows nothing of models and pictures.
+//! nothing but constants reaches the page without being escaped (`html.rs`). Knows nothing of models and pictures.
 
 /// Built anew for each checkout: `.cargo/config.toml`.
 const _: Option<&str> = option_env!("GRAFT_CHECKOUT");
