@@ -66,8 +66,8 @@ impl Ui {
     }
 
     /// Lists pictures that were left out, the first few by name.
-    pub(crate) fn skipped<'a>(&self, bad: impl ExactSizeIterator<Item = (&'a Path, &'a str)>) {
-        let count = bad.len();
+    pub(crate) fn skipped<'a>(&self, bad: impl Iterator<Item = (&'a Path, &'a str)> + Clone) {
+        let count = bad.clone().count();
         for (path, reason) in bad.take(5) {
             self.note(&format!("skipped {}: {reason}", path.display()));
         }

@@ -13,6 +13,7 @@ use crate::pictures::{self, OnBad};
 
 mod worth;
 
+pub(crate) use worth::worth;
 pub use worth::{Covered, Strangers, Worth};
 
 /// What an evaluation reports.
@@ -103,6 +104,36 @@ pub fn evaluate(
     on_bad: OnBad,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Evaluation> {
+    let (data, answers, skipped) = answered(model, data, on_bad, &mut progress)?;
+    let task = data.task;
+    let found = found(&data, &answers);
+    let mut times: Vec<f64> = answers.iter().map(|a| a.milliseconds).collect();
+    times.sort_by(f64::total_cmp);
+    let is_classes = task == Task::Classes;
+    ensure!(
+        is_classes || strangers.is_empty(),
+        "expected a model that tells classes for strangers, found one of {}",
+        task.name()
+    );
+    let worth = model.decision().filter(|_| is_classes).map(|decision| worth(decision, &data, &answers));
+    let strangers = match strangers {
+        [] => None,
+        samples => Some(worth::strangers(model, &answers, samples, progress)?),
+    };
+    Ok(Evaluation { found, engine: model.engine(), median_ms: times[times.len() / 2], worth, strangers, skipped })
+}
+
+/// Runs a model on a set of its own task; returns the set with its classes numbered as the model's, and at least one answer.
+///
+/// # Errors
+///
+/// As [`evaluate`].
+pub(crate) fn answered(
+    model: &Model,
+    data: Dataset,
+    on_bad: OnBad,
+    progress: impl FnMut(usize, usize),
+) -> Result<(Dataset, Vec<Answer>, Vec<Ignored>)> {
     let task = Task::of(model.metadata())?;
     ensure!(
         task == data.task,
@@ -116,23 +147,9 @@ pub fn evaluate(
         }
     );
     let data = data.relabel(model.labels())?;
-    let (answers, skipped) = answers(model, &data.samples, on_bad, &mut progress)?;
+    let (answers, skipped) = answers(model, &data.samples, on_bad, progress)?;
     ensure!(!answers.is_empty(), "expected pictures that can be read, found none among {}", data.samples.len());
-    let found = found(&data, &answers);
-    let mut times: Vec<f64> = answers.iter().map(|a| a.milliseconds).collect();
-    times.sort_by(f64::total_cmp);
-    let is_classes = task == Task::Classes;
-    ensure!(
-        is_classes || strangers.is_empty(),
-        "expected a model that tells classes for strangers, found one of {}",
-        task.name()
-    );
-    let worth = if is_classes { worth::worth(model, &data, &answers) } else { None };
-    let strangers = match strangers {
-        [] => None,
-        samples => Some(worth::strangers(model, &answers, samples, progress)?),
-    };
-    Ok(Evaluation { found, engine: model.engine(), median_ms: times[times.len() / 2], worth, strangers, skipped })
+    Ok((data, answers, skipped))
 }
 
 /// Returns how good answers are.

@@ -153,13 +153,7 @@ pub fn values(labels: &[String], outputs: &[f32], truths: &[f32]) -> Vec<ValueMe
 pub fn tags(labels: &[String], outputs: &[f32], truths: &[f32]) -> Vec<TagMetrics> {
     let width = labels.len().max(1);
     let one = |(c, label): (usize, &String)| {
-        let pairs = outputs.iter().zip(truths).skip(c).step_by(width).map(|(o, t)| (*o > 0.0, *t > 0.5));
-        let [mut hit, mut said, mut true_] = [0usize; 3];
-        for (s, t) in pairs {
-            hit += usize::from(s && t);
-            said += usize::from(s);
-            true_ += usize::from(t);
-        }
+        let [hit, said, true_] = tally(outputs.iter().copied().zip(truths.iter().copied()).skip(c).step_by(width));
         TagMetrics {
             label: label.clone(),
             n: true_,
@@ -169,6 +163,14 @@ pub fn tags(labels: &[String], outputs: &[f32], truths: &[f32]) -> Vec<TagMetric
         }
     };
     labels.iter().enumerate().map(one).collect()
+}
+
+/// Counts `(logit, tag)` of one tag: pictures that have it and are said to, those that are said to, and those that have it.
+pub(crate) fn tally(pairs: impl Iterator<Item = (f32, f32)>) -> [usize; 3] {
+    pairs.fold([0; 3], |[hit, said, held], (logit, tag)| {
+        let (is_said, is_held) = (logit > 0.0, tag > 0.5);
+        [hit + usize::from(is_said && is_held), said + usize::from(is_said), held + usize::from(is_held)]
+    })
 }
 
 /// Returns how good outputs `[n, width]` are, against rows of the targets' numbers: the share that is right of classes or

@@ -12,7 +12,7 @@ use graft_zoo::weights::{Precision, Tensors, read_safetensors, write_safetensors
 use graft_zoo::{Network, Preprocessing, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::Task;
+use crate::dataset::{Columns, Task};
 use crate::fit::Epoch;
 use crate::pretrained::{Conventions, Facts, Pretrained, network};
 use crate::recipe::Tuning;
@@ -97,6 +97,15 @@ const WEIGHTS: &str = "weights.safetensors";
 const METRICS: &str = "metrics.jsonl";
 
 impl Record {
+    /// Returns the columns that say what is wanted of a picture, in sets for this run.
+    pub fn columns(&self) -> Columns {
+        match self.task {
+            Task::Classes => Columns::Label,
+            Task::Tags => Columns::Tags(self.labels.clone()),
+            Task::Values => Columns::Values(self.labels.clone()),
+        }
+    }
+
     /// Returns every figure of the way as one JSON object a line.
     fn metrics(&self) -> String {
         let tried = self.cross_validation.iter();

@@ -25,14 +25,8 @@ use crate::ui::{Ui, moves};
 pub(crate) struct Args {
     /// A run folder, an .onnx file or a bundle
     model: PathBuf,
-    /// A folder with one folder for each class, a .zip or .tar of one, a CSV manifest or a COCO .json
-    #[arg(long)]
-    data: PathBuf,
-    /// Of a set in parts (folders train and test, or a manifest's column `split`), only this part
-    #[arg(long)]
-    split: Option<String>,
     #[command(flatten)]
-    columns: Columns,
+    labelled: Labelled,
     /// Pictures of something else, which the model should not take for its own
     #[arg(long, value_name = "DIR")]
     strangers: Option<PathBuf>,
@@ -44,16 +38,35 @@ pub(crate) struct Args {
     json: bool,
 }
 
+/// The pictures to look at a model on.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Labelled {
+    /// Labelled pictures: a folder with one folder for each class, a .zip or .tar of one, a CSV manifest or a COCO .json
+    #[arg(long)]
+    pub(crate) data: PathBuf,
+    /// Of a set in parts (folders train and test, or a manifest's column `split`), only this part
+    #[arg(long)]
+    pub(crate) split: Option<String>,
+    #[command(flatten)]
+    columns: Columns,
+}
+
+impl Labelled {
+    pub(crate) fn open(&self) -> Result<Dataset> {
+        Dataset::open_as(&self.data, self.split.as_deref(), &self.columns.wanted())
+    }
+}
+
 pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     let model = model_file::open(&args.model)?;
-    let data = Dataset::open_as(&args.data, args.split.as_deref(), &args.columns.wanted())?;
+    let data = args.labelled.open()?;
     let bar = ui.bar("evaluating");
     let on_bad = if args.strict { OnBad::Fail } else { OnBad::Skip };
     let strangers = args.strangers.as_deref().map(Dataset::unlabelled).transpose()?.unwrap_or_default();
     let found = evaluate(&model, data, &strangers, on_bad, moves(&bar))?;
     bar.finish_and_clear();
     let skipped = found.skipped.iter().chain(found.strangers.iter().flat_map(|s| &s.skipped));
-    ui.skipped(skipped.map(|i| (i.path.as_path(), i.reason.as_str())).collect::<Vec<_>>().into_iter());
+    ui.skipped(skipped.map(|i| (i.path.as_path(), i.reason.as_str())));
     if args.json {
         return ui.json(&found);
     }

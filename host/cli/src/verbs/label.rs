@@ -78,9 +78,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     let bar = ui.bar("what looks alike");
     let hints = hints(&mut folder, run, &cache_folder()?, &ui.stop, moves(&bar))?;
     bar.finish_and_clear();
-    let bad: Vec<(PathBuf, String)> =
-        folder.passed_over.iter().map(|p| (p.file.clone().into(), p.reason.clone())).collect();
-    ui.skipped(bad.iter().map(|(file, reason)| (file.as_path(), reason.as_str())));
+    ui.skipped(folder.passed_over.iter().map(|p| (Path::new(&p.file), p.reason.as_str())));
     let manifest = manifest_of(folder.root());
     let desk = Desk::open(folder, &classes, hints)?;
     let (pictures, done) = (desk.folder().pictures.len(), settled(&desk));

@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use super::train::{Columns, cache_folder};
 use crate::model_file;
-use crate::ui::Ui;
+use crate::ui::{Ui, moves};
 
 /// Write a run in fewer bits, after telling what that costs and saves
 ///
@@ -156,8 +156,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
             Stage::Evaluating => "evaluating",
             Stage::Tuning => "fine-tuning",
         });
-        bar.set_length(of as u64);
-        bar.set_position(done as u64);
+        moves(&bar)(done, of);
     })?;
     bar.finish_and_clear();
     ui.skipped(outcome.skipped.iter().map(|i| (i.path.as_path(), i.reason.as_str())));

@@ -6,16 +6,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Result, ensure};
 use graft_report::{Latency, Report};
 use graft_runtime::{Detail, EngineChoice, Network, Raw, Settings};
-use graft_train::dataset::Dataset;
 use graft_train::pictures::OnBad;
 use graft_train::review::{Plan, Reviewed, Stage, quantization, review};
 use graft_train::run::write_atomic;
 use serde::Serialize;
 
+use super::evaluate::Labelled;
 use super::slot::utc;
-use super::train::Columns;
 use crate::model_file;
-use crate::ui::Ui;
+use crate::ui::{Ui, moves};
 
 /// Write a page that shows how good a model is, and where it fails
 ///
@@ -36,14 +35,8 @@ use crate::ui::Ui;
 pub(crate) struct Args {
     /// A run folder, an .onnx file or a bundle
     model: PathBuf,
-    /// Labelled pictures: a folder with one folder for each class, a .zip or .tar of one, a CSV manifest or a COCO .json
-    #[arg(long)]
-    data: PathBuf,
-    /// Of a set in parts (folders train and test, or a manifest's column `split`), only this part
-    #[arg(long)]
-    split: Option<String>,
     #[command(flatten)]
-    columns: Columns,
+    labelled: Labelled,
     /// The most confident mistakes to show
     #[arg(long, value_name = "N", default_value_t = 12)]
     worst: usize,
@@ -64,7 +57,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     ensure!(args.worst <= MOST_MISTAKES, "expected --worst of at most {MOST_MISTAKES}, found {}", args.worst);
     let model = model_file::open(&args.model)?;
-    let data = Dataset::open_as(&args.data, args.split.as_deref(), &args.columns.wanted())?;
+    let data = args.labelled.open()?;
     let (pictures, groups) = (data.samples.len(), data.samples.iter().any(|s| s.group.is_some()));
     let on_bad = if args.strict { OnBad::Fail } else { OnBad::Skip };
     let bar = ui.bar("answering");
@@ -74,13 +67,13 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
             Stage::Answering => "answering",
             Stage::Marking => "looking at mistakes",
         });
-        bar.set_length(of as u64);
-        bar.set_position(done as u64);
+        moves(&bar)(done, of);
     })?;
     bar.finish_and_clear();
     ui.skipped(skipped.iter().map(|i| (i.path.as_path(), i.reason.as_str())));
     let shown = |path: &Path| path.display().to_string();
-    let data = args.split.as_ref().map_or(shown(&args.data), |split| format!("{}, {split}", shown(&args.data)));
+    let Labelled { data, split, .. } = &args.labelled;
+    let data = split.as_ref().map_or(shown(data), |split| format!("{}, {split}", shown(data)));
     let facts = [
         ("model", shown(&args.model)),
         ("pictures", format!("{data}: {pictures}{}", if groups { "" } else { ", without groups" })),

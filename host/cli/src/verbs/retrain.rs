@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use graft_train::dataset::{Columns, Dataset, Task};
+use graft_train::dataset::{Dataset, Task};
 use graft_train::pictures::OnBad;
 use graft_train::retrain::{Comparison, Places, Plan, Pool, Report, Retrained, Stage, retrain};
 use graft_train::run::{Run, write_atomic};
 use serde::Serialize;
 
 use super::train::cache_folder;
-use crate::ui::Ui;
+use crate::ui::{Ui, moves};
 
 /// Fit a run's head anew, on its old pictures and on labelled ones from the field
 ///
@@ -78,11 +78,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
         seed: args.seed,
     };
     let pool = Pool::open(&old, &places)?;
-    let columns = match old.record.task {
-        Task::Classes => Columns::Label,
-        Task::Tags => Columns::Tags(old.record.labels.clone()),
-        Task::Values => Columns::Values(old.record.labels.clone()),
-    };
+    let columns = old.record.columns();
     let before = args.before.as_deref().map(|path| Dataset::open_as(path, None, &columns)).transpose()?;
     let plan = Plan {
         run: &old,
@@ -98,18 +94,10 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
             Stage::Head => "head",
             Stage::Comparing => "comparing",
         });
-        bar.set_length(of as u64);
-        bar.set_position(done as u64);
+        moves(&bar)(done, of);
     })?;
     bar.finish_and_clear();
-    ui.skipped(
-        pool.unread
-            .iter()
-            .chain(&skipped)
-            .map(|i| (i.path.as_path(), i.reason.as_str()))
-            .collect::<Vec<_>>()
-            .into_iter(),
-    );
+    ui.skipped(pool.unread.iter().chain(&skipped).map(|i| (i.path.as_path(), i.reason.as_str())));
     let is_refused = report.is_worse() && !args.force;
     if !is_refused {
         run.save(&args.out)?;

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use graft_runtime::decision::{Familiar, Weighed};
-use graft_runtime::{Model, Standing};
+use graft_runtime::{Decision, Model, Standing};
 use serde::Serialize;
 
 use super::{Answer, answers};
@@ -61,9 +61,8 @@ pub struct Strangers {
     pub skipped: Vec<Ignored>,
 }
 
-/// Compares what a model promises with its answers; none where it promises nothing.
-pub(super) fn worth(model: &Model, data: &Dataset, answers: &[Answer]) -> Option<Worth> {
-    let decision = model.decision()?;
+/// Compares what a model promises with its answers.
+pub(crate) fn worth(decision: &Decision, data: &Dataset, answers: &[Answer]) -> Worth {
     let weighed: Vec<(Weighed, usize, bool)> = answers
         .iter()
         .map(|a| {
@@ -90,7 +89,7 @@ pub(super) fn worth(model: &Model, data: &Dataset, answers: &[Answer]) -> Option
             labels: weighed.iter().map(|(w, ..)| w.set.len()).sum::<usize>() as f64 / n,
         }
     });
-    Some(Worth {
+    Worth {
         ece_before: calibration_error(&before),
         ece_after: calibration_error(&after),
         covered,
@@ -98,7 +97,7 @@ pub(super) fn worth(model: &Model, data: &Dataset, answers: &[Answer]) -> Option
         sure: share(sure.len(), weighed.len()),
         sure_wrong: wrong(&sure),
         others_wrong: wrong(&others),
-    })
+    }
 }
 
 /// Runs pictures of something else through a model, beside its answers to its own.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use crate::dataset::{Columns, Dataset, Ignored, Sample, Task};
+use crate::dataset::{Dataset, Ignored, Sample, Task};
 use crate::pictures;
 use crate::rng::Rng;
 use crate::run::{Added, Run};
@@ -65,11 +65,7 @@ impl Pool {
     /// If a set cannot be opened, has no picture, or is of another task than the run; if nothing is left to learn from.
     pub fn open(run: &Run, places: &Places<'_>) -> Result<Self> {
         let record = &run.record;
-        let columns = match record.task {
-            Task::Classes => Columns::Label,
-            Task::Tags => Columns::Tags(record.labels.clone()),
-            Task::Values => Columns::Values(record.labels.clone()),
-        };
+        let columns = record.columns();
         let open = |path: &Path, split: Option<&str>| {
             let labels = path.join(LABELS);
             Dataset::open_as(if labels.is_file() { &labels } else { path }, split, &columns)
@@ -194,42 +190,35 @@ impl Gathered {
             sample.class = labels.iter().position(|l| l == label)?;
             Some(sample)
         };
-        let mut learn = vec![];
-        let mut told = vec![];
-        for (_, f) in kept {
+        let of_set = |f: Found| {
             let set = if let Origin::Field(set) = f.origin { Some(set) } else { None };
-            learn.extend(numbered(f.sample, &f.label));
-            told.push((f.mark, set));
-        }
-        let mut held_out = vec![];
-        let mut strangers = BTreeSet::new();
-        match test {
-            None => {
-                for (_, f) in off {
-                    match numbered(f.sample, &f.label) {
-                        Some(sample) => held_out.push(sample),
-                        None => drop(strangers.insert(f.label)),
-                    }
-                }
-            }
-            Some(data) => {
-                let mut leaks = 0;
-                for sample in data.samples {
-                    let label = &data.labels[sample.class];
-                    if mark(&sample).is_ok_and(|mark| marks.contains(&mark)) {
-                        leaks += 1;
-                        continue;
-                    }
-                    match numbered(sample, label) {
-                        Some(sample) => held_out.push(sample),
-                        None => drop(strangers.insert(label.clone())),
-                    }
-                }
-                if leaks > 0 {
+            Some((numbered(f.sample, &f.label)?, (f.mark, set)))
+        };
+        let (learn, told): (Vec<_>, Vec<_>) = kept.into_iter().filter_map(|(_, f)| of_set(f)).unzip();
+        let apart: Vec<(Sample, String)> = match test {
+            None => off.into_iter().map(|(_, f)| (f.sample, f.label)).collect(),
+            Some(Dataset { samples, labels, .. }) => {
+                let is_learnt = |sample: &Sample| mark(sample).is_ok_and(|mark| marks.contains(&mark));
+                let (leaks, new): (Vec<_>, Vec<_>) = samples.into_iter().partition(is_learnt);
+                if !leaks.is_empty() {
                     how.doubts.push(format!(
-                        "{leaks} pictures to compare on are among those to learn from, and were left out"
+                        "{} pictures to compare on are among those to learn from, and were left out",
+                        leaks.len()
                     ));
                 }
+                let labelled = |sample: Sample| {
+                    let label = labels[sample.class].clone();
+                    (sample, label)
+                };
+                new.into_iter().map(labelled).collect()
+            }
+        };
+        let mut held_out = vec![];
+        let mut strangers = BTreeSet::new();
+        for (sample, label) in apart {
+            match numbered(sample, &label) {
+                Some(sample) => held_out.push(sample),
+                None => drop(strangers.insert(label)),
             }
         }
         if !strangers.is_empty() {

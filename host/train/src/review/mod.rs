@@ -2,19 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use graft_report::{
     Bin, Calibration, ClassRow, Classes, Coverage, Estimate, GroupRow, Layer, Mistake, Picture, Point, Quantization,
     Share, Tag, Told, Value,
 };
 use graft_runtime::decision::soften;
-use graft_runtime::{Decision, Model, Standing};
+use graft_runtime::{Decision, Model};
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 use rayon::prelude::*;
 
 use crate::dataset::{Dataset, Ignored, Task};
-use crate::evaluate::{Answer, answers};
+use crate::evaluate::{Answer, answered, worth};
 use crate::metrics::{self, Metrics, argmax};
 use crate::pictures::{self, OnBad};
 use crate::quantize::statistics::{BINS, bin_of, calibration_error, interval};
@@ -67,18 +67,8 @@ pub fn review(
     plan: &Plan,
     mut progress: impl FnMut(Stage, usize, usize),
 ) -> Result<Reviewed> {
-    let task = Task::of(model.metadata())?;
-    ensure!(
-        task == data.task,
-        "expected pictures for a model that tells {}, found {}; --tags and --target name a manifest's columns",
-        task.name(),
-        data.task.name()
-    );
-    let data = data.relabel(model.labels())?;
-    let (answers, skipped) =
-        answers(model, &data.samples, plan.on_bad, |done, of| progress(Stage::Answering, done, of))?;
-    ensure!(!answers.is_empty(), "expected pictures that can be read, found none among {}", data.samples.len());
-    let told = match task {
+    let (data, answers, skipped) = answered(model, data, plan.on_bad, |done, of| progress(Stage::Answering, done, of))?;
+    let told = match data.task {
         Task::Classes => {
             let mut classes = classes(model.decision(), &data, &answers);
             classes.mistakes = mistakes(model, &data, &answers, plan, |done, of| progress(Stage::Marking, done, of))?;
@@ -150,7 +140,7 @@ fn classes(decision: Option<&Decision>, data: &Dataset, answers: &[Answer]) -> C
             ece_after: temperature.map(|_| calibration_error(&shipped)),
             temperature: temperature.map(f64::from),
         },
-        coverage: Coverage { sure: sure(decision, data, answers), ..coverage(&shipped) },
+        coverage: Coverage { sure: decision.and_then(|d| sure(d, data, answers)), ..coverage(&shipped) },
         confusion: m.confusion,
         mistakes: vec![],
     }
@@ -203,13 +193,10 @@ fn coverage(answers: &[(f64, bool)]) -> Coverage {
 }
 
 /// Returns where the model itself draws the line.
-fn sure(decision: Option<&Decision>, data: &Dataset, answers: &[Answer]) -> Option<Point> {
-    let at_least = f64::from(decision?.sure?.at_least);
-    let is_sure = |a: &&Answer| decision.is_some_and(|d| d.weigh(&a.logits, a.distance).standing == Standing::Sure);
-    let sure: Vec<&Answer> = answers.iter().filter(is_sure).collect();
-    let wrong = sure.iter().filter(|a| argmax(&a.logits) != data.samples[a.sample].class).count();
-    let coverage = sure.len() as f64 / answers.len().max(1) as f64;
-    Some(Point { at_least, coverage, risk: wrong as f64 / sure.len().max(1) as f64 })
+fn sure(decision: &Decision, data: &Dataset, answers: &[Answer]) -> Option<Point> {
+    let at_least = f64::from(decision.sure?.at_least);
+    let worth = worth(decision, data, answers);
+    Some(Point { at_least, coverage: worth.sure, risk: worth.sure_wrong })
 }
 
 fn groups(data: &Dataset, answers: &[Answer]) -> Vec<GroupRow> {
@@ -289,13 +276,7 @@ fn jpeg(pixels: &[u8], side: u32) -> Result<Picture> {
 
 fn tags(data: &Dataset, answers: &[Answer]) -> Told {
     let one = |(t, label): (usize, &String)| {
-        let pairs = answers.iter().map(|a| (a.logits[t] > 0.0, data.samples[a.sample].values[t] > 0.5));
-        let [mut hit, mut said, mut held] = [0usize; 3];
-        for (s, h) in pairs {
-            hit += usize::from(s && h);
-            said += usize::from(s);
-            held += usize::from(h);
-        }
+        let [hit, said, held] = metrics::tally(answers.iter().map(|a| (a.logits[t], data.samples[a.sample].values[t])));
         let f1 = if said + held == 0 { 0.0 } else { 2.0 * hit as f64 / (said + held) as f64 };
         Tag { label: label.clone(), recall: share(hit, held), precision: share(hit, said), f1 }
     };

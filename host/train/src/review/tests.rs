@@ -3,6 +3,7 @@
 use graft_runtime::Model;
 
 use super::*;
+use crate::evaluate::answers;
 
 /// The answers of `tests/golden/review.py`: probability and whether it is right.
 fn drawn(n: u64) -> Vec<(f64, bool)> {

@@ -11,7 +11,7 @@ use image::RgbImage;
 use image::imageops::{self, FilterType};
 
 use crate::sheet::{Strip, draw, to_png};
-use crate::ui::Ui;
+use crate::ui::{Ui, moves};
 use crate::verbs::train::{Backbone, Columns, cache_folder};
 
 /// Say what is in a set, and what is wrong with it
@@ -84,8 +84,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
             Stage::Comparing => "comparing",
             Stage::Verifying => "verifying copies",
         });
-        bar.set_length(of as u64);
-        bar.set_position(done as u64);
+        moves(&bar)(done, of);
     })?;
     bar.finish_and_clear();
     if let Some(path) = &args.sheet {
