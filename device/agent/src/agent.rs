@@ -3,13 +3,11 @@
 //! One agent serves every line; callers lock it. Knows nothing of ports; what becomes of bundles is [`crate::installer`]'s.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use graft_bundle::{Bundle, MODEL_FILE, Offer, TrustPolicy};
+use graft_bundle::{Bundle, Offer, TrustPolicy};
 use graft_camera::Picture;
 use graft_link::Host;
 use graft_link::messages::{
@@ -17,9 +15,7 @@ use graft_link::messages::{
     SlotState,
 };
 use graft_runtime::decision::doubt;
-use graft_runtime::{Cache, ENGINE, Loaded, Miss, Model, Prediction as Answer, Standing, picture};
-use image::RgbImage;
-use image::codecs::jpeg::JpegEncoder;
+use graft_runtime::{ENGINE, Prediction as Answer, Standing};
 
 use crate::board;
 use crate::clock;
@@ -29,23 +25,23 @@ use crate::display::{Display, Spec};
 use crate::feed::{Camera, Feed};
 use crate::guard::Guard;
 use crate::health::Health;
-use crate::installer::{Engine, Installer, Rules};
+use crate::installer::{Installer, Rules};
 use crate::screen::{Content, Link, Notice};
-use crate::selftest::{Sample, SelfTest, self_test};
-use crate::slots::{Slot, Slots, Status};
+use crate::selftest::SelfTest;
+use crate::slots::{Slot, Status};
 use crate::status::{self, Last, Status as Report, StoreStatus};
 use crate::store::{Record, Store, When};
 use crate::turns::Turns;
-use crate::vote::{Scene, Vote};
+use crate::vote::Vote;
 
 pub use crate::installer::Start;
+pub use look::{Job, Seen, look};
 
-/// The engine that ships: graft's kernels, or tract.
-struct Shipped {
-    root: PathBuf,
-    /// Most bytes of a packed model.
-    max_packed_bytes: u64,
-}
+mod look;
+mod shipped;
+
+use look::{bytes_of, top, value};
+use shipped::Shipped;
 
 /// A device.
 pub struct Agent {
@@ -75,23 +71,6 @@ pub struct Agent {
     health_at: Option<Duration>,
 }
 
-/// What answers a picture: the model that runs, and its bundle's name.
-#[derive(Debug, Clone)]
-pub struct Job {
-    model: Arc<Model>,
-    bundle: String,
-}
-
-/// A picture with its answer, which the agent has not heard of yet.
-#[derive(Debug)]
-pub struct Seen {
-    job: Job,
-    name: String,
-    found: Answer,
-    scene: Scene,
-    thumbnail: RgbImage,
-}
-
 /// Where a picture comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
@@ -100,9 +79,6 @@ pub enum Origin {
     /// The device's camera, of which several pictures in a row may show the same.
     Source,
 }
-
-/// Labels told besides the best one.
-const TOP: usize = 5;
 
 impl Agent {
     /// Opens the device's folder and loads what is to run.
@@ -329,7 +305,7 @@ impl Agent {
     pub fn conclude(&mut self, seen: Seen, image: &Picture, origin: Origin) -> Judged {
         let Seen { job: Job { model, bundle }, name, found: alone, scene, thumbnail } = seen;
         let is_finite = alone.probability.is_finite();
-        let value = value(&model, &alone);
+        let value = value(&alone);
         let (found, frames) = match origin {
             Origin::Host => (alone, 1),
             Origin::Source => self.vote.add(&model, clock::running(), scene, alone),
@@ -565,139 +541,18 @@ impl Agent {
     }
 }
 
-/// Decodes a picture and answers it, while the agent is free for others.
-///
-/// # Errors
-///
-/// The kind of refusal and its reason.
-pub fn look(job: &Job, name: &str, picture: &Picture) -> Result<Seen, (RefusalCode, String)> {
-    let refused = |reason: String| (RefusalCode::Image, format!("{name}: {reason}"));
-    let decoded = match picture {
-        Picture::File(bytes) => picture::decode(bytes).map_err(|e| refused(e.to_string()))?,
-        Picture::Pixels { width, height, rgb } => RgbImage::from_raw(*width, *height, rgb.clone())
-            .ok_or_else(|| refused(format!("expected {width}x{height} pixels, found {} bytes", rgb.len())))?,
-        Picture::Unreadable(reason) => return Err(refused(reason.clone())),
-    };
-    let found = job.model.classify(&decoded).map_err(|e| (RefusalCode::Internal, e.to_string()))?;
-    let (width, height) = (THUMBNAIL.min(decoded.width()), THUMBNAIL.min(decoded.height()));
-    let thumbnail = image::imageops::thumbnail(&decoded, width, height);
-    let scene = Scene::of(&thumbnail);
-    Ok(Seen { job: job.clone(), name: name.to_owned(), found, scene, thumbnail })
-}
-
-/// Returns the best labels with their probabilities.
-fn top(model: &Model, found: &Answer) -> Vec<(String, f32)> {
-    let mut order: Vec<usize> = (0..found.probabilities.len()).collect();
-    order.sort_by(|&a, &b| found.probabilities[b].total_cmp(&found.probabilities[a]));
-    order.into_iter().take(TOP).map(|i| (model.label(i), found.probabilities[i])).collect()
-}
-
-/// Returns what a picture of this answer is worth to learn from.
-fn value(model: &Model, found: &Answer) -> f32 {
-    worth(found.probability, top(model, found).get(1).map_or(0.0, |s| s.1), found.standing)
-}
-
 /// Cuts a text to what a message takes.
 fn text(text: &str) -> String {
     text.chars().take(MAX_TEXT).collect()
 }
 
-/// Returns the file to be kept of a picture: as it came, or a JPEG where it came as pixels.
-fn bytes_of(picture: &Picture) -> Option<Cow<'_, [u8]>> {
-    match picture {
-        Picture::File(bytes) => Some(Cow::Borrowed(bytes)),
-        Picture::Pixels { width, height, rgb } => {
-            let mut jpeg = vec![];
-            let mut encoder = JpegEncoder::new_with_quality(&mut jpeg, QUALITY);
-            encoder.encode(rgb, *width, *height, image::ExtendedColorType::Rgb8).ok()?;
-            Some(Cow::Owned(jpeg))
-        }
-        Picture::Unreadable(_) => None,
-    }
-}
-
-impl Engine<Folder> for Shipped {
-    type Model = Arc<Model>;
-
-    fn load(
-        &self,
-        slots: &Slots<Folder>,
-        slot: Slot,
-        tick: &mut dyn FnMut(Progress),
-    ) -> Result<(Arc<Model>, SelfTest), String> {
-        self.try_load(slots, slot, tick).map_err(|e| format!("{e:#}"))
-    }
-}
-
-impl Shipped {
-    fn try_load(
-        &self,
-        slots: &Slots<Folder>,
-        slot: Slot,
-        tick: &mut dyn FnMut(Progress),
-    ) -> Result<(Arc<Model>, SelfTest)> {
-        let head = slots.head(slot)?;
-        let manifest = head.manifest();
-        let digest = manifest.file(MODEL_FILE)?.digest;
-        let cache = Cache::file(self.root.join(slot.packed())).at_most(self.max_packed_bytes);
-        let cache = &cache;
-        let model = thread::scope(|scope| {
-            let read = move || -> Result<Vec<u8>> { Ok(slots.file(slot, MODEL_FILE)?) };
-            let loading = scope.spawn(move || Model::cached(digest.0, cache, read));
-            while !loading.is_finished() {
-                tick(Progress { text: "loading the model".into(), done: 0, total: 0 });
-                thread::sleep(Duration::from_millis(50));
-            }
-            loading.join()
-        });
-        let model = model.map_err(|_| anyhow::anyhow!("the engine gave up on the model"))??;
-        match model.network().loaded() {
-            Loaded::Rebuilt { not_kept: Some(reason), .. } => {
-                log(&format!("slot {slot}: the packed model is not kept: {reason}"));
-            }
-            Loaded::Rebuilt { because, .. } if *because != Miss::Absent => {
-                log(&format!("slot {slot}: the model is packed anew: of the packed one, {because}"));
-            }
-            _ => {}
-        }
-        anyhow::ensure!(
-            model.labels() == manifest.labels,
-            "expected the labels of the manifest in the model, found {} instead of {}",
-            model.labels().len(),
-            manifest.labels.len()
-        );
-        let mut samples = Vec::new();
-        for golden in &manifest.golden {
-            let image = slots.file(slot, &golden.file)?;
-            samples.push(Sample { name: golden.file.clone(), image, logits: golden.logits.clone() });
-        }
-        let test = self_test(&model, &samples, manifest.tolerance, &mut |done, of| {
-            let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-            tick(Progress { text: "self-test".into(), done: number(done), total: number(of) });
-        });
-        Ok((Arc::new(model), test))
-    }
-}
-
-/// Returns what a picture is worth to learn from, from 0 to 1: one less the lead of the best label over the second; of an
-/// unfamiliar picture at least half, since the model may be sure of it for no reason.
-fn worth(best: f32, second: f32, standing: Standing) -> f32 {
-    let close = (1.0 - (best - second)).clamp(0.0, 1.0);
-    if standing == Standing::Unfamiliar { close.max(0.5) } else { close }
-}
-
 /// Answers of an uncalibrated bundle below this probability are unsure.
 const UNSURE_BELOW: f32 = 0.5;
 
-/// Of a JPEG that stands for pixels.
-const QUALITY: u8 = 92;
 /// A transfer that stands still for so long is none.
 const STALLED: Duration = Duration::from_secs(30);
 /// How often the board's health is looked at.
 const HEALTH: Duration = Duration::from_secs(60);
-
-/// Side of the picture on the screen.
-const THUMBNAIL: u32 = 104;
 
 /// Writes a line for the journal.
 pub(crate) fn log(text: &str) {

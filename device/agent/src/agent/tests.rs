@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use graft_bundle::{Bundle, BundleWriter, SecretKey};
+use graft_bundle::{Bundle, BundleWriter, MODEL_FILE, SecretKey};
 use graft_link::messages::SlotState;
+use graft_runtime::{Loaded, Miss};
 
 use super::*;
 use crate::tiny;

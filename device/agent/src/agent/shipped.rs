@@ -1,0 +1,87 @@
+//! The engine that ships: loads a slot's model and tries it on the bundle's golden pictures.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use graft_bundle::MODEL_FILE;
+use graft_link::messages::Progress;
+use graft_runtime::{Cache, Loaded, Miss, Model};
+
+use super::log;
+use crate::disk::Folder;
+use crate::installer::Engine;
+use crate::selftest::{Sample, SelfTest, self_test};
+use crate::slots::{Slot, Slots};
+
+/// The engine that ships: graft's kernels, or tract.
+pub(super) struct Shipped {
+    pub(super) root: PathBuf,
+    /// Most bytes of a packed model.
+    pub(super) max_packed_bytes: u64,
+}
+
+impl Engine<Folder> for Shipped {
+    type Model = Arc<Model>;
+
+    fn load(
+        &self,
+        slots: &Slots<Folder>,
+        slot: Slot,
+        tick: &mut dyn FnMut(Progress),
+    ) -> Result<(Arc<Model>, SelfTest), String> {
+        self.try_load(slots, slot, tick).map_err(|e| format!("{e:#}"))
+    }
+}
+
+impl Shipped {
+    fn try_load(
+        &self,
+        slots: &Slots<Folder>,
+        slot: Slot,
+        tick: &mut dyn FnMut(Progress),
+    ) -> Result<(Arc<Model>, SelfTest)> {
+        let head = slots.head(slot)?;
+        let manifest = head.manifest();
+        let digest = manifest.file(MODEL_FILE)?.digest;
+        let cache = Cache::file(self.root.join(slot.packed())).at_most(self.max_packed_bytes);
+        let cache = &cache;
+        let model = thread::scope(|scope| {
+            let read = move || -> Result<Vec<u8>> { Ok(slots.file(slot, MODEL_FILE)?) };
+            let loading = scope.spawn(move || Model::cached(digest.0, cache, read));
+            while !loading.is_finished() {
+                tick(Progress { text: "loading the model".into(), done: 0, total: 0 });
+                thread::sleep(Duration::from_millis(50));
+            }
+            loading.join()
+        });
+        let model = model.map_err(|_| anyhow::anyhow!("the engine gave up on the model"))??;
+        match model.network().loaded() {
+            Loaded::Rebuilt { not_kept: Some(reason), .. } => {
+                log(&format!("slot {slot}: the packed model is not kept: {reason}"));
+            }
+            Loaded::Rebuilt { because, .. } if *because != Miss::Absent => {
+                log(&format!("slot {slot}: the model is packed anew: of the packed one, {because}"));
+            }
+            _ => {}
+        }
+        anyhow::ensure!(
+            model.labels() == manifest.labels,
+            "expected the labels of the manifest in the model, found {} instead of {}",
+            model.labels().len(),
+            manifest.labels.len()
+        );
+        let mut samples = Vec::new();
+        for golden in &manifest.golden {
+            let image = slots.file(slot, &golden.file)?;
+            samples.push(Sample { name: golden.file.clone(), image, logits: golden.logits.clone() });
+        }
+        let test = self_test(&model, &samples, manifest.tolerance, &mut |done, of| {
+            let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            tick(Progress { text: "self-test".into(), done: number(done), total: number(of) });
+        });
+        Ok((Arc::new(model), test))
+    }
+}
