@@ -63,8 +63,7 @@ pub fn gains(values: &[Option<f32>], answers: &[Option<Answer>]) -> Vec<f32> {
 /// Returns the order in which to ask: next always the picture of the highest product of the gain's root and of the distance
 /// to what comes before it or is labelled already, so that one odd plant does not fill the queue.
 ///
-/// By the root, as pictures that a model is least sure of are of few kinds: of 50 labels on pictures of coffee, the gain itself or its square
-/// teach less (`docs/performance.md`).
+/// By the root, as pictures that a model is least sure of are of few kinds. What labels chosen so are worth: `docs/performance.md`.
 ///
 /// Exact for the first [`SPREAD`] among the [`POOL`] of most gain, behind which the rest goes by gain alone.
 pub(crate) fn order(gains: &[f32], vectors: &[Option<Unit>], labelled: &[usize]) -> Vec<usize> {
