@@ -260,7 +260,7 @@ fn tuning(wish: &Wish, set: Set<'_>, recipe: Recipe, unfrozen: usize, views: usi
             batch: wish.batch.unwrap_or(usual.batch),
             accumulate: wish.accumulate.unwrap_or(usual.accumulate),
             optimiser: wish.optimiser.unwrap_or(usual.optimiser),
-            rate: wish.rate.unwrap_or(if scratch { SCRATCH_RATE } else { usual.rate }),
+            rate: wish.rate.unwrap_or(if scratch { SCRATCH_RATE } else { RATE }),
             stage_decay: wish.stage_decay.unwrap_or(usual.stage_decay),
             decay: usual.decay,
             clip: wish.clip.or(usual.clip),
@@ -298,6 +298,8 @@ pub const PRESET: Preset = Preset::Light;
 const VALIDATION: f64 = 0.1;
 const SMOOTHING: f32 = 0.1;
 const SCRATCH_RATE: f64 = 2e-3;
+/// At 1e-3, which suits a head alone, one fit of the whole network in some came to nothing (`docs/performance.md`).
+const RATE: f64 = 3e-4;
 
 #[cfg(test)]
 mod tests {

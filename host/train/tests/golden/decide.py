@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.spatial.distance import cosine
 from scipy.special import log_softmax, softmax
-from scipy.stats import beta
+from scipy.stats import beta, norm
 
 CLASSES, MASK = 5, (1 << 64) - 1
 
@@ -41,7 +41,8 @@ def ece(p, right, bins=15):
 
 
 first, second = draw(120, 1), draw(150, 2)
-b = minimize_scalar(nll, bounds=(1e-2, 1e2), args=first, method="bounded", options={"xatol": 1e-12}).x
+loss = lambda log: 120 * nll(np.exp(log), *first) + norm.logpdf(0, scale=0.25) - norm.logpdf(log, scale=0.25)
+b = np.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded", options={"xatol": 1e-12}).x)
 t = np.float32(1 / b)
 print("temperature", 1 / b)
 # The features are the softer logits; directions go in steps of a seventh of their largest part.
