@@ -53,9 +53,9 @@ fn field_columns() -> impl Iterator<Item = &'static str> + Clone {
     iter::once("file").chain(SAID).chain(["site"])
 }
 
-/// The columns of the table of predictions.
+/// The columns of the table of predictions. New ones come last: a table that was begun without them goes on without them.
 fn prediction_columns() -> impl Iterator<Item = &'static str> {
-    ["store", "id"].into_iter().chain(SAID).chain(["latency_ms"])
+    ["store", "id"].into_iter().chain(SAID).chain(["latency_ms", "frames"])
 }
 
 /// Longest table that is read, as `graft label` reads it.
@@ -259,6 +259,8 @@ pub(crate) struct Predictions {
     path: PathBuf,
     file: File,
     teller: Teller,
+    /// How many columns it has.
+    columns: usize,
     /// The highest number of this store that it has.
     pub(crate) last: u64,
 }
@@ -279,13 +281,14 @@ impl Predictions {
         let store = store_text(teller.store);
         let mut last = 0;
         let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(BufReader::new(File::open(path)?));
+        let columns = reader.headers()?.len();
         for record in reader.records() {
             let record = record?;
             if record.get(0) == Some(&store) {
                 last = record.get(1).and_then(|id| id.parse().ok()).map_or(last, |id: u64| id.max(last));
             }
         }
-        Ok(Self { path: path.to_owned(), file, teller: teller.clone(), last })
+        Ok(Self { path: path.to_owned(), file, teller: teller.clone(), columns, last })
     }
 
     /// Adds predictions, and has them survive.
@@ -298,8 +301,8 @@ impl Predictions {
         let mut writer = csv::Writer::from_writer(vec![]);
         for told in rows {
             let whose = [store_text(self.teller.store), told.id.to_string()];
-            writer
-                .write_record(whose.into_iter().chain(said(&self.teller, told)).chain([told.latency_ms.to_string()]))?;
+            let how = [told.latency_ms.to_string(), told.frames.max(1).to_string()];
+            writer.write_record(whose.into_iter().chain(said(&self.teller, told)).chain(how).take(self.columns))?;
             self.last = self.last.max(told.id);
         }
         self.file.write_all(&writer.into_inner().map_err(|e| io::Error::other(e.to_string()))?)?;
@@ -377,7 +380,17 @@ mod tests {
         assert_eq!(field.predictions(&teller(9)).unwrap().last, 0);
         field.predictions(&teller(9)).unwrap().add(&[told(7)]).unwrap();
         assert_eq!((field.predictions(&teller(9)).unwrap().last, field.predictions(&teller(1)).unwrap().last), (7, 2));
+        let ends = |path: &Path| -> Vec<String> {
+            let mut rows = csv::Reader::from_path(path).unwrap();
+            rows.records().map(|row| row.unwrap().iter().next_back().unwrap().to_owned()).collect()
+        };
+        assert_eq!(ends(&path), ["1", "1", "1"], "frames");
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), 4, "{text}");
+
+        let head = text.lines().next().unwrap().strip_suffix(",frames").unwrap();
+        fs::write(&path, format!("{head}\n")).unwrap();
+        field.predictions(&teller(1)).unwrap().add(&[Told { latency_ms: 2.5, ..told(3) }]).unwrap();
+        assert_eq!(ends(&path), ["2.5"], "a table begun without the number of frames");
     }
 }
