@@ -103,6 +103,12 @@ if live && ! id graft >/dev/null 2>&1; then
     useradd --system --home-dir /var/lib/graft --shell /usr/sbin/nologin graft
     echo "made user graft"
 fi
+if live; then
+    # For panels and cameras; not each system has each of them.
+    for group in spi i2c gpio; do
+        if getent group "$group" >/dev/null; then usermod -aG "$group" graft; fi
+    done
+fi
 put 755 "$binary" "$root/usr/local/bin/graftd"
 put 644 "$here/graftd.service" "$root/etc/systemd/system/graftd.service"
 if [ ! -e "$root/etc/graft/graftd.toml" ]; then

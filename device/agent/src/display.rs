@@ -1,4 +1,5 @@
-//! Where the screen is: nowhere, a PNG file, or a Linux framebuffer. Every display can give its picture as PNG.
+//! Where the screen is: nowhere, a PNG file, a Linux framebuffer, or a panel on the board's pins. Every display can give its
+//! picture as PNG.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -9,13 +10,14 @@ use image::RgbImage;
 
 use crate::canvas::Canvas;
 use crate::disk::{Disk, Folder};
+use crate::panel::{Panel, Wiring};
 use crate::screen::{Content, draw_colour, draw_mono};
 
 /// What a configuration says about the display.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
     sink: SinkSpec,
-    size: Panel,
+    layout: Layout,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,10 +25,11 @@ enum SinkSpec {
     None,
     Png(PathBuf),
     Framebuffer(PathBuf),
+    Panel(Wiring),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Panel {
+enum Layout {
     Colour,
     Mono,
 }
@@ -37,11 +40,23 @@ enum Panel {
 pub enum DisplayError {
     /// The text is no display.
     #[error(
-        "expected none, png:PATH, png:PATH?size=320x240, png:PATH?size=128x64 or fb:/dev/fbN as display, found {0:?}"
+        "expected none, png:PATH, png:PATH?size=320x240, png:PATH?size=128x64, fb:/dev/fbN, spi:/dev/spidevB.C?panel=NAME&dc=LINE \
+         or i2c:/dev/i2c-B as display, found {0:?}"
     )]
     Spec(String),
-    /// The framebuffer cannot be opened.
-    #[error("cannot open the framebuffer {}: {reason}; is there a screen, and is the user in group video?", path.display())]
+    /// The text names a panel, but not how it is wired.
+    #[error("{reason}; in {spec:?}")]
+    Wiring {
+        /// The text.
+        spec: String,
+        /// What was expected and found.
+        reason: String,
+    },
+    /// The framebuffer or panel cannot be opened.
+    #[error(
+        "cannot open the display {}: {reason}; is it connected and switched on, and may this user open it (groups video, spi, i2c, gpio)?",
+        path.display()
+    )]
     Open {
         /// The device.
         path: PathBuf,
@@ -60,6 +75,14 @@ pub enum DisplayError {
         /// Pixels.
         height: u32,
     },
+    /// The panel does not take it.
+    #[error("cannot show it on {}: {reason}; is it still connected?", path.display())]
+    Send {
+        /// The bus.
+        path: PathBuf,
+        /// What the bus said.
+        reason: String,
+    },
     /// The picture cannot be written.
     #[error("cannot write the screen to {}", path.display())]
     Write {
@@ -76,22 +99,27 @@ impl FromStr for Spec {
     fn from_str(text: &str) -> Result<Self, DisplayError> {
         let wrong = || DisplayError::Spec(text.to_owned());
         if text == "none" {
-            return Ok(Self { sink: SinkSpec::None, size: Panel::Colour });
+            return Ok(Self { sink: SinkSpec::None, layout: Layout::Colour });
         }
         if let Some(path) = text.strip_prefix("fb:").filter(|p| !p.is_empty()) {
-            return Ok(Self { sink: SinkSpec::Framebuffer(path.into()), size: Panel::Colour });
+            return Ok(Self { sink: SinkSpec::Framebuffer(path.into()), layout: Layout::Colour });
+        }
+        if text.starts_with("spi:") || text.starts_with("i2c:") {
+            let wiring = text.parse::<Wiring>();
+            let wiring = wiring.map_err(|reason| DisplayError::Wiring { spec: text.to_owned(), reason })?;
+            return Ok(Self { layout: Layout::of(wiring.size()[1]), sink: SinkSpec::Panel(wiring) });
         }
         let rest = text.strip_prefix("png:").ok_or_else(wrong)?;
-        let (path, size) = match rest.split_once("?size=") {
-            None => (rest, Panel::Colour),
-            Some((path, "320x240")) => (path, Panel::Colour),
-            Some((path, "128x64")) => (path, Panel::Mono),
+        let (path, layout) = match rest.split_once("?size=") {
+            None => (rest, Layout::Colour),
+            Some((path, "320x240")) => (path, Layout::Colour),
+            Some((path, "128x64")) => (path, Layout::Mono),
             Some(_) => return Err(wrong()),
         };
         if path.is_empty() || path.contains('?') {
             return Err(wrong());
         }
-        Ok(Self { sink: SinkSpec::Png(path.into()), size })
+        Ok(Self { sink: SinkSpec::Png(path.into()), layout })
     }
 }
 
@@ -99,12 +127,20 @@ enum Sink {
     None,
     Png(PathBuf),
     Framebuffer(Box<Framebuffer>),
+    Panel { panel: Box<dyn Panel>, path: PathBuf },
+}
+
+impl Layout {
+    /// That of a screen so many pixels high.
+    fn of(height: u32) -> Self {
+        if height < 200 { Self::Mono } else { Self::Colour }
+    }
 }
 
 /// A display and what it shows.
 pub struct Display {
     sink: Sink,
-    panel: Panel,
+    layout: Layout,
     canvas: Canvas,
 }
 
@@ -117,7 +153,9 @@ impl Display {
     pub fn open(spec: &Spec, folder: &Path) -> Result<Self, DisplayError> {
         let (sink, canvas) = match &spec.sink {
             SinkSpec::None => (Sink::None, Canvas::new(320, 240)),
-            SinkSpec::Png(path) if spec.size == Panel::Colour => (Sink::Png(folder.join(path)), Canvas::new(320, 240)),
+            SinkSpec::Png(path) if spec.layout == Layout::Colour => {
+                (Sink::Png(folder.join(path)), Canvas::new(320, 240))
+            }
             SinkSpec::Png(path) => (Sink::Png(folder.join(path)), Canvas::new(128, 64)),
             SinkSpec::Framebuffer(path) => {
                 let fb = Framebuffer::new(path)
@@ -127,23 +165,27 @@ impl Display {
                 if !matches!(bits, 16 | 32) || width < 128 || height < 64 || width > 8192 || height > 8192 {
                     return Err(DisplayError::Format { bits, width, height });
                 }
-                let panel = if height < 200 { Panel::Mono } else { Panel::Colour };
-                let canvas = Canvas::new(width, height);
-                return Ok(Self { sink: Sink::Framebuffer(Box::new(fb)), panel, canvas });
+                let (layout, canvas) = (Layout::of(height), Canvas::new(width, height));
+                return Ok(Self { sink: Sink::Framebuffer(Box::new(fb)), layout, canvas });
+            }
+            SinkSpec::Panel(wiring) => {
+                let ([width, height], path) = (wiring.size(), wiring.device().to_owned());
+                let panel = wiring.open().map_err(|reason| DisplayError::Open { path: path.clone(), reason })?;
+                (Sink::Panel { panel, path }, Canvas::new(width, height))
             }
         };
-        Ok(Self { sink, panel: spec.size, canvas })
+        Ok(Self { sink, layout: spec.layout, canvas })
     }
 
     /// Shows something.
     ///
     /// # Errors
     ///
-    /// [`DisplayError::Write`].
+    /// [`DisplayError::Write`] or [`DisplayError::Send`].
     pub fn show(&mut self, content: &Content) -> Result<(), DisplayError> {
-        let Ok(()) = match self.panel {
-            Panel::Colour => draw_colour(content, &mut self.canvas),
-            Panel::Mono => draw_mono(content, &mut self.canvas.color_converted()),
+        let Ok(()) = match self.layout {
+            Layout::Colour => draw_colour(content, &mut self.canvas),
+            Layout::Mono => draw_mono(content, &mut self.canvas.color_converted()),
         };
         match &mut self.sink {
             Sink::None => Ok(()),
@@ -160,6 +202,9 @@ impl Display {
                 let frame = encode(self.canvas.picture(), bits, stride);
                 fb.write_frame(&frame);
                 Ok(())
+            }
+            Sink::Panel { panel, path } => {
+                panel.show(self.canvas.picture()).map_err(|reason| DisplayError::Send { path: path.clone(), reason })
             }
         }
     }
@@ -225,8 +270,11 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_framebuffer_is_named() {
-        let error = Display::open(&"fb:/dev/graft-none".parse().unwrap(), Path::new(".")).err().unwrap();
-        assert!(error.to_string().contains("/dev/graft-none"), "{error}");
+    fn a_missing_display_is_named() {
+        for spec in ["fb:/dev/graft-none", "spi:/dev/graft-none?panel=st7789&dc=1", "i2c:/dev/graft-none"] {
+            let error = Display::open(&spec.parse().unwrap(), Path::new(".")).err().unwrap();
+            assert!(error.to_string().contains("/dev/graft-none"), "{error}");
+        }
+        assert!("spi:/dev/spidev0.0".parse::<Spec>().unwrap_err().to_string().contains("panel=st7789"));
     }
 }

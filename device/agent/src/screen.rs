@@ -1,4 +1,4 @@
-//! What the screen shows, and how it is laid out: 320×240 in colour, 128×64 in one.
+//! What the screen shows, and how it is laid out: 240×240 and larger in colour, 128×64 in one.
 //!
 //! Draws on any target of embedded-graphics; knows no device.
 
@@ -103,7 +103,7 @@ impl Link {
     }
 }
 
-/// Draws the layout for 320×240 (and larger) in colour.
+/// Draws the layout for 320×240 in colour, and for what is larger or as high and three quarters as wide.
 ///
 /// # Errors
 ///
@@ -116,7 +116,9 @@ pub fn draw_colour<D: DrawTarget<Color = Rgb888>>(content: &Content, target: &mu
     Rectangle::new(Point::zero(), Size::new(size.width, 24))
         .into_styled(PrimitiveStyle::with_fill(Rgb888::new(36, 46, 54)))
         .draw(target)?;
-    line(target, &fit(&content.model, 18), Point::new(6, 5), &FONT_9X15_BOLD, Rgb888::CSS_WHITE, Alignment::Left)?;
+    let columns = size.width as usize / 9;
+    let room = columns.saturating_sub(content.link.text().len() + 2).min(18);
+    line(target, &fit(&content.model, room), Point::new(6, 5), &FONT_9X15_BOLD, Rgb888::CSS_WHITE, Alignment::Left)?;
     let link_colour = if content.link == Link::Waiting { grey } else { Rgb888::CSS_LIGHT_GREEN };
     line(target, &content.link.text(), Point::new(width - 6, 5), &FONT_9X15, link_colour, Alignment::Right)?;
     match &content.notice {
@@ -126,10 +128,17 @@ pub fn draw_colour<D: DrawTarget<Color = Rgb888>>(content: &Content, target: &mu
     let foot = Rectangle::new(Point::new(0, height - 28), Size::new(size.width, 28));
     if let Some(warning) = &content.warning {
         foot.into_styled(PrimitiveStyle::with_fill(Rgb888::new(150, 30, 30))).draw(target)?;
-        let text = fit(warning, 34);
+        let text = fit(warning, columns.saturating_sub(1).min(34));
         return line(target, &text, Point::new(8, height - 22), &FONT_9X15_BOLD, Rgb888::CSS_WHITE, Alignment::Left);
     }
-    line(target, &fit(&content.slot, 34), Point::new(8, height - 22), &FONT_9X15, grey, Alignment::Left)
+    line(
+        target,
+        &fit(&content.slot, columns.saturating_sub(1).min(34)),
+        Point::new(8, height - 22),
+        &FONT_9X15,
+        grey,
+        Alignment::Left,
+    )
 }
 
 fn answer_in_colour<D: DrawTarget<Color = Rgb888>>(
@@ -200,7 +209,7 @@ fn notice_in_colour<D: DrawTarget<Color = Rgb888>>(
     Ok(())
 }
 
-/// Writes rows in letters of twice the size.
+/// Writes rows in letters of twice the size, or in large ones where fewer than ten of those have room.
 fn large<D: DrawTarget<Color = Rgb888>>(
     target: &mut D,
     text: &str,
@@ -208,8 +217,14 @@ fn large<D: DrawTarget<Color = Rgb888>>(
     rows: usize,
     colour: Rgb888,
 ) -> Result<(), D::Error> {
-    let room = usize::try_from((target.bounding_box().size.width as i32 - at.x) / 18).unwrap_or(1);
-    for (i, row) in wrap(text, room, rows).iter().enumerate() {
+    let width = usize::try_from(target.bounding_box().size.width as i32 - at.x).unwrap_or(0);
+    if width < 10 * 18 {
+        for (i, row) in wrap(text, width / 10, rows * 34 / 24).iter().enumerate() {
+            line(target, row, at + Point::new(0, 24 * i as i32), &FONT_10X20, colour, Alignment::Left)?;
+        }
+        return Ok(());
+    }
+    for (i, row) in wrap(text, width / 18, rows).iter().enumerate() {
         let at = at + Point::new(0, 34 * i as i32);
         line(&mut Doubled { inner: target, at }, row, Point::zero(), &FONT_9X15_BOLD, colour, Alignment::Left)?;
     }

@@ -21,7 +21,11 @@ fn content() -> Content {
 }
 
 fn colour(content: &Content) -> RgbImage {
-    let mut canvas = Canvas::new(320, 240);
+    colour_of(320, content)
+}
+
+fn colour_of(width: u32, content: &Content) -> RgbImage {
+    let mut canvas = Canvas::new(width, 240);
     let Ok(()) = draw_colour(content, &mut canvas);
     canvas.picture().clone()
 }
@@ -132,7 +136,9 @@ fn screens() -> Vec<(&'static str, Content)> {
 fn screens_are_those_that_were_looked_at() {
     let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/screens"));
     for (name, content) in screens() {
-        for (size, shown) in [("320x240", colour(&content)), ("128x64", mono(&content))] {
+        for (size, shown) in
+            [("320x240", colour(&content)), ("240x240", colour_of(240, &content)), ("128x64", mono(&content))]
+        {
             let path = folder.join(format!("{name}-{size}.png"));
             if std::env::var_os("GRAFT_SCREENS").is_some_and(|v| v == "write") {
                 fs::create_dir_all(&folder).unwrap();
