@@ -323,6 +323,15 @@ enum Kernel<W> {
     Other(W),
 }
 
+/// Returns the bytes of the packed weights of some steps.
+pub(crate) fn weights(steps: &[Step]) -> usize {
+    let mut numbers = vec![];
+    for step in steps {
+        Written::of(step, &mut numbers);
+    }
+    numbers.iter().map(|n| n.len()).sum()
+}
+
 impl Description<Vec<Written<Kernel<Work>>>> {
     /// Puts the network together; all of `numbers` are its weights.
     fn whole(self, isa: Isa, mut numbers: Stores) -> Option<Packed> {

@@ -221,6 +221,15 @@ impl Network {
         }
     }
 
+    /// Returns the bytes that the network needs for one picture at a time: packed weights, activations, and what kernels work
+    /// in; none where tract runs it, which does not tell.
+    pub fn memory(&self) -> Option<usize> {
+        match &self.engine {
+            Engine::Kernels(program) => Some(program.memory()),
+            Engine::Tract { .. } => None,
+        }
+    }
+
     /// Has `threads` threads share the work of a picture. Tract keeps to one.
     pub fn set_threads(&mut self, threads: usize) {
         if let Engine::Kernels(program) = &mut self.engine {

@@ -9,6 +9,7 @@ use graft_kernels::{BLOCK, Buffer, Isa, Threads};
 use serde::Serialize;
 
 use crate::band::{self, Bands};
+use crate::cache;
 use crate::network::Picture;
 use crate::plan::Extent;
 use crate::work::{Numbers, Operand, Work};
@@ -187,6 +188,12 @@ impl Program {
     pub fn set_threads(&mut self, threads: usize) {
         self.threads = threads;
         self.idle = Mutex::default();
+    }
+
+    /// Returns the bytes that one picture at a time needs: packed weights, activations, and what kernels work in.
+    pub fn memory(&self) -> usize {
+        let working = self.slots.iter().sum::<usize>() + self.bands.iter().sum::<usize>() + self.scratch * self.threads;
+        cache::weights(&self.steps) + working
     }
 
     /// Returns the numbers in an output.

@@ -72,6 +72,8 @@ pub struct Plan<'a> {
     pub kind: Option<Kind>,
     /// How much of the score may be lost, 0.01 for a point.
     pub budget: f64,
+    /// Milliseconds that a picture may take here, on one thread; none asks for less than float takes.
+    pub budget_ms: Option<f64>,
     /// Where the backbone's parameters are pinned; none pins nothing.
     pub pins: Option<Pins>,
     /// How to fine-tune for int8 where it loses too much; none leaves the weights alone.

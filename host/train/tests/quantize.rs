@@ -49,6 +49,7 @@ fn plan<'a>(run: &'a Run, train: &'a Dataset, test: &'a Dataset) -> Plan<'a> {
         repairs: &Repair::ALL,
         kind: Some(Kind::Int8),
         budget: 0.005,
+        budget_ms: None,
         pins: None,
         tuning: None,
         on_bad: OnBad::Fail,
@@ -162,6 +163,23 @@ fn a_file_tells_of_itself_what_was_found() {
     let changed: Vec<String> =
         (0..float.len()).filter(|&i| float[i] != quantized[i]).map(|i| data.samples[i].location.to_string()).collect();
     assert_eq!(last.changed.iter().map(|c| c.file.clone()).collect::<Vec<_>>(), changed);
+}
+
+#[test]
+fn a_budget_of_time_is_kept_and_memory_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, train, test) = run(dir.path(), 0);
+    let within = |ms| done(&Plan { kind: None, budget: 1.0, budget_ms: Some(ms), ..plan(&run, &train, &test) });
+    let none = within(1e-6);
+    assert!(none.onnx.is_none() && none.report.verdict.ship == Kind::Float);
+    assert!(none.report.verdict.why.contains("a smaller network is needed"), "{}", none.report.verdict.why);
+    let any = within(1e6);
+    assert_eq!(any.report.verdict.ship, Kind::Int8);
+    let memory = |m: &graft_train::quantize::Measured| m.memory.expect("kernels run it");
+    let (float, bytes) = (&any.report.evaluation.float, &any.report.evaluation.candidates[0].measured);
+    // The weights of the file at least, and a fraction of them where they are bytes.
+    assert!(memory(float) > float.bytes * 9 / 10, "{float:?}");
+    assert!((memory(float) / 5..memory(float) * 2 / 3).contains(&memory(bytes)), "{float:?} {bytes:?}");
 }
 
 #[test]

@@ -236,6 +236,7 @@ fn quantized(out: &Path, run: &Run, sets: &Sets, ui: &Ui) -> Result<Outcome> {
         repairs: &Repair::ALL,
         kind: Some(Kind::Int8),
         budget: 0.005,
+        budget_ms: None,
         pins: Some(Pins::kept(&out.join("quantized"))),
         tuning: None,
         on_bad: OnBad::Fail,

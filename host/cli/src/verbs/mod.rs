@@ -26,6 +26,7 @@ pub(crate) mod quantize;
 mod report;
 pub(crate) mod retrain;
 mod slot;
+mod threads;
 #[cfg(target_os = "linux")]
 mod torture;
 mod train;

@@ -17,6 +17,7 @@ use graft_train::quantize::{
 use graft_train::run::{Run, write_atomic};
 use serde::Serialize;
 
+use super::threads::Threads;
 use super::train::{Columns, cache_folder};
 use crate::model_file;
 use crate::ui::{Ui, moves};
@@ -26,7 +27,7 @@ use crate::ui::{Ui, moves};
 /// Activations become u8 and weights s8 by channel (QDQ form). Their ranges come from pictures of --data, spread over all
 /// classes; of several ways to choose them, and of the repairs, those are kept whose answers are nearest to the float
 /// network's. Then both answer the pictures of --test (without it, those of --data that did not show ranges): how many
-/// points are lost, which pictures change class, what it takes in time and bytes here, and which layers are to blame. The
+/// points are lost, which pictures change class, what it takes in time, memory and bytes here, and which layers are to blame. The
 /// verdict is to ship int8; or int8 with a few layers in float; or 8-bit weights alone; or float, and then nothing is
 /// written and the exit code is 4.
 ///
@@ -38,7 +39,7 @@ use crate::ui::{Ui, moves};
     subcommand_negates_reqs = true,
     after_help = "Examples:
   graft quantize runs/leaves --data photos/train --test photos/test --out leaves.int8.onnx
-  graft quantize runs/leaves --data photos/ --budget-drop 1 --json --out leaves.int8.onnx
+  graft quantize runs/leaves --data photos/ --budget-drop 1 --budget-ms 3 --json --out leaves.int8.onnx
   graft quantize runs/leaves --data photos/ --numbers half --out leaves.f16.onnx
   graft quantize explain leaves.int8.onnx"
 )]
@@ -62,6 +63,9 @@ pub(crate) struct Args {
     /// Points that may be lost, of 100
     #[arg(long, value_name = "POINTS", default_value_t = 0.5)]
     budget_drop: f64,
+    /// Milliseconds that a picture may take here, on one thread, instead of less than float takes
+    #[arg(long, value_name = "MS")]
+    budget_ms: Option<f64>,
     /// Choose ranges so instead of trying all: min-max, percentile-99.999, percentile-99.99, percentile-99.9, mse, entropy
     #[arg(long, value_name = "METHOD", default_value = "auto")]
     method: String,
@@ -77,6 +81,8 @@ pub(crate) struct Args {
     /// Choose the backbone's parameters anew, even where those of an earlier head on it are kept
     #[arg(long)]
     afresh: bool,
+    #[command(flatten)]
+    threads: Threads,
     /// Stop at the first picture that cannot be read, instead of leaving it out
     #[arg(long)]
     strict: bool,
@@ -120,6 +126,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     let (Some(folder), Some(data), Some(out)) = (&args.run, &args.data, &args.out) else {
         bail!("expected a run, --data and --out, found not all of them");
     };
+    args.threads.start()?;
     let start = Instant::now();
     let sets = Sets::open(args, data)?;
     let (run, cache) = (Run::open(folder)?, cache_folder()?.join("quantized"));
@@ -140,6 +147,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
             Numbers::Half => Kind::Half,
         }),
         budget: args.budget_drop / 100.0,
+        budget_ms: args.budget_ms,
         pins: Some(if args.afresh { Pins::afresh(&cache) } else { Pins::kept(&cache) }),
         tuning: args.qat.map(|epochs| {
             let usual = qat::Plan::default();
@@ -217,6 +225,11 @@ impl Sets {
             "expected --budget-drop of 0 to 100 points, found {}",
             args.budget_drop
         );
+        ensure!(
+            args.budget_ms.is_none_or(|ms| ms > 0.0 && ms.is_finite()),
+            "expected --budget-ms of more than 0 milliseconds, found {}",
+            args.budget_ms.unwrap_or_default()
+        );
         let columns = args.columns.wanted();
         let data = Dataset::open_as(data, None, &columns)?;
         let n = data.samples.len();
@@ -281,7 +294,8 @@ fn measured(m: &Measured) -> String {
         None => format!("{:.3}", m.score),
     };
     let ece = m.ece.map_or(String::new(), |e| format!(", calibration error {:.1} %", 100.0 * e));
-    format!("{score}{ece}, {} bytes, {:.2} ms", m.bytes, m.ms)
+    let memory = m.memory.map_or(String::new(), |bytes| format!(", {:.1} MB of memory", bytes as f64 / 1e6));
+    format!("{score}{ece}, {} bytes{memory}, {:.2} ms", m.bytes, m.ms)
 }
 
 fn differs(c: &Candidate, n: usize) -> String {

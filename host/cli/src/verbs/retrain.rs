@@ -9,6 +9,7 @@ use graft_train::retrain::{Comparison, Places, Plan, Pool, Report, Retrained, St
 use graft_train::run::{Run, write_atomic};
 use serde::Serialize;
 
+use super::threads::Threads;
 use super::train::cache_folder;
 use crate::ui::{Ui, moves};
 
@@ -53,6 +54,8 @@ pub(crate) struct Args {
     /// Write the run even where it is worse
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    threads: Threads,
     /// Stop at the first picture that cannot be read, instead of leaving it out
     #[arg(long)]
     strict: bool,
@@ -68,6 +71,7 @@ pub(crate) struct Args {
 const HELD_OUT: &str = "held-out.csv";
 
 pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
+    args.threads.start()?;
     ensure!((0.0..=90.0).contains(&args.held_out), "expected --held-out of 0 to 90 percent, found {}", args.held_out);
     let old = Run::open(&args.run)?;
     let places = Places {

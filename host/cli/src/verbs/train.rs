@@ -20,6 +20,7 @@ use graft_zoo::{Architecture, Catalogue};
 use serde_json::json;
 
 use super::model::cached;
+use super::threads::Threads;
 use crate::ui::Ui;
 
 /// Train on pictures to tell classes, tags or values, by grafting a new head on a pretrained backbone
@@ -60,6 +61,8 @@ pub(crate) struct Args {
     /// With --device cuda: what activations are kept and multiplied in, bf16, tf32 or f32; parameters stay f32
     #[arg(long, default_value = "bf16")]
     precision: Precision,
+    #[command(flatten)]
+    threads: Threads,
     /// Stop at the first picture that cannot be read, instead of leaving it out
     #[arg(long)]
     strict: bool,
@@ -225,6 +228,7 @@ enum OptimiserName {
 }
 
 pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
+    args.threads.start()?;
     let wish = args.choices.wish()?;
     if wish.recipe == Some(Recipe::Head) && args.device == Place::Cuda {
         ui.note("the frozen backbone runs on the CPU; --device cuda takes effect with fine-tuning");

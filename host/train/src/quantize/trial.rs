@@ -22,6 +22,9 @@ pub struct Measured {
     pub ece: Option<f64>,
     /// Bytes of the file.
     pub bytes: usize,
+    /// Bytes that the engine needs for it: packed weights, activations and scratch, one thread; none where tract runs it.
+    #[serde(default)]
+    pub memory: Option<usize>,
     /// The fastest milliseconds of a picture here, one thread: other programs make any but these longer.
     pub ms: f64,
 }
@@ -204,6 +207,7 @@ fn measured(data: &Dataset, answers: &[Answer], onnx: &[u8]) -> Result<Measured>
         interval: sure.is_some().then(|| interval(hits, n)),
         ece: sure.map(|s| calibration_error(&s)),
         bytes: onnx.len(),
+        memory: network.memory(),
         ms,
     })
 }

@@ -42,12 +42,13 @@ pub(super) fn find(
     }
     let float = trial.float.clone();
     let told = |c: &Candidate| told(c, &float);
-    let is_faster = |c: &Candidate| c.measured.ms <= FASTER * float.ms;
+    let most = plan.budget_ms.unwrap_or(FASTER * float.ms);
+    let is_fast = |c: &Candidate| c.measured.ms <= most;
     let is_good = |c: &Candidate| c.drop <= plan.budget + 1e-9;
 
     let all = quantized.quantization.layers.len() == quantized.layers.iter().count();
     let first = trial.add(if all { Kind::Int8 } else { Kind::Mixed }, quantized, &mut evaluating(progress))?.clone();
-    if is_good(&first) && is_faster(&first) {
+    if is_good(&first) && is_fast(&first) {
         return Ok((Verdict { ship: first.kind, why: told(&first) }, chosen(first.kind, quantized)));
     }
     let mut why = told(&first);
@@ -56,14 +57,14 @@ pub(super) fn find(
     {
         let found = trial.add_tuned(&tuned, &mut evaluating(progress))?.clone();
         why = format!("{}; {why}", told(&found));
-        if is_good(&found) && is_faster(&found) {
+        if is_good(&found) && is_fast(&found) {
             let chosen = Chosen { kind: Kind::Int8, quantized: tuned, is_tuned: true };
             return Ok((Verdict { ship: Kind::Int8, why }, Some(chosen)));
         }
     }
     if is_pinned && !is_good(&first) {
         why += "; these are the backbone's pinned parameters, and --afresh would choose others";
-    } else if !is_good(&first) && is_faster(&first) {
+    } else if !is_good(&first) && is_fast(&first) {
         let mut noisiest: Vec<&LayerReport> = layers.iter().collect();
         noisiest.sort_by(|a, b| b.noise.total_cmp(&a.noise));
         let mut count = 1;
@@ -72,23 +73,26 @@ pub(super) fn find(
             let quantization = quantized.quantization.only(&|name| !float(name));
             let mixed = Quantized { layers: quantized.layers.clone(), quantization };
             let found = trial.add(Kind::Mixed, &mixed, &mut evaluating(progress))?.clone();
-            if is_good(&found) && is_faster(&found) {
+            if is_good(&found) && is_fast(&found) {
                 let why = format!("{}; {why}", told(&found));
                 return Ok((Verdict { ship: Kind::Mixed, why }, chosen(Kind::Mixed, &mixed)));
             }
-            if !is_faster(&found) {
+            if !is_fast(&found) {
                 break;
             }
             count *= 2;
         }
-        why += "; no few layers in float mend that and stay faster than float";
+        why += "; no few layers in float mend that and stay fast enough";
     }
     let weights = trial.add(Kind::Weights, quantized, &mut evaluating(progress))?.clone();
-    if is_good(&weights) {
+    if is_good(&weights) && (plan.budget_ms.is_none() || is_fast(&weights)) {
         let why = format!("{}; {why}", told(&weights));
         return Ok((Verdict { ship: Kind::Weights, why }, chosen(Kind::Weights, quantized)));
     }
-    Ok((Verdict { ship: Kind::Float, why: format!("{why}; {}", told(&weights)) }, None))
+    let late = plan.budget_ms.filter(|ms| float.ms > *ms).map_or_else(String::new, |ms| {
+        format!("; a smaller network is needed: float takes {:.2} ms here, of {ms} that may be", float.ms)
+    });
+    Ok((Verdict { ship: Kind::Float, why: format!("{why}; {}{late}", told(&weights)) }, None))
 }
 
 /// Fine-tunes for int8, if that is asked for.
