@@ -17,6 +17,7 @@ use crate::decision::{DECISION, Decision, Standing, Weighed, doubt};
 use crate::input::{Input, Kind};
 use crate::network::{EngineChoice, Network, Picture, source, unknown_operators};
 use crate::outline::Source;
+use crate::picture::Region;
 use crate::{RuntimeError, graph, picture};
 
 /// Metadata key of the labels, a JSON array of strings in the order of the logits.
@@ -281,6 +282,20 @@ impl Model {
     pub fn classify(&self, picture: &RgbImage) -> Result<Prediction, RuntimeError> {
         let start = Instant::now();
         let said = self.ask(&picture::preprocess(picture, &self.preprocessing))?;
+        let latency = start.elapsed();
+        self.prediction(said, latency)
+    }
+
+    /// Classifies a square part of a larger picture, all of which the network sees: that part is what the middle of a photograph
+    /// is, of which the edges are cut off.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Model::classify`].
+    pub fn classify_tile(&self, tile: &RgbImage) -> Result<Prediction, RuntimeError> {
+        let start = Instant::now();
+        let region = Region { x: 0, y: 0, width: tile.width(), height: tile.height() };
+        let said = self.ask(&picture::resize_region(tile, region, self.preprocessing.crop))?;
         let latency = start.elapsed();
         self.prediction(said, latency)
     }

@@ -15,6 +15,7 @@ mod flash;
 mod key;
 mod label;
 mod lr_find;
+mod map;
 mod model;
 mod monitor;
 mod pack;
@@ -50,6 +51,7 @@ pub(crate) enum Verb {
     Quantize(Box<quantize::Args>),
     Report(report::Args),
     Predict(predict::Args),
+    Map(map::Args),
     Bench(bench::Args),
     Label(label::Args),
     /// Make and show the keys that sign bundles
@@ -86,6 +88,7 @@ pub(crate) fn run(verb: &Verb, ui: &mut Ui) -> Result<()> {
         Verb::Quantize(args) => quantize::run(args, ui),
         Verb::Report(args) => report::run(args, ui),
         Verb::Predict(args) => predict::run(args, ui),
+        Verb::Map(args) => map::run(args, ui),
         Verb::Bench(args) => bench::run(args, ui),
         Verb::Label(args) => label::run(args, ui),
         Verb::Key(command) => key::run(command, ui),
