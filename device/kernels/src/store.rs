@@ -10,6 +10,9 @@ use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
 
+#[cfg(not(miri))]
+use memmap2::Mmap;
+
 use crate::Buffer;
 use crate::buffer::{LINE, Plain};
 
@@ -78,7 +81,7 @@ impl<T: Plain> fmt::Debug for Store<T> {
 
 /// A file that is mapped into memory, to be read.
 #[derive(Debug)]
-pub struct Mapping(memmap2::Mmap);
+pub struct Mapping(Mmap);
 
 impl Mapping {
     /// Maps a whole file, which may be closed afterwards. It must be one that is only ever replaced by another of its name:
@@ -91,7 +94,7 @@ impl Mapping {
         // SAFETY: that the file stays as it is cannot be had from the system; whoever maps it owns its folder and renames
         // new files over old ones. Should another program write into it all the same, numbers change: what is taken from
         // a mapping by reference are numbers of which every bit pattern is a value, and none is an address or a length.
-        Ok(Self(unsafe { memmap2::Mmap::map(file)? }))
+        Ok(Self(unsafe { Mmap::map(file)? }))
     }
 
     /// Returns the file's bytes.
@@ -138,6 +141,30 @@ pub(crate) fn count(factors: &[usize]) -> Option<usize> {
     (product <= isize::MAX as usize / size_of::<f64>()).then_some(product)
 }
 
+/// Stands for a mapping where Miri watches, which maps no files: their bytes, in memory.
+#[cfg(miri)]
+#[derive(Debug)]
+struct Mmap(Buffer<u8>, usize);
+
+#[cfg(miri)]
+impl Mmap {
+    unsafe fn map(mut file: &File) -> io::Result<Self> {
+        let mut bytes = Vec::new();
+        io::Seek::rewind(&mut file)?;
+        io::Read::read_to_end(&mut file, &mut bytes)?;
+        Ok(Self(Buffer::copy_of(&bytes), bytes.len()))
+    }
+}
+
+#[cfg(miri)]
+impl Deref for Mmap {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0[..self.1]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -151,7 +178,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "Miri maps no files")]
     fn numbers_of_a_file_outlive_all_but_the_store() {
         let bytes: Vec<u8> = (0..=255).collect();
         let mut stores = Stores::new(mapping(&bytes), 3);
@@ -167,7 +193,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "Miri maps no files")]
     fn what_a_file_does_not_have_is_not_taken() {
         for start in [0, 128, 129, usize::MAX] {
             let mut stores = Stores::new(mapping(&[0; 128]), start);

@@ -242,13 +242,15 @@ fn pause(spins: &mut u32) {
     }
 }
 
-/// Rounds of waiting before a helper sleeps: a few hundred microseconds, longer than the gap between two kernels.
-const SPINS: u32 = 20_000;
+/// Rounds of waiting before a helper sleeps: a few hundred microseconds, longer than the gap between two kernels. Where Miri
+/// interprets each round, few.
+const SPINS: u32 = if cfg!(miri) { 20 } else { 20_000 };
 const MAX: usize = 256;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conv::tests::most;
 
     #[test]
     fn every_part_is_done_once() {
@@ -284,7 +286,7 @@ mod tests {
     #[test]
     fn a_panic_of_the_caller_waits_for_the_helpers() {
         let mut threads = Threads::new(3);
-        for _ in 0..100 {
+        for _ in 0..most(100, 10) {
             let alive = AtomicBool::new(true);
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 threads.split(3, 1, 0, &|range, _| {

@@ -16,6 +16,18 @@ pub(crate) fn numbers(seed: u64, len: usize) -> Vec<f32> {
         .collect()
 }
 
+/// How much of something a test takes: little where Miri interprets each step of it.
+pub(crate) const fn most(usual: usize, interpreted: usize) -> usize {
+    if cfg!(miri) { interpreted } else { usual }
+}
+
+/// How often a test of random shapes is made; `PROPTEST_CASES` makes it fewer.
+pub(crate) fn cases(usual: u32, interpreted: u32) -> ProptestConfig {
+    let usual = if cfg!(miri) { interpreted } else { usual };
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    ProptestConfig::with_cases(asked.map_or(usual, |asked: u32| usual.min(asked)))
+}
+
 /// The definition, in double precision: `[h, w, c]` in and out, no channel padding.
 fn reference(x: &[f32], size: [usize; 2], weights: &[f32], bias: &[f32], w: &Window, groups: usize) -> Vec<f64> {
     let outputs = bias.len();
@@ -124,13 +136,13 @@ fn exact(x: f64, f: Activation) -> f64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 400 }))]
+    #![proptest_config(cases(400, 6))]
 
     #[test]
     fn dense_convolutions_equal_their_definition_on_every_instruction_set(
-        seed: u64, w in window(), f in functions(), size in [1usize..=13, 1usize..=30],
-        inputs in prop_oneof![1usize..=4, 1usize..=70], more in 0usize..=2, outputs in 1usize..=70, threads in 1usize..=3, with_residual: bool,
-        band in 1usize..=20,
+        seed: u64, w in window(), f in functions(), size in [1usize..=most(13, 3), 1usize..=most(30, 8)],
+        inputs in prop_oneof![1usize..=4, 1usize..=most(70, 6)], more in 0usize..=2, outputs in 1usize..=most(70, 20),
+        threads in 1usize..=3, with_residual: bool, band in 1usize..=20,
     ) {
         let Some(out) = w.output(size) else { return Ok(()) };
         let x = numbers(seed, size[0] * size[1] * inputs);
@@ -157,12 +169,16 @@ proptest! {
             }
         }
     }
+}
+
+proptest! {
+    #![proptest_config(cases(400, 2))]
 
     #[test]
     fn winograds_method_equals_the_definition_on_every_instruction_set(
         seed: u64, before in [0usize..=3, 0usize..=3], after in [0usize..=3, 0usize..=3], f in functions(),
-        size in [1usize..=18, 1usize..=18], inputs in 1usize..=3, more in 0usize..=2, outputs in 1usize..=70,
-        threads in 1usize..=3, with_residual: bool,
+        size in [1usize..=most(18, 5), 1usize..=most(18, 5)], inputs in 1usize..=most(3, 1), more in 0usize..=2,
+        outputs in 1usize..=most(70, 17), threads in 1usize..=3, with_residual: bool,
         band in 1usize..=20,
     ) {
         let w = Window { kernel: [3; 2], before, after, ..Window::POINT };
@@ -195,11 +211,16 @@ proptest! {
             }
         }
     }
+}
+
+proptest! {
+    #![proptest_config(cases(400, 6))]
 
     #[test]
     fn depthwise_convolutions_equal_their_definition_on_every_instruction_set(
-        seed: u64, w in window(), f in functions(), size in [1usize..=13, 1usize..=30],
-        channels in prop_oneof![3 => 1usize..=40, 1 => 60usize..=140], threads in 1usize..=3, band in 1usize..=20,
+        seed: u64, w in window(), f in functions(), size in [1usize..=most(13, 5), 1usize..=most(30, 8)],
+        channels in prop_oneof![3 => 1usize..=most(40, 20), 1 => most(60, 30)..=most(140, 40)], threads in 1usize..=3,
+        band in 1usize..=20,
     ) {
         let Some(out) = w.output(size) else { return Ok(()) };
         let x = numbers(seed, size[0] * size[1] * channels);

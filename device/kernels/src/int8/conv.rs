@@ -372,14 +372,18 @@ unsafe fn run_part<S: Bytes, const V: usize, const R: usize>((job, scratch): (&J
         let even = left.div_ceil(left.div_ceil(batch));
         let count = if even == left { left } else { even.next_multiple_of(R).min(batch) };
         let height = count.div_ceil(count.div_ceil(R));
+        // Each tile has its own part of them: what the rows of another point to is not borrowed anew.
+        let (mut wide, mut cells) = (&mut wide[..], &mut cells[..]);
         for first in (0..count).step_by(height) {
             let (len, rows) = (height.min(count - first), rows.as_mut_ptr().add(first * runs));
             taps.find(at + first, len, rows);
             if job.runs.pixels > 1 {
-                mend_runs(job, at + first, len, rows, &mut cells[first * runs * job.runs.pixels * 4..]);
+                let own = cells.split_off_mut(..len * runs * job.runs.pixels * 4).expect("memory for each run");
+                mend_runs(job, at + first, len, rows, own);
             }
             if S::WIDENS {
-                widen::<S>(job, len, rows, wide[first * words..].as_mut_ptr());
+                let own = wide.split_off_mut(..len * words).expect("memory for the words of each pixel");
+                widen::<S>(job, len, rows, own.as_mut_ptr());
             }
         }
         let mut block = job.blocks.start;

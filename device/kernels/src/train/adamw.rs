@@ -107,7 +107,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::conv::tests::numbers;
+    use crate::conv::tests::{cases, most, numbers};
 
     /// PyTorch 2.15: `w = tensor([[1., -2.]]); b = tensor([0.5])`, `AdamW([w, b], lr=0.1, weight_decay=0.01)` for `w`,
     /// 0 for `b`; loss `(w**2).sum() + 3 * b.sum()`, two steps. See `device/kernels/tests/golden/adamw.py`.
@@ -136,8 +136,10 @@ mod tests {
     const GOLDEN: [f32; 3] = [0.798_519, -1.796_272_6, 0.3];
 
     proptest! {
+        #![proptest_config(cases(256, 4))]
+
         #[test]
-        fn adamw_is_that_of_the_paper(seed: u64, blocks in 1..2000_usize) {
+        fn adamw_is_that_of_the_paper(seed: u64, blocks in 1..most(2000, 9)) {
             let step = Step { rate: 0.1, decay: 0.01, betas: [0.9, 0.999], eps: 1e-8, count: 3, scale: 0.5 };
             let len = blocks * crate::BLOCK;
             let (p, g, m) = (numbers(seed, len), numbers(seed ^ 1, len), numbers(seed ^ 2, len));

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::norm::{self, Affine, Coefficients, Residual, Sums};
 use super::{depthwise, pool};
-use crate::conv::tests::numbers;
+use crate::conv::tests::{cases, most, numbers};
 use crate::{Activation, BLOCK, Isa, Threads, Window};
 
 /// Quarters from -4 to 4: their products and sums are exact in single precision, so that results equal their definition in
@@ -108,10 +108,12 @@ impl Layer {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 60 }))]
+    #![proptest_config(cases(60, 4))]
 
     #[test]
-    fn normalising_equals_its_definition(seed: u64, rows in 0usize..=60, blocks in 1usize..=6, bounds in bounds()) {
+    fn normalising_equals_its_definition(
+        seed: u64, rows in 0usize..=most(60, 9), blocks in 1usize..=most(6, 2), bounds in bounds(),
+    ) {
         let l = Layer::new(seed, rows, blocks * BLOCK, bounds, quarters);
         let scaled = Residual::Scaled { z: &l.other, scale: &l.by[2], shift: &l.by[3] };
         let other = |i: usize| f64::from(l.other[i]);
@@ -132,7 +134,7 @@ proptest! {
 
     #[test]
     fn statistics_and_moments_equal_their_definition(
-        seed: u64, rows in 0usize..=600, blocks in 1usize..=6, bounds in bounds(),
+        seed: u64, rows in 0usize..=most(600, 40), blocks in 1usize..=most(6, 2), bounds in bounds(),
     ) {
         let l = Layer::new(seed, rows, blocks * BLOCK, bounds, quarters);
         let centred = |i, c| l.z(i) - l.by(2, c);
@@ -155,7 +157,9 @@ proptest! {
     }
 
     #[test]
-    fn combining_equals_its_definition(seed: u64, rows in 0usize..=60, blocks in 1usize..=6, bounds in bounds()) {
+    fn combining_equals_its_definition(
+        seed: u64, rows in 0usize..=most(60, 9), blocks in 1usize..=most(6, 2), bounds in bounds(),
+    ) {
         let l = Layer::new(seed, rows, blocks * BLOCK, bounds, quarters);
         let [_, _, _, a, k, b] = &l.by;
         for (k, b) in [(None, None), (Some(k), None), (None, Some(b)), (Some(k), Some(b))] {
@@ -175,7 +179,7 @@ proptest! {
     }
 
     #[test]
-    fn masks_and_sums_equal_their_definition(seed: u64, blocks in 0usize..=300, bounds in bounds()) {
+    fn masks_and_sums_equal_their_definition(seed: u64, blocks in 0usize..=most(300, 20), bounds in bounds()) {
         let l = Layer::new(seed, blocks, BLOCK, bounds, quarters);
         let clamped = singles(&l.map(|i, _| l.clamp(l.z(i))));
         let masked = singles(&l.map(|i, _| f64::from(l.gradient[i]) * l.open(l.z(i))));
@@ -192,7 +196,7 @@ proptest! {
     }
 
     #[test]
-    fn a_gradient_stops_just_where_a_number_was_held(seed: u64, rows in 1usize..=400, blocks in 1usize..=3) {
+    fn a_gradient_stops_just_where_a_number_was_held(seed: u64, rows in 1usize..=most(400, 20), blocks in 1usize..=most(3, 2)) {
         let mut l = Layer::new(seed, rows, blocks * BLOCK, (0.0, 0.25), numbers);
         l.by[0].iter_mut().for_each(|scale| *scale += if *scale < 0.0 { -0.1 } else { 0.1 });
         // Bounds that some results lie at to the bit, so that one more rounding forwards or backwards would show.
@@ -242,7 +246,7 @@ fn smooth(f: Activation, x: f64) -> (f64, f64) {
 fn other_functions_and_their_slopes_equal_their_definition() {
     let hard = Activation::HardSigmoid { slope: 0.2, offset: 0.5 };
     for f in [Activation::HardSwish, hard, Activation::Sigmoid, Activation::Silu] {
-        let mut l = Layer::new(3, 200, 2 * BLOCK, (0.0, 0.0), numbers);
+        let mut l = Layer::new(3, most(200, 20), 2 * BLOCK, (0.0, 0.0), numbers);
         // Far beyond every bend of a function, on both sides.
         l.by[0].iter_mut().for_each(|scale| *scale *= 10.0);
         let scaled = |i, c| l.scaled(i, c);
@@ -276,7 +280,7 @@ fn other_functions_and_their_slopes_equal_their_definition() {
 
 #[test]
 fn sums_keep_their_digits_over_many_rows_far_from_zero() {
-    let (rows, width) = if cfg!(miri) { (300, BLOCK) } else { (50_000, 2 * BLOCK) };
+    let (rows, width) = (most(50_000, 300), most(2, 1) * BLOCK);
     let mut l = Layer::new(5, rows, width, (0.0, f32::INFINITY), numbers);
     l.z.iter_mut().for_each(|z| *z += 1000.0);
     l.by[2].iter_mut().for_each(|centre| *centre += 1000.0);
@@ -395,11 +399,11 @@ fn seen(w: &Window, size: [usize; 2]) -> Vec<[usize; 3]> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 60 }))]
+    #![proptest_config(cases(60, 4))]
 
     #[test]
     fn the_gradient_of_a_largest_equals_its_definition(
-        seed: u64, w in window(), size in [1usize..=13, 1usize..=13], blocks in 1usize..=5,
+        seed: u64, w in window(), size in [1usize..=most(13, 6), 1usize..=most(13, 6)], blocks in 1usize..=most(5, 1),
     ) {
         let Some(out) = w.output(size) else { return Ok(()) };
         let width = blocks * BLOCK;
@@ -428,7 +432,8 @@ proptest! {
 
     #[test]
     fn means_and_their_gradients_equal_their_definition(
-        seed: u64, pictures in 0usize..=5, pixels in prop_oneof![1usize..=50, 100usize..=300], blocks in 1usize..=4,
+        seed: u64, pictures in 0usize..=5,
+        pixels in prop_oneof![1usize..=most(50, 9), most(100, 20)..=most(300, 30)], blocks in 1usize..=most(4, 1),
         bounds in bounds(),
     ) {
         let l = Layer::new(seed, pictures * pixels, blocks * BLOCK, bounds, quarters);
@@ -453,13 +458,14 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 150 }))]
+    #![proptest_config(cases(150, 3))]
 
     #[test]
     fn depthwise_gradients_equal_their_definition(
-        seed: u64, w in window(), size in (prop_oneof![3 => 1usize..=16, 1 => 30usize..=70], 1usize..=30).prop_map(<[usize; 2]>::from),
-        blocks in 1usize..=5,
+        seed: u64, w in window(), height in prop_oneof![3 => 1usize..=most(16, 5), 1 => most(30, 6)..=most(70, 7)],
+        breadth in 1usize..=most(30, 6), blocks in 1usize..=most(5, 1),
     ) {
+        let size = [height, breadth];
         let Some(out) = w.output(size) else { return Ok(()) };
         let (width, taps) = (blocks * BLOCK, w.kernel[0] * w.kernel[1]);
         let [input, gradient, weights, before] = [(0, size[0] * size[1]), (1, out[0] * out[1]), (2, taps), (3, taps)]
@@ -484,10 +490,10 @@ proptest! {
 
 #[test]
 fn depthwise_gradients_of_large_pictures_keep_their_digits() {
-    let size = if cfg!(miri) { [34, 9] } else { [113, 97] };
+    let size = [most(113, 34), most(97, 3)];
     for (k, s) in [(3, 1), (3, 2), (5, 1), (5, 2), (4, 3)] {
         let w = Window { kernel: [k; 2], stride: [s; 2], dilation: [1; 2], before: [k / 2; 2], after: [k / 2; 2] };
-        let (out, width) = (w.output(size).unwrap(), 3 * BLOCK);
+        let (out, width) = (w.output(size).unwrap(), most(3, 1) * BLOCK);
         let [input, gradient, weights] = [(1, size[0] * size[1]), (2, out[0] * out[1]), (3, k * k)]
             .map(|(seed, rows)| numbers(seed, rows * width).iter().map(|v| v + 0.5).collect::<Vec<f32>>());
         let (mut by_weights, mut by_input) = (vec![0.0_f64; weights.len()], vec![0.0_f64; input.len()]);
