@@ -491,7 +491,7 @@ proptest! {
 #[test]
 fn depthwise_gradients_of_large_pictures_keep_their_digits() {
     let size = [most(113, 34), most(97, 3)];
-    for (k, s) in [(3, 1), (3, 2), (5, 1), (5, 2), (4, 3)] {
+    for (k, s) in [(3, 1), (5, 2), (3, 2), (5, 1), (4, 3)].into_iter().take(most(5, 1)) {
         let w = Window { kernel: [k; 2], stride: [s; 2], dilation: [1; 2], before: [k / 2; 2], after: [k / 2; 2] };
         let (out, width) = (w.output(size).unwrap(), most(3, 1) * BLOCK);
         let [input, gradient, weights] = [(1, size[0] * size[1]), (2, out[0] * out[1]), (3, k * k)]
