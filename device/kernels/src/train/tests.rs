@@ -140,7 +140,8 @@ proptest! {
         let centred = |i, c| l.z(i) - l.by(2, c);
         let before = Sums { first: vec![3.0; l.width], second: vec![-5.0; l.width] };
         let onto = |by: f64, sums: Vec<f64>| sums.iter().map(|s| s + by).collect::<Vec<f64>>();
-        let statistics = Sums { first: onto(3.0, l.sum(centred)), second: onto(-5.0, l.sum(|i, c| centred(i, c).powi(2))) };
+        let squares = l.sum(|i, c| centred(i, c) * centred(i, c));
+        let statistics = Sums { first: onto(3.0, l.sum(centred)), second: onto(-5.0, squares) };
         let moments = Sums {
             first: onto(3.0, l.sum(|i, c| l.g(i, c))),
             second: onto(-5.0, l.sum(|i, c| l.g(i, c) * centred(i, c))),
@@ -246,7 +247,8 @@ fn smooth(f: Activation, x: f64) -> (f64, f64) {
 fn other_functions_and_their_slopes_equal_their_definition() {
     let hard = Activation::HardSigmoid { slope: 0.2, offset: 0.5 };
     for f in [Activation::HardSwish, hard, Activation::Sigmoid, Activation::Silu] {
-        let mut l = Layer::new(3, most(200, 20), 2 * BLOCK, (0.0, 0.0), numbers);
+        let rows = most(200, 20);
+        let mut l = Layer::new(3, rows, 2 * BLOCK, (0.0, 0.0), numbers);
         // Far beyond every bend of a function, on both sides.
         l.by[0].iter_mut().for_each(|scale| *scale *= 10.0);
         let scaled = |i, c| l.scaled(i, c);
@@ -256,7 +258,7 @@ fn other_functions_and_their_slopes_equal_their_definition() {
         let combined = l.map(|i, c| l.by(3, c) * g(i, c) + l.by(4, c) * l.z(i) + l.by(5, c));
         let [_, _, _, a, k, b] = &l.by;
         let by = Coefficients { a, k: Some(k), b: Some(b) };
-        let mean = l.sum(|i, c| smooth(f, scaled(i, c)).0 / 200.0);
+        let mean = l.sum(|i, c| smooth(f, scaled(i, c)).0 / rows as f64);
         let expected = [value, combined, l.sum(g), l.sum(|i, c| g(i, c) * centred(i, c)), mean];
         for (isa, found) in everywhere(|isa, threads| {
             let (mut y, mut out, mut mean) = (vec![0.0; l.z.len()], vec![0.0; l.z.len()], vec![0.0; l.width]);
@@ -264,7 +266,7 @@ fn other_functions_and_their_slopes_equal_their_definition() {
             norm::normalise(isa, threads, &l.z, l.closed(f), None, &mut y);
             norm::combine(isa, threads, &l.z, l.closed(f), &l.gradient, by, &mut out);
             norm::moments(isa, threads, &l.z, l.closed(f), &l.gradient, &l.by[2], &mut sums);
-            pool::mean(isa, threads, &l.z, l.closed(f), 200, l.width, &mut mean);
+            pool::mean(isa, threads, &l.z, l.closed(f), rows, l.width, &mut mean);
             [y, out, singles(&sums.first), singles(&sums.second), mean]
         }) {
             for (what, (found, expected)) in found.iter().zip(&expected).enumerate() {
@@ -291,7 +293,7 @@ fn sums_keep_their_digits_over_many_rows_far_from_zero() {
     let centred = |i: usize, c: usize| l.z(i) - l.by(2, c);
     let expected = [
         l.sum(centred),
-        l.sum(|i, c| centred(i, c).powi(2)),
+        l.sum(|i, c| centred(i, c) * centred(i, c)),
         l.sum(|i, c| l.g(i, c)),
         l.sum(|i, c| l.g(i, c) * centred(i, c)),
     ];
