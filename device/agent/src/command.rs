@@ -1,4 +1,4 @@
-//! The command line of `graftd`: run, once, status, check, factory, bench.
+//! The command line of `graftd`: run, once, map, status, check, factory, bench.
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
@@ -20,6 +20,7 @@ use crate::agent::{Agent, Start};
 use crate::config::Config;
 use crate::feed::{Choice, Feed};
 use crate::health::Health;
+use crate::map;
 use crate::ports::listen;
 use crate::status;
 use crate::supervisor::Supervisor;
@@ -47,6 +48,13 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look at large pictures in tiles, and map what is found
+    ///
+    /// Rows are read as they are needed, and a picture never is in memory as a whole. The folder gets a map for each picture and
+    /// of all of them spots.geojson, spots.csv and summary.json. What is taken, and what hot spots and positions are, is told by
+    /// `graft map --help`, whose figures these are.
+    #[command(after_help = MAP_EXAMPLES)]
+    Map(map::Map),
     /// Tell how the running daemon and the board are
     ///
     /// Asks the daemon by a socket in its folder, which its user and root may. Without a daemon the board is told of alone, and
@@ -108,7 +116,7 @@ struct Bench {
     json: bool,
 }
 
-const DEFAULT: &str = "/etc/graft/graftd.toml";
+pub(crate) const DEFAULT: &str = "/etc/graft/graftd.toml";
 const EXAMPLES: &str = "Examples:
   graftd check --config graftd.toml
   graftd run --config graftd.toml
@@ -116,6 +124,9 @@ const EXAMPLES: &str = "Examples:
   graftd status --json
   graftd factory leaves.graft --config graftd.toml
   graftd bench leaves.onnx --threads 4";
+const MAP_EXAMPLES: &str = "Examples:
+  graftd map /media/card/DCIM/*.JPG --out maps --class rust --config graftd.toml
+  graftd map field.tif --out maps --model leaves.graft --tile 448 --json";
 const BENCH_EXAMPLES: &str = "Examples:
   graftd bench leaves.onnx --threads 4 --json
   graftd bench leaves.graft --explain";
@@ -126,6 +137,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run { config } => run(&config).map(|()| ExitCode::SUCCESS),
         Command::Once { image, config, json } => once(&image, &config, json),
         Command::Status { config, json } => tell_status(&config, json),
+        Command::Map(arguments) => map::run(&arguments),
         Command::Check { config } => check(&config).map(|()| ExitCode::SUCCESS),
         Command::Factory { bundle, config } => factory(&bundle, &config),
         Command::Bench(arguments) => bench(&arguments).map(|()| ExitCode::SUCCESS),

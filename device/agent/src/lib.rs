@@ -12,6 +12,7 @@ pub mod feed;
 pub mod guard;
 pub mod health;
 pub mod installer;
+mod map;
 pub mod panel;
 pub mod pictures;
 pub mod ports;

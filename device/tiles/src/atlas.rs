@@ -61,6 +61,16 @@ impl Choice {
         }
         Ok(Self { labels: labels.to_vec(), classes, above })
     }
+
+    /// Tells what a colour stands for.
+    pub(crate) fn told(&self) -> String {
+        let names: Vec<&str> = self.classes.iter().filter_map(|c| self.labels.get(*c)).map(String::as_str).collect();
+        match names.len() {
+            1 => format!("probability of {}", names[0]),
+            2..=4 => format!("probability of the likeliest of {}", names.join(", ")),
+            n => format!("probability of the likeliest of {n} classes"),
+        }
+    }
 }
 
 /// What is told of a picture.

@@ -109,6 +109,12 @@ impl Heat {
         self.sums.get(at * self.classes + class).map_or(0.0, |sum| sum / self.weights[at])
     }
 
+    /// Returns the column and row of the cell that a point lies in, if it is in the picture.
+    pub fn at_pixel(&self, x: f64, y: f64) -> Option<(u32, u32)> {
+        let is_inside = (0.0..f64::from(self.width)).contains(&x) && (0.0..f64::from(self.height)).contains(&y);
+        is_inside.then(|| (x as u32 / self.cell, y as u32 / self.cell))
+    }
+
     /// Returns the pixels of a cell: left, top, right and bottom, the latter not among them.
     pub fn pixels(&self, column: u32, row: u32) -> [u32; 4] {
         let (left, top) = (column * self.cell, row * self.cell);

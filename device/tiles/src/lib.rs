@@ -15,6 +15,7 @@ pub mod source;
 pub mod spots;
 pub mod survey;
 mod upright;
+pub mod verb;
 
 pub use atlas::{Atlas, Chart, Choice};
 pub use error::TilesError;

@@ -8,8 +8,8 @@ use std::convert::Infallible;
 use embedded_graphics::Pixel;
 use embedded_graphics::draw_target::DrawTarget;
 use embedded_graphics::geometry::{OriginDimensions, Point, Size};
-use embedded_graphics::mono_font::MonoTextStyle;
-use embedded_graphics::mono_font::iso_8859_1::FONT_8X13;
+use embedded_graphics::mono_font::iso_8859_1::{FONT_8X13, FONT_10X20};
+use embedded_graphics::mono_font::{MonoFont, MonoTextStyle};
 use embedded_graphics::pixelcolor::{Rgb888, RgbColor};
 use embedded_graphics::prelude::Drawable;
 use embedded_graphics::text::{Baseline, Text};
@@ -20,38 +20,42 @@ use crate::heat::{Heat, Known};
 
 /// Draws the map of a picture.
 pub(crate) fn draw(small: &RgbImage, heat: &Heat, chart: &Chart, choice: &Choice) -> RgbImage {
+    let width = small.width().max(NARROWEST);
+    let font = if width < WIDE { &FONT_8X13 } else { &FONT_10X20 };
+    let line = font.character_size.height + 3;
     let listed = chart.spots.len().min(LISTED);
-    let legend = TOP + 4 * LINE + listed as u32 * LINE;
-    let mut canvas = Canvas(RgbImage::from_pixel(small.width().max(NARROWEST), small.height() + legend, Rgb([255; 3])));
+    let height = small.height() + BAR_HEIGHT + (3 + listed as u32) * line + 2 * MARGIN;
+    let mut canvas = Canvas { picture: RgbImage::from_pixel(width, height, Rgb([255; 3])), font };
     let cells = Cells { small, heat, choice };
     for (x, y, pixel) in small.enumerate_pixels() {
-        canvas.0.put_pixel(x, y, cells.colour(x, y, *pixel));
+        canvas.picture.put_pixel(x, y, cells.colour(x, y, *pixel));
     }
     let scale = f64::from(small.width()) / f64::from(heat.picture().0.max(1));
     for (number, spot) in chart.spots.iter().take(NUMBERED).enumerate().rev() {
         // A ring has its middle outside of itself; its peak is in it.
-        let (x, y) = if spot.cells > 2 { (spot.x, spot.y) } else { spot.peak_at };
+        let is_hot =
+            heat.at_pixel(spot.x, spot.y).is_some_and(|c| heat.probability(c.0, c.1, spot.class) >= choice.above);
+        let (x, y) = if is_hot { (spot.x, spot.y) } else { spot.peak_at };
         canvas.label((x * scale) as i32, (y * scale) as i32, &(number + 1).to_string());
     }
-    let top = small.height() as i32 + 8;
+    let top = (small.height() + MARGIN) as i32;
     bar(&mut canvas, top, choice.above);
-    let names: Vec<&str> = choice.classes.iter().filter_map(|c| choice.labels.get(*c)).map(String::as_str).collect();
-    let line = |n: u32| top + (TOP + n * LINE) as i32 - 8;
-    canvas.text(8, line(0), &format!("{}: probability of {}", chart.name, names.join(", ")));
+    let at = |number: usize| top + (BAR_HEIGHT + number as u32 * line) as i32;
+    canvas.text(MARGIN as i32, at(0), &format!("{}: {}", chart.name, choice.told()));
     let spots = format!("{} hot spots of at least {:.0} %, outlined", chart.spots.len(), 100.0 * choice.above);
-    canvas.text(8, line(1), &format!("{spots}; hatched: unfamiliar; white: no picture"));
-    canvas.text(8, line(2), &chart.place.told());
+    canvas.text(MARGIN as i32, at(1), &format!("{spots}; hatched: unfamiliar; white: no picture"));
+    canvas.text(MARGIN as i32, at(2), &chart.place.told());
     for (number, spot) in chart.spots.iter().take(listed).enumerate() {
         let label = choice.labels.get(spot.class).map_or("", String::as_str);
-        let at = match chart.place.position(spot.x, spot.y) {
-            Some(p) => format!("{:.6}, {:.6}", p.latitude, p.longitude),
-            None => String::new(),
+        let place = match chart.place.position(spot.x, spot.y) {
+            Some(p) if chart.place.precision() == "pixel" => format!("  {:.6}, {:.6}", p.latitude, p.longitude),
+            _ => String::new(),
         };
         let (x, y) = (spot.x.round(), spot.y.round());
-        let text = format!("{:>3}  {:>3.0} %  {label}  at pixel {x}, {y}  {at}", number + 1, 100.0 * spot.peak);
-        canvas.text(8, line(3 + number as u32), &text);
+        let text = format!("{:>3}  {:>3.0} %  {label}  at pixel {x}, {y}{place}", number + 1, 100.0 * spot.peak);
+        canvas.text(MARGIN as i32, at(3 + number), &text);
     }
-    canvas.0
+    canvas.picture
 }
 
 /// What the pixels of the map are coloured by.
@@ -68,7 +72,7 @@ impl Cells<'_> {
         let cell = self.cell(x, y);
         match self.heat.known(cell.0, cell.1) {
             Known::Empty => Rgb([255; 3]),
-            Known::Unfamiliar if (x + y) % 8 < 2 => Rgb([if grey < 128 { 200 } else { 60 }; 3]),
+            Known::Unfamiliar if (x + y) % 10 < 2 => Rgb([grey / 2 + 20; 3]),
             Known::Unfamiliar => Rgb([grey; 3]),
             Known::Yes if self.is_edge(x, y, cell) => Rgb(if (x + y) % 6 < 3 { [255; 3] } else { [0; 3] }),
             Known::Yes => {
@@ -123,7 +127,7 @@ fn bar(canvas: &mut Canvas, top: i32, above: f32) {
         canvas.put(at(above), top + y, [0; 3]);
         canvas.put(at(above) + 1, top + y, [255; 3]);
     }
-    canvas.text(8, top, "0 %");
+    canvas.text(MARGIN as i32, top, "0 %");
     canvas.text(BAR_LEFT + BAR + 8, top, &format!("100 %, hot from {:.0} %", 100.0 * above));
 }
 
@@ -137,26 +141,30 @@ fn ramp(probability: f32) -> [u8; 3] {
 }
 
 /// A picture that is drawn on; what is outside is dropped.
-struct Canvas(RgbImage);
+struct Canvas {
+    picture: RgbImage,
+    font: &'static MonoFont<'static>,
+}
 
 impl Canvas {
     fn put(&mut self, x: i32, y: i32, colour: [u8; 3]) {
         if let (Ok(x), Ok(y)) = (u32::try_from(x), u32::try_from(y))
-            && x < self.0.width()
-            && y < self.0.height()
+            && x < self.picture.width()
+            && y < self.picture.height()
         {
-            self.0.put_pixel(x, y, Rgb(colour));
+            self.picture.put_pixel(x, y, Rgb(colour));
         }
     }
 
     fn text(&mut self, x: i32, y: i32, text: &str) {
-        let style = MonoTextStyle::new(&FONT_8X13, Rgb888::BLACK);
+        let style = MonoTextStyle::new(self.font, Rgb888::BLACK);
         let _ = Text::with_baseline(text, Point::new(x, y), style, Baseline::Top).draw(self);
     }
 
     /// Writes a number on white around a point.
     fn label(&mut self, x: i32, y: i32, text: &str) {
-        let (width, height) = (text.len() as i32 * 8 + 6, 17);
+        let size = self.font.character_size;
+        let (width, height) = (text.len() as i32 * size.width as i32 + 6, size.height as i32 + 4);
         let (left, top) = (x - width / 2, y - height / 2);
         for row in 0..height {
             for column in 0..width {
@@ -170,7 +178,7 @@ impl Canvas {
 
 impl OriginDimensions for Canvas {
     fn size(&self) -> Size {
-        Size::new(self.0.width(), self.0.height())
+        Size::new(self.picture.width(), self.picture.height())
     }
 }
 
@@ -199,11 +207,13 @@ const VIRIDIS: [[u8; 3]; 9] = [
     [253, 231, 37],
 ];
 const NARROWEST: u32 = 720;
-/// Pixels of the scale, and of a line of text.
-const TOP: u32 = 32;
-const LINE: u32 = 16;
+/// From which width on letters are larger.
+const WIDE: u32 = 1200;
+const MARGIN: u32 = 8;
+/// The scale of colours.
+const BAR_HEIGHT: u32 = 28;
 const BAR: i32 = 256;
-const BAR_LEFT: i32 = 40;
+const BAR_LEFT: i32 = 48;
 /// Spots that have a number in the picture, and a line below it.
 const NUMBERED: usize = 50;
 const LISTED: usize = 12;

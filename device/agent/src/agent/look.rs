@@ -18,6 +18,13 @@ pub struct Job {
     pub(super) bundle: String,
 }
 
+impl Job {
+    /// Returns what answers.
+    pub fn model(&self) -> Arc<Model> {
+        Arc::clone(&self.model)
+    }
+}
+
 /// A picture with its answer, which the agent has not heard of yet.
 #[derive(Debug)]
 pub struct Seen {
