@@ -40,7 +40,8 @@ pub(super) fn run(args: &Args, work: &Path) -> Result<String> {
     let scripts = crate::root().join("scripts/peers").canonicalize().context("looking for scripts/peers")?;
     std::fs::create_dir_all(work).with_context(|| format!("making {}", work.display()))?;
     let python = setup::environment(&work.join("exporters"), &scripts.join("requirements-models.txt"))?;
-    let build = ["build", "--release", "--locked", "--package", "graft-train", "--example", "step"];
+    // Of the workspace, whose features are those of `cargo build --release`: nothing is built twice.
+    let build = ["build", "--release", "--locked", "--workspace", "--example", "step"];
     let programs = Programs {
         graft: crate::program::build(crate::cargo_command(&build), &[])?,
         python,
