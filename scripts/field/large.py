@@ -38,7 +38,7 @@ def mosaic(photographs, side):
 
 def measured(graft, model, picture, out, *options):
     command = [graft, "map", model, picture, "--out", out, "--json", *options]
-    process = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     peak = 0
     # What `wait4` tells counts this script's own pages too, which a child begins with.
     while process.poll() is None:
@@ -50,7 +50,7 @@ def measured(graft, model, picture, out, *options):
             pass
         time.sleep(0.02)
     if process.returncode:
-        raise SystemExit(f"graft map {picture}: exit code {process.returncode}")
+        raise SystemExit(f"graft map {picture}: exit code {process.returncode}\n{process.stderr.read()}")
     chart = json.loads(process.stdout.read())["pictures"][0]
     return peak / 1024, chart["seconds"], chart["tiles"]
 

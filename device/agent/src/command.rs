@@ -20,6 +20,7 @@ use crate::agent::{Agent, Start};
 use crate::config::Config;
 use crate::feed::{Choice, Feed};
 use crate::health::Health;
+#[cfg(feature = "map")]
 use crate::map;
 use crate::ports::listen;
 use crate::status;
@@ -53,6 +54,7 @@ enum Command {
     /// Rows are read as they are needed, and a picture never is in memory as a whole. The folder gets a map for each picture and
     /// of all of them spots.geojson, spots.csv and summary.json. What is taken, and what hot spots and positions are, is told by
     /// `graft map --help`, whose figures these are.
+    #[cfg(feature = "map")]
     #[command(after_help = MAP_EXAMPLES)]
     Map(map::Map),
     /// Tell how the running daemon and the board are
@@ -124,6 +126,7 @@ const EXAMPLES: &str = "Examples:
   graftd status --json
   graftd factory leaves.graft --config graftd.toml
   graftd bench leaves.onnx --threads 4";
+#[cfg(feature = "map")]
 const MAP_EXAMPLES: &str = "Examples:
   graftd map /media/card/DCIM/*.JPG --out maps --class rust --config graftd.toml
   graftd map field.tif --out maps --model leaves.graft --tile 448 --json";
@@ -137,6 +140,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run { config } => run(&config).map(|()| ExitCode::SUCCESS),
         Command::Once { image, config, json } => once(&image, &config, json),
         Command::Status { config, json } => tell_status(&config, json),
+        #[cfg(feature = "map")]
         Command::Map(arguments) => map::run(&arguments),
         Command::Check { config } => check(&config).map(|()| ExitCode::SUCCESS),
         Command::Factory { bundle, config } => factory(&bundle, &config),

@@ -12,6 +12,7 @@ pub mod feed;
 pub mod guard;
 pub mod health;
 pub mod installer;
+#[cfg(feature = "map")]
 mod map;
 pub mod panel;
 pub mod pictures;
