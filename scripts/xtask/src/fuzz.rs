@@ -38,12 +38,13 @@ pub(crate) struct Args {
 }
 
 /// A target and the longest input that is tried, in bytes: a few times the longest seed.
-const TARGETS: [(&str, usize); 11] = [
+const TARGETS: [(&str, usize); 12] = [
     ("frame", 20_000),
     ("message", 4096),
     ("channel", 4096),
     ("manifest", 16_384),
     ("bundle", 16_384),
+    ("rows", 32_768),
     ("packed", 32_768),
     ("onnx", 8192),
     ("picture", 16_384),
@@ -52,7 +53,7 @@ const TARGETS: [(&str, usize); 11] = [
     ("device", 4096),
 ];
 /// Those that are built without the engine, where no other is asked for: in a fraction of the time.
-const LIGHT: [&str; 5] = ["frame", "message", "channel", "manifest", "bundle"];
+const LIGHT: [&str; 6] = ["frame", "message", "channel", "manifest", "bundle", "rows"];
 /// Most seconds for one input, most megabytes at once and in all: the largest activation that a model may have takes 1024.
 const LIMITS: [&str; 3] = ["-timeout=20", "-malloc_limit_mb=1100", "-rss_limit_mb=2600"];
 /// What cargo-fuzz passes.
