@@ -8,8 +8,8 @@
 //! RFC 7946 (GeoJSON), RFC 4180 (CSV).
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{Cursor, Write};
+use std::fs;
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use image::ImageFormat;
@@ -160,7 +160,7 @@ impl Atlas {
         let drawn = overlay::draw(&survey.small, &survey.heat, &chart, &self.choice);
         let mut png = Cursor::new(vec![]);
         drawn.write_to(&mut png, ImageFormat::Png).map_err(|e| writing(&self.folder, std::io::Error::other(e)))?;
-        write_atomic(&self.folder.join(&chart.map), &png.into_inner())?;
+        write(&self.folder.join(&chart.map), &png.into_inner())?;
         self.names.insert(chart.map.to_lowercase());
         self.charts.push(chart);
         Ok(&self.charts[self.charts.len() - 1])
@@ -179,9 +179,9 @@ impl Atlas {
     pub fn finish(&self) -> Result<Value, TilesError> {
         let summary = self.summary();
         let pretty = |value: &Value| format!("{value:#}\n").into_bytes();
-        write_atomic(&self.folder.join(SPOTS_JSON), &pretty(&self.geojson()))?;
-        write_atomic(&self.folder.join(SPOTS_CSV), self.csv().as_bytes())?;
-        write_atomic(&self.folder.join(SUMMARY), &pretty(&summary))?;
+        write(&self.folder.join(SPOTS_JSON), &pretty(&self.geojson()))?;
+        write(&self.folder.join(SPOTS_CSV), self.csv().as_bytes())?;
+        write(&self.folder.join(SUMMARY), &pretty(&summary))?;
         Ok(summary)
     }
 
@@ -305,19 +305,8 @@ fn quoted(text: &str) -> String {
     if text.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
 }
 
-/// Writes a file so that it is there whole or not at all.
-fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), TilesError> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let write = || -> std::io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(".").suffix(".part").tempfile_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        // Not every file system can sync a folder; the file itself is safe either way.
-        let _ = File::open(folder).and_then(|f| f.sync_all());
-        Ok(())
-    };
-    write().map_err(|e| writing(path, e))
+fn write(path: &Path, bytes: &[u8]) -> Result<(), TilesError> {
+    graft_bundle::write_whole(path, bytes).map_err(|e| writing(path, e))
 }
 
 fn writing(path: &Path, source: std::io::Error) -> TilesError {

@@ -25,6 +25,3 @@ pub use place::{Given, Place, Position};
 pub use source::Source;
 pub use spots::{Spot, spots};
 pub use survey::{Answer, Survey, Tiling, survey};
-
-/// Built anew for each checkout: `.cargo/config.toml`.
-const _: Option<&str> = option_env!("GRAFT_CHECKOUT");

@@ -1,8 +1,7 @@
 //! A training run on disk: what was done, the weights, and the graph they make.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -271,15 +270,5 @@ impl Run {
 ///
 /// If the folder cannot be written.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let doing = || format!("writing {}", path.display());
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(doing)?;
-    file.write_all(bytes).with_context(doing)?;
-    file.as_file().sync_all().with_context(doing)?;
-    file.persist(path).with_context(doing)?;
-    if let Ok(folder) = File::open(folder) {
-        // Not every file system can sync a folder; the file itself is safe either way.
-        let _ = folder.sync_all();
-    }
-    Ok(())
+    graft_bundle::write_whole(path, bytes).with_context(|| format!("writing {}", path.display()))
 }

@@ -13,6 +13,7 @@ pub mod limits;
 mod manifest;
 mod needs;
 pub mod proof;
+mod whole;
 mod writer;
 
 pub use bundle::{Bundle, decode_chunk};
@@ -22,6 +23,7 @@ pub use head::{Head, Trust, TrustPolicy, Unsigned};
 pub use key::{KeyError, PublicKey, SecretKey};
 pub use manifest::{ChunkEntry, FileEntry, Golden, Manifest};
 pub use needs::{Needs, Offer, Unmet};
+pub use whole::write_whole;
 pub use writer::{BundleWriter, Summary};
 
 /// Built anew for each checkout: `.cargo/config.toml`.

@@ -1,12 +1,10 @@
 //! Packs a bundle: cuts files into chunks, stores each once, signs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 
 use crate::limits::MAX_CHUNK_LEN;
-use crate::{BundleError, ChunkEntry, Digest, FileEntry, Golden, Head, Manifest, SecretKey};
+use crate::{BundleError, ChunkEntry, Digest, FileEntry, Golden, Head, Manifest, SecretKey, write_whole};
 
 /// Collects what a bundle is to hold.
 #[derive(Debug, Clone)]
@@ -131,16 +129,7 @@ impl BundleWriter {
     /// As [`BundleWriter::to_bytes`], and [`BundleError::Io`].
     pub fn write(&self, path: &Path, key: Option<&SecretKey>) -> Result<Summary, BundleError> {
         let bytes = self.to_bytes(key)?;
-        let io = |source| BundleError::Io { path: path.display().to_string(), source };
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
-        file.write_all(&bytes).map_err(io)?;
-        file.as_file().sync_all().map_err(io)?;
-        file.persist(path).map_err(|e| io(e.error))?;
-        if let Ok(folder) = File::open(folder) {
-            // Not every file system can sync a folder; the file is whole either way.
-            let _ = folder.sync_all();
-        }
+        write_whole(path, &bytes).map_err(|source| BundleError::Io { path: path.display().to_string(), source })?;
         let head_len = bytes.len() - self.payload.len();
         Ok(Summary {
             file_len: bytes.len() as u64,
