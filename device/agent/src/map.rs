@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use graft_runtime::{Model, Standing};
+use graft_runtime::{Model, Standing, TASK};
 use graft_tiles::Answer;
 use graft_tiles::verb::{Arguments, Subject, Teller, map};
 use image::RgbImage;
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Map) -> Result<ExitCode> {
         }
     };
     // Tags and values are the host's: nothing here tells them from classes but this.
-    let task = model.metadata().get("graft.task").map_or("classes", String::as_str);
+    let task = model.metadata().get(TASK).map_or("classes", String::as_str);
     ensure!(task == "classes", "expected a model of classes, found one of {task}; map with graft on a host");
     let look = |tile: &RgbImage| {
         let found = model.classify_tile(tile).map_err(|e| e.to_string())?;

@@ -117,7 +117,8 @@ pub fn draw_colour<D: DrawTarget<Color = Rgb888>>(content: &Content, target: &mu
         .into_styled(PrimitiveStyle::with_fill(Rgb888::new(36, 46, 54)))
         .draw(target)?;
     let columns = size.width as usize / 9;
-    let room = columns.saturating_sub(content.link.text().len() + 2).min(18);
+    let (room, foot_room) =
+        (columns.saturating_sub(content.link.text().len() + 2).min(18), columns.saturating_sub(1).min(34));
     line(target, &fit(&content.model, room), Point::new(6, 5), &FONT_9X15_BOLD, Rgb888::CSS_WHITE, Alignment::Left)?;
     let link_colour = if content.link == Link::Waiting { grey } else { Rgb888::CSS_LIGHT_GREEN };
     line(target, &content.link.text(), Point::new(width - 6, 5), &FONT_9X15, link_colour, Alignment::Right)?;
@@ -128,17 +129,10 @@ pub fn draw_colour<D: DrawTarget<Color = Rgb888>>(content: &Content, target: &mu
     let foot = Rectangle::new(Point::new(0, height - 28), Size::new(size.width, 28));
     if let Some(warning) = &content.warning {
         foot.into_styled(PrimitiveStyle::with_fill(Rgb888::new(150, 30, 30))).draw(target)?;
-        let text = fit(warning, columns.saturating_sub(1).min(34));
+        let text = fit(warning, foot_room);
         return line(target, &text, Point::new(8, height - 22), &FONT_9X15_BOLD, Rgb888::CSS_WHITE, Alignment::Left);
     }
-    line(
-        target,
-        &fit(&content.slot, columns.saturating_sub(1).min(34)),
-        Point::new(8, height - 22),
-        &FONT_9X15,
-        grey,
-        Alignment::Left,
-    )
+    line(target, &fit(&content.slot, foot_room), Point::new(8, height - 22), &FONT_9X15, grey, Alignment::Left)
 }
 
 fn answer_in_colour<D: DrawTarget<Color = Rgb888>>(

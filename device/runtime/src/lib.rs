@@ -34,7 +34,7 @@ pub use error::RuntimeError;
 pub use graft_kernels::Isa;
 pub use graph::MAX_MODEL_LEN;
 pub use model::{
-    LABELS, LOGITS, MAX_SIDE, Model, PREPROCESSING, PREPROCESSING_DIGEST, Prediction, Said, unsupported_operators,
+    LABELS, LOGITS, MAX_SIDE, Model, PREPROCESSING, PREPROCESSING_DIGEST, Prediction, Said, TASK, unsupported_operators,
 };
 pub use network::{EngineChoice, Network, Picture, softmax};
 pub use program::Explained;

@@ -26,6 +26,8 @@ pub const LABELS: &str = "graft.labels";
 pub const PREPROCESSING: &str = "graft.preprocessing";
 /// Metadata key of the preprocessing's BLAKE3 digest in hex.
 pub const PREPROCESSING_DIGEST: &str = "graft.preprocessing_digest";
+/// Metadata key of what the model tells: `classes`, which is also meant where it is missing, `tags` or `values`.
+pub const TASK: &str = "graft.task";
 /// Name of the output that holds one logit a class.
 pub const LOGITS: &str = "logits";
 /// Largest input side in pixels, and largest `resize_shorter`.

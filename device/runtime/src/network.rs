@@ -20,7 +20,7 @@ use tract_onnx::prelude::{
     TypedSimplePlan,
 };
 
-use crate::cache::{Cache, Key, Loaded, Miss, Packed};
+use crate::cache::{self, Cache, Key, Loaded, Miss, Packed};
 use crate::compile::MAX_ACTIVATION;
 use crate::input::{Input, Kind};
 use crate::outline::{Outline, Source};
@@ -225,7 +225,7 @@ impl Network {
     /// in; none where tract runs it, which does not tell.
     pub fn memory(&self) -> Option<usize> {
         match &self.engine {
-            Engine::Kernels(program) => Some(program.memory()),
+            Engine::Kernels(program) => Some(cache::weights(program.parts().0) + program.working()),
             Engine::Tract { .. } => None,
         }
     }

@@ -9,7 +9,6 @@ use graft_kernels::{BLOCK, Buffer, Isa, Threads};
 use serde::Serialize;
 
 use crate::band::{self, Bands};
-use crate::cache;
 use crate::network::Picture;
 use crate::plan::Extent;
 use crate::work::{Numbers, Operand, Work};
@@ -190,10 +189,9 @@ impl Program {
         self.idle = Mutex::default();
     }
 
-    /// Returns the bytes that one picture at a time needs: packed weights, activations, and what kernels work in.
-    pub fn memory(&self) -> usize {
-        let working = self.slots.iter().sum::<usize>() + self.bands.iter().sum::<usize>() + self.scratch * self.threads;
-        cache::weights(&self.steps) + working
+    /// Returns the bytes that one picture at a time needs besides the weights: activations, and what kernels work in.
+    pub fn working(&self) -> usize {
+        self.slots.iter().chain(&self.bands).sum::<usize>() + self.scratch * self.threads
     }
 
     /// Returns the numbers in an output.

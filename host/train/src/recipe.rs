@@ -298,7 +298,7 @@ pub const PRESET: Preset = Preset::Light;
 const VALIDATION: f64 = 0.1;
 const SMOOTHING: f32 = 0.1;
 const SCRATCH_RATE: f64 = 2e-3;
-/// At 1e-3, which suits a head alone, one fit of the whole network in some came to nothing (`docs/performance.md`).
+/// At 1e-3, which suits a head alone, some fits of a whole network came to nothing (`docs/performance.md`).
 const RATE: f64 = 3e-4;
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use graft_train::dataset::Task;
 use image::RgbImage;
 use indicatif::ProgressBar;
 
+use super::predict::sigmoid;
 use crate::model_file;
 use crate::ui::{Ui, moves};
 
@@ -43,7 +44,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     let look = |tile: &RgbImage| {
         let found = model.classify_tile(tile).map_err(|e| e.to_string())?;
         let probabilities = match task {
-            Task::Tags => found.logits.iter().map(|z| 1.0 / (1.0 + (-z).exp())).collect(),
+            Task::Tags => found.logits.iter().map(|z| sigmoid(*z)).collect(),
             _ => found.probabilities,
         };
         Ok(Answer { probabilities, is_unfamiliar: found.standing == Standing::Unfamiliar })

@@ -108,7 +108,8 @@ fn told(task: Task, labels: &[String], p: &Prediction) -> String {
     }
 }
 
-fn sigmoid(z: f32) -> f32 {
+/// Returns the probability that a tag of this logit holds.
+pub(super) fn sigmoid(z: f32) -> f32 {
     1.0 / (1.0 + (-z).exp())
 }
 

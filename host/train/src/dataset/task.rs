@@ -21,7 +21,7 @@ pub enum Task {
 
 impl Task {
     /// The key in an exported model's metadata; a model without it tells classes.
-    pub const KEY: &str = "graft.task";
+    pub const KEY: &str = graft_runtime::TASK;
 
     /// Returns the text that stands for it in files.
     pub fn name(self) -> &'static str {
