@@ -91,7 +91,8 @@ def main():
         large(".png", lambda p: image.save(p, compress_level=1))
         how = dict(photometric="rgb", metadata=None, compression="zlib", compressionargs={"level": 1})
         large(".tif in tiles of 256", lambda p: tifffile.imwrite(p, picture, tile=(256, 256), **how))
-        large(".tif in one strip, raw", lambda p: tifffile.imwrite(p, picture, photometric="rgb", metadata=None))
+        raw = dict(photometric="rgb", metadata=None, rowsperstrip=64)
+        large(".tif in strips, raw", lambda p: tifffile.imwrite(p, picture, **raw))
 
 
 if __name__ == "__main__":

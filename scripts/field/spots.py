@@ -15,22 +15,14 @@ import json
 import os
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+from loop import run
 from PIL import Image
 
 PHOTO = 256
 BLOCK = 3 * PHOTO
 BLOCKS = 5
-
-
-def run(*command):
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return done.stdout
 
 
 def place(rng, width, height, blocks):

@@ -24,10 +24,9 @@ def answers(graft, model, root):
     files = sorted(f for f in pathlib.Path(root).glob("*/*") if f.is_file())
     told = json.loads(subprocess.run([graft, "predict", model, *files, "--json"], check=True, capture_output=True, text=True).stdout)
     logits = numpy.array([t["logits"] for t in told])
-    # Which class a logit is of, by the answers.
-    labels = {int(z.argmax()): t["label"] for z, t in zip(logits, told)}
-    classes = {label: i for i, label in labels.items()}
-    return logits, numpy.array([classes[f.parent.name] for f in files])
+    # graft numbers classes in the order of their folders' names.
+    labels = sorted({f.parent.name for f in files})
+    return logits, numpy.array([labels.index(f.parent.name) for f in files])
 
 
 def loss(logits, classes, temperature):
