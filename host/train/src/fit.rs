@@ -25,6 +25,7 @@ mod checkpoint;
 mod measure;
 
 use checkpoint::{State, load, save};
+use measure::Losses;
 pub use measure::{Measured, measure};
 
 /// How to descend.
@@ -114,7 +115,7 @@ pub struct Data<'a> {
     pub train: &'a dyn Source,
     /// Views of them that have gone through the frozen stages already.
     pub views: Option<&'a Views>,
-    /// The pictures that choose the best epoch; without, the last one is taken.
+    /// The pictures that choose the best epoch, the last one that is as good as any; without, the last one is taken.
     pub validation: Option<&'a dyn Source>,
 }
 
@@ -368,6 +369,9 @@ impl Pace {
 }
 
 /// Measures the net after an epoch, or before the first, and keeps its weights where they are the best.
+///
+/// That is the last epoch of those whose loss the few pictures held out do not tell from the least: as the rate falls, later ones
+/// are the better ones, and the least of many is the luckiest of them.
 fn judge(net: &mut Net, validation: Option<&dyn Source>, state: &mut State, best: &mut Tensors) -> Result<()> {
     net.swap_averages()?;
     let measured = validation.map(|v| measure(net, v, state.schedule.batch)).transpose()?;
@@ -375,15 +379,21 @@ fn judge(net: &mut Net, validation: Option<&dyn Source>, state: &mut State, best
     state.epochs.push(Epoch {
         epoch: state.epoch,
         loss: (state.epoch > 0).then_some(loss),
-        score: measured.map(|m| m.score),
-        validation_loss: measured.map(|m| m.loss),
+        score: measured.as_ref().map(|m| m.score),
+        validation_loss: measured.as_ref().map(Measured::loss),
     });
-    // The loss and not the score: on few pictures the latter moves in steps of several per cent.
-    if measured.is_none_or(|m| state.best_loss.is_none_or(|b| m.loss < b)) {
-        state.best = state.epoch;
-        state.best_loss = measured.map(|m| m.loss);
-        if measured.is_some() {
-            *best = net.state()?;
+    match measured {
+        None => state.best = state.epoch,
+        // The loss and not the score: on few pictures the latter moves in steps of several per cent.
+        Some(measured) => {
+            let is_least = state.least.as_ref().is_none_or(|l| l.exceeds(&measured));
+            if is_least || state.least.as_ref().is_some_and(|l| l.is_like(&measured)) {
+                state.best = state.epoch;
+                *best = net.state()?;
+            }
+            if is_least {
+                state.least = Some(Losses::new(state.epoch, &measured));
+            }
         }
     }
     net.swap_averages()?;
@@ -392,7 +402,7 @@ fn judge(net: &mut Net, validation: Option<&dyn Source>, state: &mut State, best
 
 fn out_of_patience(state: &State) -> bool {
     let patience = state.schedule.patience;
-    patience > 0 && state.best_loss.is_some() && state.epoch >= state.best + patience
+    patience > 0 && state.least.as_ref().is_some_and(|l| state.epoch >= l.epoch + patience)
 }
 
 fn order(n: usize, seed: u64, epoch: usize) -> Vec<usize> {

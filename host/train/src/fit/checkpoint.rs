@@ -9,6 +9,7 @@ use graft_zoo::Tensor;
 use graft_zoo::weights::{Precision, Tensors, read_safetensors, write_safetensors};
 use serde::{Deserialize, Serialize};
 
+use super::measure::Losses;
 use super::{Data, Epoch, Schedule};
 use crate::net::Net;
 use crate::run::write_atomic;
@@ -24,8 +25,10 @@ pub(super) struct State {
     pub(super) batch: usize,
     pub(super) loss: f64,
     pub(super) epochs: Vec<Epoch>,
+    /// The epoch whose weights are kept.
     pub(super) best: usize,
-    pub(super) best_loss: Option<f64>,
+    /// The epoch of the least validation loss.
+    pub(super) least: Option<Losses>,
 }
 
 impl State {
@@ -38,7 +41,7 @@ impl State {
             loss: 0.0,
             epochs: vec![],
             best: 0,
-            best_loss: None,
+            least: None,
         })
     }
 }
