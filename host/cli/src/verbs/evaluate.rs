@@ -41,7 +41,7 @@ pub(crate) struct Args {
 /// The pictures to look at a model on.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Labelled {
-    /// Labelled pictures: a folder with one folder for each class, a .zip or .tar of one, a CSV manifest or a COCO .json
+    /// Labelled pictures: a folder with one folder for each class, a .zip or .tar of one, a COCO .json, or a manifest of CSV or Parquet
     #[arg(long)]
     pub(crate) data: PathBuf,
     /// Of a set in parts (folders train and test, or a manifest's column `split`), only this part

@@ -28,7 +28,7 @@ pub(crate) struct Args {
     /// The key that signs, made by `graft key new`
     #[arg(long, value_name = "KEYFILE")]
     key: PathBuf,
-    /// A folder with one folder for each class, a .zip or .tar of one, a CSV manifest or a COCO .json
+    /// A folder with one folder for each class, a .zip or .tar of one, a COCO .json, or a manifest of CSV or Parquet
     #[arg(long, value_name = "DIR")]
     golden: PathBuf,
     /// How many golden samples

@@ -77,7 +77,7 @@ pub(crate) struct Args {
 /// Which pictures.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Pictures {
-    /// A folder with one folder for each class, a .zip or .tar of one, a COCO .json, or a CSV manifest (columns file,
+    /// A folder with one folder for each class, a .zip or .tar of one, a COCO .json, or a manifest of CSV or Parquet (columns file,
     /// label; optional group, split)
     dir: PathBuf,
     /// Of a manifest only the rows with this `split`, of a folder only this part, such as train
@@ -115,10 +115,10 @@ pub(crate) struct Backbone {
 /// What is to be told of a picture, other than its class.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Columns {
-    /// Tell tags, of which several may hold: columns of 0 or 1 of the CSV manifest, such as rust,miner
+    /// Tell tags, of which several may hold: columns of 0 or 1 of the manifest, such as rust,miner
     #[arg(long, value_name = "COLUMNS", value_delimiter = ',', conflicts_with = "target")]
     tags: Vec<String>,
-    /// Tell values (a regression): columns of numbers of the CSV manifest, such as yield
+    /// Tell values (a regression): columns of numbers of the manifest, such as yield
     #[arg(long, value_name = "COLUMNS", value_delimiter = ',')]
     target: Vec<String>,
 }

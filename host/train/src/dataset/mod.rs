@@ -1,4 +1,4 @@
-//! Labelled pictures: image folders, archives, CSV manifests and COCO files, checked and split.
+//! Labelled pictures: image folders, archives, manifests of CSV or Parquet, and COCO files, checked and split.
 //!
 //! Knows where pictures lie and their labels; pictures are decoded elsewhere.
 
@@ -15,6 +15,7 @@ mod coco;
 mod folder;
 mod location;
 mod manifest;
+mod parquet;
 mod parts;
 mod split;
 mod tar;
@@ -68,11 +69,11 @@ impl Dataset {
     ///
     /// - **A folder** holds a folder for each class, `DIR/<class>/…/picture.jpg`, or one for each of `train`, `test` and
     ///   so on with the classes in it, of which `split` names one.
-    /// - **`.zip`, `.tar`** hold what such a folder would, in a folder of their own or not, or a CSV manifest at their
+    /// - **`.zip`, `.tar`** hold what such a folder would, in a folder of their own or not, or a manifest at their
     ///   top. They are read in place, nothing is unpacked.
     /// - **`.json`** is a COCO file: a picture's class is the category of its annotations, which must be one. Files are
     ///   looked for beside it, or in a folder `images` there.
-    /// - **Any other file** is a CSV manifest: a header with a column `file` (or `path`, `image`), relative to the
+    /// - **`.parquet`, and any other file as CSV,** is a manifest: a column `file` (or `path`, `image`), relative to the
     ///   manifest, and a column `label` (or `class`); optional are `group`, and `split`, of which only rows equal to
     ///   `split` stay where that is given.
     ///
@@ -104,7 +105,7 @@ impl Dataset {
             }
             // A picture in the midst of these could only be reached by unpacking all before it, in every epoch.
             "gz" | "tgz" | "bz2" | "xz" | "zst" | "7z" | "rar" => bail!(
-                "expected a folder, .zip, .tar, .json or .csv, found {}, in which single pictures cannot be reached; unpack it, or pack it as .zip or .tar",
+                "expected a folder, .zip, .tar, .json, .csv or .parquet, found {}, in which single pictures cannot be reached; unpack it, or pack it as .zip or .tar",
                 path.display()
             ),
             _ => manifest::read(path, split, columns)?,

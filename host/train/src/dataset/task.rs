@@ -76,7 +76,11 @@ impl Columns {
     /// Makes sure that a layout without columns is not asked for any.
     pub(super) fn only_label(&self, path: &Path) -> Result<()> {
         let Some(names) = self.names() else { return Ok(()) };
-        bail!("expected a CSV manifest with the columns {}, found {}, which has none", names.join(", "), path.display())
+        bail!(
+            "expected a manifest (.csv, .parquet) with the columns {}, found {}, which has none",
+            names.join(", "),
+            path.display()
+        )
     }
 
     /// Reads a field.

@@ -107,6 +107,75 @@ fn an_archive_with_a_manifest_follows_it() {
     assert_eq!(set.samples[1].location.path(), path.join("photos/healthy/2.png"));
 }
 
+/// Rows as `parquet.py` wrote them.
+#[test]
+fn a_parquet_manifest_is_read_as_one_of_csv() {
+    for name in ["snappy", "zstd", "plain"] {
+        let path = archives().join(format!("{name}.parquet"));
+        let set = Dataset::open(&path, None).unwrap();
+        assert_eq!(set.labels, ["healthy", "rust"], "{name}");
+        assert_eq!(keys(&set), ["x/1.jpg", "x/2.jpg", "y/3.jpg", "y/blätter.jpg"]);
+        let groups: Vec<Option<&str>> = set.samples.iter().map(|s| s.group.as_deref()).collect();
+        assert_eq!(groups, [Some("f1"), None, Some("f2"), Some("f2")]);
+        assert_eq!(set.samples.iter().map(|s| s.class).collect::<Vec<_>>(), [1, 0, 1, 0]);
+        assert_eq!(set.samples[2].location.path(), archives().join("y/3.jpg"));
+        assert_eq!(keys(&Dataset::open(&path, Some("test")).unwrap()), ["y/3.jpg"]);
+        let values = Columns::Values(vec!["yield".into(), "severity".into()]);
+        let values = Dataset::open_as(&path, Some("train"), &values).unwrap();
+        assert_eq!(values.samples[1].values, [1e-3, 4.0], "{name}");
+        let tags = Dataset::open_as(&path, None, &Columns::Tags(vec!["miner".into()])).unwrap();
+        assert_eq!(tags.samples.iter().flat_map(|s| s.values.clone()).collect::<Vec<_>>(), [1.0, 0.0, 0.0, 1.0]);
+        let none = Dataset::open_as(&path, None, &Columns::Values(vec!["boxes".into()])).unwrap_err();
+        assert!(none.to_string().contains("expected a column boxes"), "{none:#}");
+    }
+    let gzip = error(&archives().join("gzip.parquet"), None);
+    assert!(gzip.contains("gzip.parquet") && gzip.to_lowercase().contains("gzip"), "{gzip}");
+    let inside = error(&archives().join("inside.parquet"), None);
+    assert!(inside.contains("column image, found pictures inside of it"), "{inside}");
+}
+
+#[test]
+fn an_archive_may_have_a_parquet_manifest() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("set.zip");
+    let mut archive = ::zip::ZipWriter::new(fs::File::create(&path).unwrap());
+    let rows = fs::read(archives().join("snappy.parquet")).unwrap();
+    let pictures = ["x/1.jpg", "x/2.jpg", "y/3.jpg", "y/blätter.jpg"].map(|n| (n, &b"x"[..]));
+    for (name, bytes) in [("labels.parquet", &rows[..])].into_iter().chain(pictures) {
+        archive
+            .start_file(
+                name,
+                ::zip::write::SimpleFileOptions::default().compression_method(::zip::CompressionMethod::Stored),
+            )
+            .unwrap();
+        archive.write_all(bytes).unwrap();
+    }
+    archive.finish().unwrap();
+    let set = Dataset::open(&path, Some("test")).unwrap();
+    assert_eq!((keys(&set), set.samples[0].location.read(9).unwrap()), (vec!["y/3.jpg"], b"x".to_vec()));
+}
+
+#[test]
+fn a_cut_or_altered_parquet_manifest_is_an_error_or_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("set.parquet");
+    for (name, step) in [("snappy", 1), ("zstd", 5), ("plain", 5)] {
+        let whole = fs::read(archives().join(format!("{name}.parquet"))).unwrap();
+        for len in (0..whole.len()).step_by(7 * step) {
+            fs::write(&path, &whole[..len]).unwrap();
+            assert!(Dataset::open(&path, None).is_err(), "{name} cut at {len}");
+        }
+        for at in (0..whole.len()).step_by(step) {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0xff;
+            fs::write(&path, &bytes).unwrap();
+            // What it says is not signed: other letters are other rows.
+            let _ = Dataset::open(&path, None);
+        }
+    }
+}
+
 #[test]
 fn an_archive_that_cannot_be_read_in_place_is_refused_with_a_remedy() {
     let dir = tree(&["a.tar.gz", "b.TGZ", "c.7z"]);
@@ -260,5 +329,5 @@ fn columns_of_tags_and_values_are_read_and_strangers_refused() {
         assert!(error.contains(word), "{error}");
     }
     let folder = Dataset::open_as(dir.path(), None, &Columns::Values(names(&["yield"]))).unwrap_err();
-    assert!(format!("{folder:#}").contains("CSV"), "{folder:#}");
+    assert!(format!("{folder:#}").contains(".csv, .parquet"), "{folder:#}");
 }

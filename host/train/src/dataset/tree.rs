@@ -121,8 +121,8 @@ impl Tree {
         let own = |n: &str| n.strip_prefix(folder).is_some_and(|n| n.matches('/').count() == 1);
         let has_class = self.files.keys().any(|n| n.matches('/').count() >= 2);
         let is_class = self.files.keys().any(|n| own(n) && is_picture(n));
-        let at_top = self.files.keys().any(|n| !n.contains('/') && (is_picture(n) || extension(n) == "csv"));
-        let has_manifest = self.files.keys().any(|n| own(n) && extension(n) == "csv");
+        let at_top = self.files.keys().any(|n| !n.contains('/') && (is_picture(n) || is_manifest(n)));
+        let has_manifest = self.files.keys().any(|n| own(n) && is_manifest(n));
         let wraps = (has_class && !is_class || has_manifest) && !at_top && !is_split(folder);
         wraps.then_some(folder)
     }
@@ -133,12 +133,12 @@ impl Tree {
     ///
     /// If there are several.
     pub(super) fn manifest(&self) -> Result<Option<String>> {
-        let names: Vec<&String> = self.files.keys().filter(|n| !n.contains('/') && extension(n) == "csv").collect();
+        let names: Vec<&String> = self.files.keys().filter(|n| !n.contains('/') && is_manifest(n)).collect();
         match names[..] {
             [] => Ok(None),
             [name] => Ok(Some(name.clone())),
             [a, b, ..] => {
-                bail!("expected one CSV manifest at the top of {}, found {a} and {b}; keep one", self.root.display())
+                bail!("expected one manifest at the top of {}, found {a} and {b}; keep one", self.root.display())
             }
         }
     }
@@ -168,11 +168,16 @@ pub(super) fn is_picture(name: &str) -> bool {
     PICTURES.contains(&extension(name).as_str())
 }
 
+fn is_manifest(name: &str) -> bool {
+    MANIFESTS.contains(&extension(name).as_str())
+}
+
 /// Returns what is behind the last point of a path's last part, in lower case.
 pub(super) fn extension(name: &str) -> String {
     Path::new(name).extension().unwrap_or_default().to_string_lossy().to_lowercase()
 }
 
+const MANIFESTS: [&str; 2] = ["csv", "parquet"];
 const PICTURES: [&str; 3] = ["jpg", "jpeg", "png"];
 const SPLITS: [&str; 6] = ["train", "test", "val", "valid", "validation", "dev"];
 /// Folders nested deeper than this below a class are an error (a loop of links).

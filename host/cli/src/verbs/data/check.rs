@@ -16,7 +16,7 @@ use crate::verbs::train::{Backbone, Columns, cache_folder};
 
 /// Say what is in a set, and what is wrong with it
 ///
-/// DATA is a folder with one folder for each class, a .zip or .tar of one (read in place), a CSV manifest with columns
+/// DATA is a folder with one folder for each class, a .zip or .tar of one (read in place), a manifest of CSV or Parquet with columns
 /// file and label, or a COCO .json whose pictures each have annotations of one category. `graft train` takes the same. A set
 /// in parts (folders train and test, or a column `split`) is looked at with all its parts, and several sets are compared as
 /// parts of one.
@@ -42,7 +42,7 @@ use crate::verbs::train::{Backbone, Columns, cache_folder};
   graft data check photos/ --model mobilenet_v2 --weights w.safetensors --json
   graft data check photos/ --sheet copies.png")]
 pub(crate) struct Args {
-    /// Folders, .zip, .tar, CSV manifests or COCO .json
+    /// Folders, .zip, .tar, COCO .json, or manifests of CSV or Parquet
     #[arg(required = true)]
     data: Vec<PathBuf>,
     /// Of a set in parts (folders train and test, or a manifest's column `split`), only this part

@@ -31,7 +31,7 @@ Examples:
   graft data preview photos.zip --augment field --rows 15 --out sheet.png
   graft data preview labels.csv --split train --input 160 --seed 7 --out sheet.png")]
 pub(crate) struct Args {
-    /// A folder, .zip, .tar, CSV manifest or COCO .json
+    /// A folder, .zip, .tar, COCO .json, or manifest of CSV or Parquet
     data: PathBuf,
     /// Of a set in parts (folders train and test, or a manifest's column `split`), only this part
     #[arg(long)]
