@@ -26,6 +26,7 @@ use crate::feed::{Camera, Feed};
 use crate::guard::Guard;
 use crate::health::Health;
 use crate::installer::{Installer, Rules};
+use crate::measuring::{self, Place, Spool};
 use crate::screen::{Content, Link, Notice};
 use crate::selftest::SelfTest;
 use crate::slots::{Slot, Status};
@@ -36,6 +37,7 @@ use crate::vote::Vote;
 
 pub use crate::installer::Start;
 pub use look::{Job, Seen, look};
+pub(crate) use shipped::{telling, tried};
 
 mod look;
 mod shipped;
@@ -48,6 +50,9 @@ pub struct Agent {
     config: Config,
     guard: Arc<Guard>,
     installer: Installer<Folder, Shipped>,
+    rules: Rules,
+    /// For a bundle that is to be measured.
+    place: Arc<Place>,
     store: Store,
     display: Display,
     content: Content,
@@ -115,7 +120,7 @@ impl Agent {
             max_bundle_bytes: config.max_bundle_bytes,
             clock: clock::unix_ms,
         };
-        let mut installer = Installer::open(folder, engine, rules, start).with_context(doing)?;
+        let mut installer = Installer::open(folder, engine, rules.clone(), start).with_context(doing)?;
         installer.take_notes().iter().for_each(|note| log(note));
         let store = Store::open(&root.join("store"), config.max_store_bytes).at_most_hourly(config.pictures_per_hour);
         if let Some(reason) = store.ails() {
@@ -128,6 +133,8 @@ impl Agent {
         let mut agent = Self {
             guard,
             installer,
+            rules,
+            place: Arc::default(),
             store,
             display,
             content: Content::default(),
@@ -169,6 +176,16 @@ impl Agent {
     /// Returns who goes first where several want the agent.
     pub fn turns(&self) -> Arc<Turns> {
         Arc::clone(&self.turns)
+    }
+
+    /// Returns the device's place for a bundle that is to be measured.
+    pub fn place(&self) -> Arc<Place> {
+        Arc::clone(&self.place)
+    }
+
+    /// Returns the largest bundle that is taken, in bytes on disk.
+    pub fn max_bundle_bytes(&self) -> u64 {
+        self.config.max_bundle_bytes
     }
 
     /// Takes what brings pictures from the source, to tell of it.
@@ -230,6 +247,17 @@ impl Agent {
         self.installer.take_notes().iter().for_each(|note| log(note));
         self.show();
         answer.unwrap_or_else(|(code, message)| Response::Refused { code, message })
+    }
+
+    /// Tests and times a bundle that a host has brought, and forgets it.
+    pub fn measure(&mut self, spool: Spool, progress: &mut dyn FnMut(Progress) -> Host) -> Response {
+        match measuring::measure(spool, &self.rules, &self.config.root, progress) {
+            Ok(found) => {
+                log(&format!("measured a bundle for a host: {:.2} ms", found.network_ms));
+                Response::Measured(found)
+            }
+            Err((code, message)) => Response::Refused { code, message },
+        }
     }
 
     fn about(&self) -> About {

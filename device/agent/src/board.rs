@@ -16,8 +16,17 @@ pub fn name() -> String {
 
 /// Returns the memory that the system has, in bytes.
 pub fn memory_bytes() -> Option<u64> {
+    memory("MemTotal:")
+}
+
+/// Returns the memory that programs may still take, in bytes.
+pub fn available_bytes() -> Option<u64> {
+    memory("MemAvailable:")
+}
+
+fn memory(key: &str) -> Option<u64> {
     let text = read(Path::new("/proc/meminfo"))?;
-    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
+    let kib = text.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB"));
     kib.and_then(|kib| kib.parse::<u64>().ok()).map(|kib| kib.saturating_mul(1024))
 }
 

@@ -179,6 +179,8 @@ mod tests {
             Request::Picture { id: 1, offset: 0, count: 1 },
             Request::Forget { pictures: vec![] },
             Request::Predictions { after: 0, count: 1 },
+            Request::Spool { offset: 0, total: 1, bytes: vec![0] },
+            Request::Measure,
             Request::Rename { name: "x".into() },
             Request::Clock { set_unix_ms: Some(1) },
             Request::Restart { what: graft_link::messages::Restart::Board },

@@ -113,6 +113,12 @@ impl Health {
             self.temperature_celsius.filter(|&t| t >= HOT).map(|t| format!("too hot: {t:.0} C"))
         }
     }
+
+    /// Returns why the processor may be slower than it could be.
+    pub fn slowness(&self) -> Option<String> {
+        let told = Self { disk_free_bytes: None, ..self.clone() }.warning();
+        told.or_else(|| (self.is_throttled == Some(true)).then(|| "slowed down by its firmware".into()))
+    }
 }
 
 /// Returns the temperature of the hottest zone.
@@ -205,6 +211,9 @@ mod tests {
         };
         assert_eq!(found, expected);
         assert_eq!(found.warning().as_deref(), Some("too hot: 81 C"));
+        assert_eq!(found.slowness(), found.warning());
+        let cooler = Health { temperature_celsius: Some(60.0), ..found };
+        assert_eq!((cooler.warning(), cooler.slowness().as_deref()), (None, Some("slowed down by its firmware")));
         put(dir.path(), "sys/class/hwmon/hwmon1/name", "rpi_volt\n");
         put(dir.path(), "sys/class/hwmon/hwmon1/in0_lcrit_alarm", "1\n");
         assert_eq!(Health::read_below(dir.path()).warning().as_deref(), Some("supply too weak"));
@@ -214,6 +223,7 @@ mod tests {
     fn a_full_disk_comes_first_and_this_system_tells_of_itself() {
         let full = Health { disk_free_bytes: Some(FULL - 1), is_undervoltage: Some(true), ..Health::default() };
         assert_eq!(full.warning().as_deref(), Some("storage full"));
+        assert_eq!(full.slowness().as_deref(), Some("supply too weak"));
         let here = Health::read(Path::new("."));
         assert!(here.daemon_bytes.unwrap() > 1_000_000 && here.memory_total_bytes > here.memory_available_bytes);
         assert!(here.disk_total_bytes >= here.disk_free_bytes && here.warning().as_deref() != Some("supply too weak"));

@@ -360,7 +360,7 @@ fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-fn refusal(error: SlotError) -> Refusal {
+pub(crate) fn refusal(error: SlotError) -> Refusal {
     let code = match &error {
         SlotError::Bundle(e) => match e {
             BundleError::Signature { .. }

@@ -14,6 +14,7 @@ pub mod health;
 pub mod installer;
 #[cfg(feature = "map")]
 mod map;
+pub mod measuring;
 pub mod panel;
 pub mod pictures;
 pub mod ports;

@@ -20,6 +20,8 @@ use serialport::{ClearBuffer, SerialPort, TTYPort};
 use crate::agent::{Agent, log};
 use crate::config::Listen;
 use crate::guard::{Guard, Visit};
+use crate::installer::Refusal;
+use crate::measuring::{self, Place, Spool};
 use crate::turns::Turns;
 
 /// Serves hosts on one line until `stop` is raised; a line that fails is opened again.
@@ -53,6 +55,10 @@ struct Shared<'a> {
     turns: Arc<Turns>,
     /// What the host of the present session has proved.
     visit: Visit,
+    place: Arc<Place>,
+    /// What it has brought of a bundle that is to be measured.
+    spool: Option<Spool>,
+    max_bundle_bytes: u64,
     stop: &'a AtomicBool,
     connected: bool,
 }
@@ -68,16 +74,28 @@ impl Service for Shared<'_> {
         let request = match self.guard.answer(request, &mut self.visit) {
             Ok(response) => return response,
             Err(Request::Restart { what }) => return self.restart(what),
+            Err(Request::Spool { offset, total, bytes }) => {
+                let most = || measuring::most(self.max_bundle_bytes);
+                let taken = Spool::take(&mut self.spool, &self.place, (offset, total), &bytes, most);
+                return taken.map_or_else(refused, |()| Response::Done);
+            }
+            Err(Request::Measure) => {
+                let spool = Spool::whole(&mut self.spool);
+                return spool.map_or_else(refused, |s| self.in_turn(progress, |agent, p| agent.measure(s, p)));
+            }
             Err(request) => request,
         };
-        match self.in_turn(request, progress) {
+        if matches!(request, Request::Begin { .. }) {
+            self.spool = None;
+        }
+        match self.in_turn(progress, |agent, progress| agent.answer(request, progress)) {
             Response::About(about) => Response::About(About { is_guarded: self.guard.restricts(&self.visit), ..about }),
             other => other,
         }
     }
 
     fn connected(&mut self, is_connected: bool) {
-        self.visit = Visit::default();
+        (self.visit, self.spool) = (Visit::default(), None);
         if self.connected != is_connected {
             self.connected = is_connected;
             let _waiting = self.turns.wait();
@@ -88,7 +106,11 @@ impl Service for Shared<'_> {
 
 impl Shared<'_> {
     /// Has the agent answer once it has done what another host asked.
-    fn in_turn(&mut self, request: Request, progress: &mut dyn FnMut(Progress) -> Host) -> Response {
+    fn in_turn(
+        &mut self,
+        progress: &mut dyn FnMut(Progress) -> Host,
+        answer: impl FnOnce(&mut Agent, &mut dyn FnMut(Progress) -> Host) -> Response,
+    ) -> Response {
         let start = Instant::now();
         let waiting = self.turns.wait();
         loop {
@@ -99,7 +121,7 @@ impl Shared<'_> {
             match agent {
                 Ok(mut agent) => {
                     drop(waiting);
-                    return agent.answer(request, progress);
+                    return answer(&mut agent, progress);
                 }
                 Err(_) if start.elapsed() < OTHERS => {
                     progress(Progress { text: "waiting for another host".into(), done: 0, total: 0 });
@@ -131,6 +153,10 @@ impl Shared<'_> {
     }
 }
 
+fn refused((code, message): Refusal) -> Response {
+    Response::Refused { code, message }
+}
+
 fn reboot() -> Result<(), String> {
     let remedy = "let user graft do so (polkit: org.freedesktop.login1.reboot), or use --daemon";
     match Command::new("systemctl").arg("reboot").output() {
@@ -154,11 +180,21 @@ const TURN: Duration = Duration::from_millis(20);
 ///
 /// The line's.
 pub fn attend(transport: impl Transport, agent: &Mutex<Agent>, stop: &AtomicBool) -> io::Result<()> {
-    let (guard, turns) = {
-        let agent = agent.lock().unwrap_or_else(PoisonError::into_inner);
-        (agent.guard(), agent.turns())
+    let mut shared = {
+        let device = agent.lock().unwrap_or_else(PoisonError::into_inner);
+        Shared {
+            agent,
+            guard: device.guard(),
+            turns: device.turns(),
+            visit: Visit::default(),
+            place: device.place(),
+            spool: None,
+            max_bundle_bytes: device.max_bundle_bytes(),
+            stop,
+            connected: false,
+        }
     };
-    serve(transport, &mut Shared { agent, guard, turns, visit: Visit::default(), stop, connected: false }, stop)
+    serve(transport, &mut shared, stop)
 }
 
 /// A serial port as a transport.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 /// Newest version of the messages that is spoken here; `Hello` finds the newest that both sides speak.
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;
 /// Oldest version that is spoken here.
 pub const OLDEST_PROTOCOL: u16 = 1;
 /// Largest message, in bytes, encoded.
@@ -148,6 +148,19 @@ pub enum Request {
         /// At most this many; a device tells of at most [`MAX_TOLD`].
         count: u32,
     },
+    /// Brings a part of a bundle's file into the device's memory, to be measured; the first one forgets what was there.
+    /// Since protocol 4, as all below.
+    Spool {
+        /// Where in the file it begins: 0, or where the part before it ended.
+        offset: u64,
+        /// Bytes of the file.
+        total: u64,
+        /// The part.
+        #[serde(with = "bytes")]
+        bytes: Vec<u8>,
+    },
+    /// Has the device test and time the bundle in its memory, and forget it. What runs goes on, nothing is written.
+    Measure,
 }
 
 /// Most pictures or predictions in one message.
@@ -206,6 +219,8 @@ impl Request {
             Self::Picture { .. } => ("Picture", 3),
             Self::Forget { .. } => ("Forget", 3),
             Self::Predictions { .. } => ("Predictions", 3),
+            Self::Spool { .. } => ("Spool", 4),
+            Self::Measure => ("Measure", 4),
         }
     }
 }
@@ -246,7 +261,7 @@ pub enum Response {
         /// What the self-test measured.
         self_test: SelfTest,
     },
-    /// Answers `Commit` and `Rollback`.
+    /// Answers what has nothing to tell, such as `Commit`, `Rollback` and `Spool`.
     Done,
     /// Answers `Classify`.
     Classified(Classified),
@@ -323,6 +338,29 @@ pub enum Response {
         /// None where there are no more.
         predictions: Vec<Told>,
     },
+    /// Answers `Measure`. Since protocol 4, as all below.
+    Measured(Measurement),
+}
+
+/// What a device measured of a bundle that it does not keep.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Measurement {
+    /// Golden samples run, all within tolerance.
+    pub samples: u32,
+    /// Largest difference to the host's expected outputs.
+    pub max_abs_diff: f32,
+    /// The fastest milliseconds of the network alone, one thread.
+    pub network_ms: f64,
+    /// Median milliseconds of one sample, its preprocessing included.
+    pub latency_ms: f64,
+    /// Milliseconds that loading the model took.
+    pub load_ms: f64,
+    /// Bytes that the engine needs for it: packed weights, activations and scratch; none where it does not tell.
+    pub memory: Option<u64>,
+    /// The engine, and for which instructions.
+    pub engine: String,
+    /// Why the board may be slower than it could be, for a person; none where it tells of nothing.
+    pub warning: Option<String>,
 }
 
 /// What a picture shows, and what the answer is worth.
@@ -745,6 +783,17 @@ mod tests {
         assert_eq!(encode(0, &Response::Forgotten { count: 7 }).unwrap(), [0, 20, 7]);
         let none = Response::Predictions { store: 9, predictions: vec![] };
         assert_eq!(encode(0, &none).unwrap(), [0, 21, 9, 0]);
+    }
+
+    #[test]
+    fn the_numbers_of_protocol_4_stay() {
+        let spool = Request::Spool { offset: 300, total: 1, bytes: vec![9, 8] };
+        assert_eq!(encode(0, &spool).unwrap(), [0, 26, 0xAC, 2, 1, 2, 9, 8]);
+        assert_eq!(encode(0, &Request::Measure).unwrap(), [0, 27]);
+        let found = Measurement { samples: 6, network_ms: 1.0, memory: Some(5), ..Measurement::default() };
+        let one = [0, 0, 0, 0, 0, 0, 0xF0, 0x3F];
+        let expected = [&[0, 22, 6][..], &[0; 4], &one, &[0; 16], &[1, 5, 0, 0]].concat();
+        assert_eq!(encode(0, &Response::Measured(found)).unwrap(), expected);
     }
 
     /// The limits go together: what is full of the longest texts still is one message.

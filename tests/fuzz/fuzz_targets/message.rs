@@ -5,8 +5,8 @@
 use std::fmt::Debug;
 
 use graft_link::messages::{
-    About, Classified, DeviceInfo, LogEntry, MAX_MESSAGE, Prediction, Progress, RefusalCode, Request, Response,
-    Restart, SelfTest, SlotInfo, SlotState, decode_body, decode_id, encode,
+    About, Classified, DeviceInfo, LogEntry, MAX_MESSAGE, Measurement, Prediction, Progress, RefusalCode, Request,
+    Response, Restart, SelfTest, SlotInfo, SlotState, decode_body, decode_id, encode,
 };
 use libfuzzer_sys::fuzz_target;
 use serde::Serialize;
@@ -60,6 +60,8 @@ fn seeds() -> Vec<Vec<u8>> {
         Request::Restart { what: Restart::Board },
         Request::Prove { nonce: [3; 32] },
         Request::Identify { key: [4; 32], signature: vec![5; 64] },
+        Request::Spool { offset: 300, total: 1 << 30, bytes: vec![6; 40] },
+        Request::Measure,
     ];
     let slot = SlotInfo {
         name: "A".to_owned(),
@@ -86,6 +88,7 @@ fn seeds() -> Vec<Vec<u8>> {
         Response::Log(vec![LogEntry { unix_ms: 1, text: text() }]),
         Response::Clock { unix_ms: u64::MAX, is_system: true },
         Response::Proof { key: [1; 32], signature: vec![2; 64], challenge: [3; 32] },
+        Response::Measured(Measurement { memory: Some(1), engine: text(), ..Measurement::default() }),
     ];
     let encoded = requests.iter().map(|m| encode(300, m));
     encoded.chain(responses.iter().map(|m| encode(7, m))).map(|m| m.expect("a short message")).collect()

@@ -71,9 +71,23 @@ fn a_device_of_protocol_2_serves_what_it_knows() {
 }
 
 #[test]
+fn a_device_of_protocol_3_serves_what_it_knows() {
+    against(only(3), |end| {
+        let mut client = connect(end, 1).unwrap();
+        assert_eq!(client.protocol(), 3);
+        match client.request(&Request::Measure, |_| ()) {
+            Err(e @ LinkError::TooOld { asked: "Measure", needs: 4, found: 3 }) => {
+                assert!(e.to_string().contains("install a newer graftd"), "{e}");
+            }
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+#[test]
 fn a_device_of_another_protocol_is_named() {
-    against(answers(4), |end| match connect(end, 1).map(drop) {
-        Err(e @ LinkError::Protocol { found: 4 }) => assert!(e.to_string().contains("1 to 3, found 4"), "{e}"),
+    against(answers(5), |end| match connect(end, 1).map(drop) {
+        Err(e @ LinkError::Protocol { found: 5 }) => assert!(e.to_string().contains("1 to 4, found 5"), "{e}"),
         other => panic!("{other:?}"),
     });
     against(only(7), |end| match connect(end, 1).map(drop) {
@@ -83,16 +97,16 @@ fn a_device_of_another_protocol_is_named() {
 }
 
 #[test]
-fn hosts_of_protocols_1_to_4_are_served_and_0_is_told_why_not() {
+fn hosts_of_protocols_1_to_5_are_served_and_0_is_told_why_not() {
     let (host, device) = pair();
     with_shelf(device, || {
         let mut client = connect(host, 1).unwrap();
-        for (asked, answered) in [(1, Some(1)), (2, Some(2)), (3, Some(3)), (4, Some(3)), (0, None)] {
+        for (asked, answered) in [1, 2, 3, 4].map(|n| (n, Some(n))).into_iter().chain([(5, Some(4)), (0, None)]) {
             let hello = Request::Hello { protocol: asked, client: "x".into() };
             match (client.request(&hello, |_| ()), answered) {
                 (Ok(Response::Hello { protocol, .. }), Some(expected)) => assert_eq!(protocol, expected),
                 (Err(LinkError::Refused { code: RefusalCode::Version, message }), None) => {
-                    assert!(message.contains("1 to 3, found 0"), "{message}");
+                    assert!(message.contains("1 to 4, found 0"), "{message}");
                 }
                 other => panic!("{other:?}"),
             }
