@@ -3,6 +3,7 @@
 mod address;
 mod durable;
 mod field;
+mod measure;
 mod ports;
 mod provision;
 mod pull;

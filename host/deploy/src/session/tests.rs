@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use graft_bundle::{BundleWriter, MODEL_FILE};
-use graft_link::messages::{Progress, RefusalCode};
+use graft_link::messages::{Measurement, Progress, RefusalCode};
 use graft_link::transport::{Faults, Faulty, pair};
 use graft_link::{Host, Service, serve};
 use serialport::{SerialPort, TTYPort};
@@ -336,4 +336,53 @@ fn a_device_learns_while_it_tests_that_the_host_was_stopped() {
     drop(session);
     server.join().unwrap();
     assert_eq!(left.load(Ordering::Relaxed), 1);
+}
+
+/// Keeps the file that comes to be measured.
+#[derive(Clone, Default)]
+struct Bench(Arc<Mutex<Vec<u8>>>);
+
+impl Service for Bench {
+    fn greeting(&self) -> Greeting {
+        Greeting { device: "bench".into(), version: "1".into() }
+    }
+
+    fn handle(&mut self, request: Request, progress: &mut dyn FnMut(Progress) -> Host) -> Response {
+        let mut file = self.0.lock().unwrap();
+        match request {
+            Request::Spool { offset, total, bytes } => {
+                file.truncate(offset as usize);
+                file.extend(bytes);
+                assert!(file.len() as u64 <= total);
+                Response::Done
+            }
+            Request::Measure => {
+                progress(Progress { text: "self-test".into(), done: 1, total: 1 });
+                match Bundle::from_bytes(&file) {
+                    Ok(_) => Response::Measured(Measurement { network_ms: 2.5, ..Measurement::default() }),
+                    Err(e) => Response::Refused { code: RefusalCode::Digest, message: e.to_string() },
+                }
+            }
+            _ => Response::Refused { code: RefusalCode::NoModel, message: "nothing runs".into() },
+        }
+    }
+}
+
+#[test]
+fn a_bundle_that_is_measured_arrives_whole_whatever_was_there() {
+    let (host, device) = pair();
+    let (bench, bundle) = (Bench::default(), bundle());
+    bench.0.lock().unwrap().extend([7; 99]);
+    let mut service = bench.clone();
+    let server = thread::spawn(move || drop(serve(device, &mut service, &AtomicBool::new(false))));
+    let mut session = Session::over(Box::new(host), "pair".into(), PATIENCE, None).unwrap();
+    let mut steps = vec![];
+    for _ in 0..2 {
+        assert_eq!(session.measure(&bundle, |p| steps.push(p)).unwrap().network_ms, 2.5);
+    }
+    let total = bench.0.lock().unwrap().len() as u64;
+    assert!(steps.contains(&FlashProgress::Sending { done: total, total }), "{steps:?}");
+    assert!(matches!(steps.last(), Some(FlashProgress::Device { done: 1, .. })));
+    drop(session);
+    server.join().unwrap();
 }
