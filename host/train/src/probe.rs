@@ -9,7 +9,7 @@ use crate::fit::{Source, pictures};
 use crate::net::{Device, Net, Norm};
 use crate::optimiser::{Optimiser, Step};
 use crate::pretrained::Pretrained;
-use crate::recipe::Cost;
+use crate::recipe::{Cost, Wish};
 use crate::views::Views;
 
 /// Measures steps that train the last `unfrozen` stages, `batch` pictures each.
@@ -21,15 +21,16 @@ pub(crate) fn probe(
     pretrained: &Pretrained,
     source: &dyn Source,
     unfrozen: usize,
-    norm: Option<Norm>,
+    wish: &Wish,
     batch: usize,
     device: &Device,
     bytes: u64,
 ) -> Result<Cost> {
     let (p, outputs) = (pretrained, source.targets().width());
     let head = Head::zeros(outputs, p.network.features);
-    let norm = norm.unwrap_or(Norm::Frozen);
+    let norm = wish.norm.unwrap_or(Norm::Frozen);
     let mut net = Net::new(&p.network, &p.backbone, &head, &p.preprocessing, unfrozen, norm, device)?;
+    net.recompute(wish.recompute, batch)?;
     let n = source.targets().len();
     let rows: Vec<usize> = (0..batch.min(n)).map(|i| i * n / batch.min(n).max(1)).collect();
     // Any loss will do: its gradient alone is of use.

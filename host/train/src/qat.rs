@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use graft_onnx::Activations;
 
 use crate::fit::{Data, Fit, Schedule, Source, fit};
-use crate::net::{Device, Net, Norm, Steps};
+use crate::net::{Device, Net, Norm, Recompute, Steps};
 use crate::objective::{Loss, Scale, Targets};
 use crate::rng::Rng;
 use crate::run::Run;
@@ -86,6 +86,7 @@ pub fn fine_tune(
     let preprocessing = &run.record.preprocessing;
     let mut net = Net::new(network, &run.backbone, &head, preprocessing, unfrozen, Norm::Frozen, &plan.device)?;
     net.quantize(activations, plan.steps)?;
+    net.recompute(Recompute::Auto, plan.schedule.batch)?;
     let schedule = Schedule { loss: loss(data.train.targets(), &plan.schedule.loss), ..plan.schedule.clone() };
     let fit = fit(&mut net, data, &schedule, None, stop, progress).context("fine-tuning for int8")?;
     if fit.best == 0 {

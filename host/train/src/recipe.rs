@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::augment::{Augmentation, Mix, Preset};
 use crate::features::Varied;
 use crate::fit::Schedule;
-use crate::net::Norm;
+use crate::net::{Norm, Recompute};
 use crate::objective::{Loss, Targets};
 use crate::optimiser::Optimiser;
 
@@ -77,6 +77,9 @@ pub struct Wish {
     pub validation: Option<f64>,
     /// Epochs without a better one after which to stop.
     pub patience: Option<usize>,
+    /// Whether activations are computed again instead of being kept.
+    #[serde(default)]
+    pub recompute: Recompute,
     /// Seed of order and views.
     pub seed: u64,
 }

@@ -87,6 +87,9 @@ pub struct FineTuned {
     pub seconds: f64,
     /// Seconds of these that steps waited for pictures to be read and varied, without what an earlier process did.
     pub reading_seconds: f64,
+    /// Whether activations were computed again on the way back, for lack of memory or as asked for.
+    #[serde(default)]
+    pub recomputed: bool,
 }
 
 /// Layout version of `run.json`.

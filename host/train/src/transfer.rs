@@ -223,7 +223,7 @@ fn settled(plan: &Plan<'_>, rows: &[usize], targets: &Targets) -> Result<Settled
     let settled = settle(&plan.wish, set, |unfrozen| {
         let samples: Vec<&Sample> = rows.iter().map(|&r| &plan.dataset.samples[r]).collect();
         let photos = Photos::new(&samples, targets.clone(), &p.preprocessing, PRESET);
-        probe(p, &photos, unfrozen, plan.wish.norm, batch, &plan.device, VIEWS_BYTES)
+        probe(p, &photos, unfrozen, &plan.wish, batch, &plan.device, VIEWS_BYTES)
     })?;
     if let (Some(path), Some(_)) = (path, &settled.tuning) {
         write_atomic(&path, serde_json::to_string_pretty(&settled)?.as_bytes())?;
@@ -271,6 +271,7 @@ impl Work<'_> {
             tuning.norm,
             &self.plan.device,
         )?;
+        let recomputed = net.recompute(self.plan.wish.recompute, tuning.schedule.batch)?;
         let held_out = (!validation.is_empty()).then_some(validation as &dyn Source);
         let views = self.views(&mut net, train, stop, &mut tell)?;
         let data = Data { train, views: views.as_ref(), validation: held_out };
@@ -286,6 +287,7 @@ impl Work<'_> {
             best: done.best,
             seconds: start.elapsed().as_secs_f64(),
             reading_seconds: done.reading_seconds,
+            recomputed,
         };
         Ok((backbone, head, record))
     }

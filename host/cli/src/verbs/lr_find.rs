@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use graft_onnx::Head;
 use graft_train::dataset::Columns;
 use graft_train::fit::Schedule;
-use graft_train::net::{Net, Norm};
+use graft_train::net::{Net, Norm, Recompute};
 use graft_train::photos::Photos;
 use graft_train::rate::{RATES, find, plot};
 use graft_train::recipe::PRESET;
@@ -60,6 +60,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     let unfrozen = args.unfreeze.unwrap_or(network.stages);
     let p = &pretrained.preprocessing;
     let mut net = Net::new(network, &pretrained.backbone, &head, p, unfrozen, Norm::Frozen, &Device::Cpu)?;
+    net.recompute(Recompute::Auto, args.batch)?;
     let photos = Photos::all(&dataset, p, PRESET);
     let schedule = Schedule { batch: args.batch, seed: args.seed, ..Schedule::default() };
     let bar = ui.bar("steps");

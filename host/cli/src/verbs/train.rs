@@ -8,7 +8,7 @@ use graft_train::augment::{Mix, Preset};
 use graft_train::dataset::{self, Dataset, Task};
 use graft_train::fit::Resume;
 use graft_train::gpu::{Gpu, Precision};
-use graft_train::net::Norm;
+use graft_train::net::{Norm, Recompute};
 use graft_train::optimiser::Optimiser;
 use graft_train::pictures::OnBad;
 use graft_train::pretrained::{Input, Pretrained};
@@ -196,9 +196,20 @@ struct Choices {
     /// Stop after this many epochs without a better one; 0 never stops early
     #[arg(long, value_name = "N")]
     patience: Option<usize>,
+    /// Compute activations again on the way back instead of keeping them (activation checkpointing): less memory, more time, the
+    /// same weights; auto does so where a step would not fit into memory
+    #[arg(long, value_enum, default_value_t = RecomputeName::Auto)]
+    recompute: RecomputeName,
     /// Seed of everything random
     #[arg(long, default_value_t = 0)]
     seed: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum RecomputeName {
+    Auto,
+    Always,
+    Never,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -321,7 +332,12 @@ fn report(ui: &Ui, out: &Path, trained: &Trained) -> Result<()> {
     ))?;
     if let Some(f) = &r.fine_tuned {
         let reading = 100.0 * f.reading_seconds / f.seconds.max(1e-9);
-        ui.line(&format!("tuning    {:.1} s, {reading:.0} % of it for pictures, {}", f.seconds, kept(r.task, f)))?;
+        let again = if f.recomputed { ", activations computed again" } else { "" };
+        ui.line(&format!(
+            "tuning    {:.1} s, {reading:.0} % of it for pictures{again}, {}",
+            f.seconds,
+            kept(r.task, f)
+        ))?;
     }
     ui.line(&format!("run       {}", out.display()))
 }
@@ -396,6 +412,11 @@ impl Choices {
             }),
             validation: self.validation,
             patience: self.patience,
+            recompute: match self.recompute {
+                RecomputeName::Auto => Recompute::Auto,
+                RecomputeName::Always => Recompute::Always,
+                RecomputeName::Never => Recompute::Never,
+            },
             seed: self.seed,
         })
     }

@@ -26,6 +26,7 @@ use super::{HEAD, Norm};
 
 mod bare;
 mod conv;
+mod recompute;
 mod squeeze;
 
 use bare::Bare;
@@ -45,6 +46,8 @@ pub(super) struct Engine {
     frozen: Folded,
     /// All nodes, until the next step makes it stale.
     whole: Option<Folded>,
+    /// Trained nodes whose numbers are let go of once the node behind them has its own, and computed again on the way back.
+    segments: Vec<Range<usize>>,
     /// `[pictures, h, w, stride]` of each node: the bare output of a trained convolution.
     values: Vec<Buffer>,
     /// The normalisation of each trained convolution, as of the last forward pass.
@@ -66,6 +69,14 @@ pub(super) enum Start<'a> {
     Pictures(Buffer),
     /// What [`Engine::frozen`] returned of each.
     Frozen(&'a [Vec<f32>]),
+}
+
+/// Which time a node is computed of the same batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    First,
+    /// On the way back: its statistics are known, and have moved the running ones.
+    Again,
 }
 
 /// Memory for a piece of an input, of a gradient, of an input's gradient, and of a kernel.
@@ -103,6 +114,7 @@ impl Engine {
             bare: vec![None; nodes],
             layers: BTreeMap::new(),
             gates: BTreeMap::new(),
+            segments: vec![],
             shapes,
             spare: vec![],
             scratch: Scratch::default(),
@@ -146,28 +158,35 @@ impl Engine {
             Start::Frozen(rows) => self.take_frozen(rows)?,
         }
         for i in self.first..self.network.nodes.len() {
-            let node = self.network.nodes[i].clone();
-            let mut y = take(&mut self.spare, pictures * self.shapes[i].numbers());
-            match &node.op {
-                Op::Input => {}
-                Op::Conv(c) => self.conv(weights, i, c, pictures, &mut y)?,
-                Op::Add(activation) => {
-                    let y = &mut y[..pictures * self.shapes[i].numbers()];
-                    self.add(&node.inputs, function(*activation), y);
-                }
-                Op::MaxPool => self.max_pool(node.inputs[0], i, pictures, &mut y),
-                Op::GlobalAveragePool => self.means(node.inputs[0], pictures, &mut y),
-                Op::SqueezeExcite(s) => self.squeeze(weights, i, s, pictures, &mut y)?,
-                Op::Linear(l) => self.linear(weights, i, l, pictures, &mut y)?,
-            }
-            self.values[i] = y;
-            self.close(weights, i, pictures);
+            self.compute(weights, i, pictures, Pass::First)?;
+            self.let_go_before(i);
         }
         let features = self.values.last().context("expected a network with nodes")?;
         let made = head().forward(self.isa, &mut self.threads, weights, features, pictures)?;
         let logits = made.y.to_vec();
         self.layers.insert(self.network.nodes.len(), made);
         Ok(logits)
+    }
+
+    /// Computes what a trained node keeps.
+    fn compute(&mut self, weights: &mut Weights, i: usize, pictures: usize, pass: Pass) -> Result<()> {
+        let node = self.network.nodes[i].clone();
+        let mut y = take(&mut self.spare, pictures * self.shapes[i].numbers());
+        match &node.op {
+            Op::Input => {}
+            Op::Conv(c) => self.conv(weights, i, c, pictures, pass, &mut y)?,
+            Op::Add(activation) => {
+                let y = &mut y[..pictures * self.shapes[i].numbers()];
+                self.add(&node.inputs, function(*activation), y);
+            }
+            Op::MaxPool => self.max_pool(node.inputs[0], i, pictures, &mut y),
+            Op::GlobalAveragePool => self.means(node.inputs[0], pictures, &mut y),
+            Op::SqueezeExcite(s) => self.squeeze(weights, i, s, pictures, &mut y)?,
+            Op::Linear(l) => self.linear(weights, i, l, pictures, &mut y)?,
+        }
+        self.values[i] = y;
+        self.close(weights, i, pictures);
+        Ok(())
     }
 
     /// Whether anything but the picture itself is frozen.
@@ -313,6 +332,7 @@ impl Engine {
         let dx = head().backward(isa, threads, weights, features, &made, logits, wanted)?;
         gradients[nodes - 1] = dx.map(|dx| self.adopt(&dx));
         for i in (self.first..nodes).rev() {
+            self.bring_back_before(weights, i, pictures)?;
             let node = self.network.nodes[i].clone();
             let Some(mut gradient) = gradients[i].take() else { continue };
             self.open(weights, i, pictures, &mut gradient)?;

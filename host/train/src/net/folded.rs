@@ -154,7 +154,13 @@ pub(super) fn take(spare: &mut Vec<Buffer>, len: usize) -> Buffer {
     let fits = spare.iter().enumerate().filter(|(_, b)| b.len() >= len);
     match fits.min_by_key(|(_, b)| b.len()).map(|(i, _)| i) {
         Some(i) => spare.swap_remove(i),
-        None => Buffer::zeros(len),
+        None => {
+            // One that is too small makes room for it.
+            if let Some(i) = (0..spare.len()).max_by_key(|&i| spare[i].len()) {
+                spare.swap_remove(i);
+            }
+            Buffer::zeros(len)
+        }
     }
 }
 

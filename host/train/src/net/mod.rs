@@ -24,6 +24,7 @@ mod engine;
 mod folded;
 mod gpu;
 mod linear;
+mod memory;
 mod normalisation;
 #[cfg(test)]
 mod plain;
@@ -32,6 +33,7 @@ mod shape;
 mod weights;
 
 use engine::{Engine, Start};
+pub use memory::Recompute;
 #[cfg(test)]
 use plain::Plain;
 pub use quantized::Steps;

@@ -198,6 +198,40 @@ fn steps_take_no_more_memory_than_those_before() {
     }
 }
 
+/// Activations that are computed again are those that were let go of: gradients and statistics are the same to the bit, in less
+/// memory.
+#[test]
+fn recomputing_changes_nothing_but_the_memory() {
+    let cases = [
+        ("mobilenet_v2:0.35", 9, Norm::Batch, 0.7),
+        ("mobilenet_v2:0.35", 5, Norm::Frozen, 0.65),
+        ("mobilenet_v3_small", 7, Norm::Batch, 0.6),
+        ("resnet18", 5, Norm::Batch, 0.85),
+        ("resnet50", 5, Norm::Frozen, 0.45),
+        ("efficientnet_b0", 9, Norm::Batch, 0.65),
+        ("efficientnet_b0", 0, Norm::Frozen, 1.0),
+    ];
+    for (id, unfrozen, norm, most) in cases {
+        let [mut kept, mut again] = [(); 2].map(|()| net(id, 64, Padding::Symmetric, unfrozen, norm).0);
+        let pictures = net(id, 64, Padding::Symmetric, unfrozen, norm).2;
+        assert!(!kept.recompute(Recompute::Never, 2).unwrap() && again.recompute(Recompute::Always, 2).unwrap());
+        // Twice, as the second pass finds what the first has left.
+        for _ in 0..2 {
+            let found = [&mut kept, &mut again].map(|net| net.learn(&pictures, &smoothed).unwrap());
+            assert_eq!(found[0], found[1], "{id}");
+            for (name, p) in &kept.weights.parameters {
+                assert_eq!(p.gradient[..], again.weights.parameters[name].gradient[..], "{id} {name}");
+            }
+            assert_eq!(kept.state().unwrap(), again.state().unwrap(), "{id}");
+        }
+        let held = [&kept, &again].map(|net| {
+            let Walk::Kernels(engine) = &net.walk else { unreachable!() };
+            engine.held() as f64
+        });
+        assert!(held[1] <= most * held[0], "{id} {held:?}");
+    }
+}
+
 /// What trained stages read of frozen ones says all about a picture: the same gradients from it as from pixels.
 #[test]
 fn frozen_activations_stand_for_their_pictures() {

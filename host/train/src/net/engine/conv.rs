@@ -16,7 +16,7 @@ use super::super::normalisation::{Factors, Normalisation, moments};
 use super::super::shape::{Shape, function, window};
 use super::super::weights::Weights;
 use super::super::{MOMENTUM, Norm};
-use super::{Engine, activation, grow};
+use super::{Engine, Pass, activation, grow};
 
 /// A convolution as it is computed.
 enum Forward {
@@ -41,6 +41,7 @@ impl Engine {
         i: usize,
         c: &Conv,
         pictures: usize,
+        pass: Pass,
         z: &mut Buffer,
     ) -> Result<()> {
         let from = self.network.nodes[i].inputs[0];
@@ -56,6 +57,7 @@ impl Engine {
         };
         let width = output.stride;
         let centre = padded_vector(&weights.used(&format!("{}.running_mean", c.norm))?);
+        let is_seen = self.norm == Norm::Batch && pass == Pass::First;
         let mut sums = Sums::zeros(width);
         for piece in &pieces {
             let x = activation(
@@ -78,13 +80,16 @@ impl Engine {
                     }
                 }
             }
-            if self.norm == Norm::Batch {
+            if is_seen {
                 norm::statistics(self.isa, &mut self.threads, z, &centre, &mut sums);
             }
         }
         let count = pictures * output.pixels();
-        let seen = (self.norm == Norm::Batch).then(|| moments(&sums, &centre, count));
-        self.norms[i] = Some(self.normalisation(weights, c, seen, count)?);
+        // Of a quantized network, whose statistics are fixed, the normalisation went with the numbers.
+        if pass == Pass::First || self.norms[i].is_none() {
+            let seen = is_seen.then(|| moments(&sums, &centre, count));
+            self.norms[i] = Some(self.normalisation(weights, c, seen, count)?);
+        }
         Ok(())
     }
 

@@ -215,6 +215,27 @@ fn gradients_of_weights_and_steps_equal_candles() {
     }
 }
 
+/// Rounded activations that are computed again are those that were let go of.
+#[test]
+fn recomputing_changes_no_gradient() {
+    let nets = [Recompute::Never, Recompute::Always].map(|wish| {
+        let network = truncated("mobilenet_v3_small", 38, 64);
+        let stages = network.stages;
+        let (mut net, network, pictures) = net_of(network, 64, stages, Norm::Frozen);
+        let calibration = Float::of(&net, &network).calibrate(&pictures, RangeMethod::MinMax);
+        net.quantize(&calibration, Steps::Trained { pace: 1.0 }).unwrap();
+        net.recompute(wish, 2).unwrap();
+        let found = [learn(&mut net, &pictures), learn(&mut net, &pictures)];
+        (found, net)
+    });
+    let [(kept, kept_net), (again, again_net)] = &nets;
+    assert_eq!(kept, again);
+    for (name, p) in &kept_net.weights.parameters {
+        assert_eq!(p.gradient[..], again_net.weights.parameters[name].gradient[..], "{name}");
+        assert!(p.gradient.iter().any(|g| *g != 0.0), "{name}");
+    }
+}
+
 /// Weights of channels whose factor is negative or zero, that are all zero, or too small for their bias.
 #[test]
 fn folded_weights_are_the_whole_steps_that_are_exported() {
