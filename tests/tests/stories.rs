@@ -15,7 +15,7 @@ impl Device {
     fn start(folder: &Path, key: &str) -> Self {
         let config = folder.join("graftd.toml");
         let text = format!(
-            "name = \"bench\"\nroot = \"disk\"\nlisten = [\"pty:port\"]\ntrusted_keys = [\"{key}\"]\ndisplay = \"png:screen.png\"\n"
+            "name = \"bench\"\nroot = \"disk\"\nlisten = [\"pty:port\", \"unix:socket\"]\ntrusted_keys = [\"{key}\"]\ndisplay = \"png:screen.png\"\n"
         );
         fs::write(&config, text).unwrap();
         let child = Command::new(programs().join("graftd"))
@@ -25,7 +25,7 @@ impl Device {
             .spawn()
             .unwrap();
         let since = Instant::now();
-        while !folder.join("port").exists() {
+        while !["port", "socket"].iter().all(|line| folder.join(line).exists()) {
             assert!(since.elapsed() < Duration::from_secs(30), "graftd made no port");
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -115,6 +115,7 @@ fn from_pictures_to_a_device_by_hand() {
         assert!(message.contains(word), "{name}: {message}");
     }
     refuses_what_it_cannot_meet(at, port);
+    measures_what_it_does_not_keep(at, port);
     assert_eq!(slots(), before);
 
     // What it has it may be asked for.
@@ -235,6 +236,46 @@ fn refuses_what_it_cannot_meet(at: &Path, port: &str) {
     }
     let (code, message) = pack(&["--needs-agent", "soon"]);
     assert!(code == Some(4) && message.contains("expected a version such as"), "{message}");
+}
+
+/// Quantizes by the milliseconds of the device, over both of its lines; nothing is written there.
+fn measures_what_it_does_not_keep(at: &Path, port: &str) {
+    let before = written(&at.join("disk"));
+    let socket = format!("unix:{}", at.join("socket").display());
+    let quantize = ["quantize", "run", "--data", "demo/leaves/train", "--numbers", "int8", "--out", "d8.onnx"];
+    for line in [port, &socket] {
+        let found = graft_json(at, &[&quantize[..], &["--device", line, "--key", "k", "--json"]].concat());
+        assert_eq!(found["device"], "bench");
+        let e = &found["evaluation"];
+        for measured in [&e["float"], &e["candidates"][0]["measured"]] {
+            let device = &measured["device"];
+            let ms = |key: &str| device[key].as_f64().unwrap();
+            assert!(ms("ms") > 0.0 && ms("ms") <= ms("latency_ms") && ms("load_ms") > 0.0, "{device}");
+            // It is the same machine, so it has the same engine and the same answers.
+            assert_eq!((&device["memory"], &device["max_abs_diff"]), (&measured["memory"], &0.0.into()), "{measured}");
+            assert!(device["engine"].as_str().unwrap().contains("kernels"), "{device}");
+        }
+        assert!(found["verdict"]["why"].as_str().unwrap().contains("of float's time on the board"), "{found}");
+        assert!(written(&at.join("disk")) == before, "the device has written something");
+    }
+    let told = graft(at, &["quantize", "explain", "d8.onnx"]);
+    assert!(
+        String::from_utf8_lossy(&told.stdout).lines().any(|l| l.starts_with("board ") && l.contains(", float ")),
+        "{told:?}"
+    );
+    let cases: [(&[&str], i32, &str); 5] = [
+        (&["--device", &socket, "--key", "foreign"], 4, "trusted_keys"),
+        (&["--device", "unix:nowhere", "--key", "k"], 3, "cannot reach a device"),
+        (&["--device", "file:.", "--key", "k"], 1, "a device that runs"),
+        (&["--device", &socket], 2, "--key"),
+        (&["--host-key", "k"], 1, "expected --device"),
+    ];
+    for (more, code, word) in cases {
+        let output = graft(at, &[&quantize[..], more].concat());
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(code) && message.contains(word), "{more:?}: {message}");
+    }
+    assert!(written(&at.join("disk")) == before, "the device has written something");
 }
 
 /// Returns the files of a device's folder but its screen, which it paints at any time, and the socket that tells its status.

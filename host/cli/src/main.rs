@@ -6,6 +6,7 @@ use clap::Parser;
 use graft_bundle::BundleError;
 use graft_deploy::{DeployError, ProvisionError};
 
+mod board;
 #[cfg(target_os = "linux")]
 mod card;
 mod model_file;

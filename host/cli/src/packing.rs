@@ -52,6 +52,20 @@ pub(crate) fn pack(
     out: &Path,
     progress: impl FnMut(usize, usize),
 ) -> Result<Packed> {
+    let (writer, calibrated) = filled(packing, progress)?;
+    let summary = writer.write(out, Some(key))?;
+    // What cannot be read back must not leave this machine.
+    Bundle::open(out).context("reading the bundle back")?;
+    Ok(Packed { summary, calibrated })
+}
+
+/// Makes a bundle that is no file.
+pub(crate) fn bundle(packing: &Packing<'_>, key: &SecretKey) -> Result<Bundle> {
+    let bytes = filled(packing, |_, _| ())?.0.to_bytes(Some(key))?;
+    Bundle::from_bytes(&bytes).context("reading the bundle back")
+}
+
+fn filled(packing: &Packing<'_>, progress: impl FnMut(usize, usize)) -> Result<(BundleWriter, Option<Calibrated>)> {
     let model = Model::from_onnx(packing.onnx).context("loading the model to pack")?;
     ensure!(
         !model.labels().is_empty(),
@@ -88,10 +102,7 @@ pub(crate) fn pack(
         writer.add_file(&file, &sample.jpeg, &[])?;
         writer.golden(&file, &sample.label, &sample.logits);
     }
-    let summary = writer.write(out, Some(key))?;
-    // What cannot be read back must not leave this machine.
-    Bundle::open(out).context("reading the bundle back")?;
-    Ok(Packed { summary, calibrated })
+    Ok((writer, calibrated))
 }
 
 struct Golden {

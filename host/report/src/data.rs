@@ -220,6 +220,21 @@ pub struct Quantization {
     pub method: String,
     /// Layers, that which adds the most noise first.
     pub layers: Vec<Layer>,
+    /// What a device measured of it, where one was asked.
+    pub device: Option<OnDevice>,
+}
+
+/// How fast and large the network was on a device when it was quantized.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OnDevice {
+    /// Milliseconds of a picture.
+    pub ms: f64,
+    /// Of the float network there.
+    pub float_ms: f64,
+    /// Bytes that the engine needs for it.
+    pub memory: Option<u64>,
+    /// What ran it.
+    pub engine: String,
 }
 
 /// A layer.

@@ -13,7 +13,7 @@ mod html;
 mod page;
 
 pub use data::{
-    Bin, Calibration, ClassRow, Classes, Coverage, Estimate, GroupRow, Latency, Layer, Mistake, Picture, Point,
-    Quantization, Report, Share, Tag, Told, Value,
+    Bin, Calibration, ClassRow, Classes, Coverage, Estimate, GroupRow, Latency, Layer, Mistake, OnDevice, Picture,
+    Point, Quantization, Report, Share, Tag, Told, Value,
 };
 pub use page::page;

@@ -299,6 +299,16 @@ fn of_quantization(html: &mut Html, q: &Quantization) {
     html.element("b", &[], &q.shipped);
     html.text(&format!(": {}", q.why));
     html.close("p");
+    if let Some(d) = &q.device {
+        html.open("p", &[]);
+        html.text("A picture on the board: ");
+        html.number("device_ms", d.ms, &format!("{:.2} ms", d.ms));
+        html.text(" on one thread, in float ");
+        html.number("device_float_ms", d.float_ms, &format!("{:.2} ms", d.float_ms));
+        let memory = d.memory.map_or(String::new(), |bytes| format!("; {:.1} MB of memory", bytes as f64 / 1e6));
+        html.text(&format!("{memory}; {}.", d.engine));
+        html.close("p");
+    }
     html.element("p", &[], &format!("Ranges: {}. The layers that add the most noise:", q.method));
     html.raw("<div class=\"wide\"><table><tr><th>layer<th>numbers<th class=\"n\">signal over noise<th class=\"n\">share of the noise</tr>\n");
     for layer in q.layers.iter().take(MOST_LAYERS) {

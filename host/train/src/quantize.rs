@@ -32,7 +32,7 @@ pub use layers::LayerReport;
 pub use pin::Pins;
 pub use repair::Repair;
 pub use search::Tried;
-pub use trial::{Candidate, Changed, Measured};
+pub use trial::{Candidate, Changed, Measured, OnDevice};
 pub use verdict::Verdict;
 
 use pin::Pinned;
@@ -72,8 +72,10 @@ pub struct Plan<'a> {
     pub kind: Option<Kind>,
     /// How much of the score may be lost, 0.01 for a point.
     pub budget: f64,
-    /// Milliseconds that a picture may take here, on one thread; none asks for less than float takes.
+    /// Milliseconds that a picture may take, here or on the device, on one thread; none asks for less than float takes.
     pub budget_ms: Option<f64>,
+    /// Measures a file on a device, whose milliseconds then decide; none leaves that to this machine.
+    pub on_device: Option<&'a Measure<'a>>,
     /// Where the backbone's parameters are pinned; none pins nothing.
     pub pins: Option<Pins>,
     /// How to fine-tune for int8 where it loses too much; none leaves the weights alone.
@@ -81,6 +83,9 @@ pub struct Plan<'a> {
     /// What to do with pictures that cannot be read.
     pub on_bad: OnBad,
 }
+
+/// Has a device measure a file.
+pub type Measure<'a> = dyn Fn(&[u8]) -> Result<OnDevice> + Sync + 'a;
 
 /// How to fine-tune for int8.
 pub struct Tuning<'a> {
@@ -189,6 +194,9 @@ pub fn quantize(plan: &Plan<'_>, mut progress: impl FnMut(Stage, usize, usize)) 
     ensure!(!plan.calibration.is_empty(), "expected calibration pictures, found none");
     let source = Source { run: plan.run, values: values(plan.run.network()) };
     let layers = plan.run.layers()?;
+    // First of all: a device that does not take it should say so before the long work.
+    let float = plan.on_device.map(|measure| measure(&source.write(&layers, Format::Float, Outputs::Last)?));
+    let float = float.transpose()?;
     let start = Instant::now();
     let search = Search::new(plan, &source, &layers)?;
     let fresh = search.run(|done, of| progress(Stage::Calibrating, done, of))?;
@@ -199,7 +207,7 @@ pub fn quantize(plan: &Plan<'_>, mut progress: impl FnMut(Stage, usize, usize)) 
 
     let on_layer = |done, of| progress(Stage::Layers, done, of);
     let mut told = layers::explain(&source, &layers, quantized, &search, on_layer)?;
-    let mut trial = Trial::new(plan, &source, &layers, |done, of| progress(Stage::Evaluating, done, of))?;
+    let mut trial = Trial::new(plan, &source, &layers, float, |done, of| progress(Stage::Evaluating, done, of))?;
     let tune = |progress: &mut dyn FnMut(Stage, usize, usize)| tuned(plan, &fresh.plain, progress);
     let (verdict, chosen) = verdict::find(plan, &mut trial, quantized, &told, pinned.is_some(), &tune, &mut progress)?;
     // Only numbers on bytes go by what is pinned.
@@ -223,11 +231,15 @@ pub fn quantize(plan: &Plan<'_>, mut progress: impl FnMut(Stage, usize, usize)) 
     let (method, repairs) = pinned.map_or((method, repairs), |p| (p.method, p.repairs));
     let pictures = plan.calibration.iter().map(|s| s.location.to_string()).collect();
     let calibration = Calibration { pictures, method, repairs, tried, pinned_cost, seconds };
+    // What is written was tried last.
+    let last = trial.candidates.last().and_then(|c| c.measured.device.clone());
+    let on_device = trial.float.device.clone().zip(last).map(|(float, written)| OnDevices { float, written });
     let explanation = Explanation {
         verdict: verdict.clone(),
         method: calibration.method.clone(),
         repairs: calibration.repairs.clone(),
         layers: told.clone(),
+        on_device,
     };
     let onnx = chosen.map(|c| trial.write(c.kind, &c.quantized, &explanation.metadata()?)).transpose()?;
     let (evaluation, skipped) = trial.finish();
@@ -270,6 +282,18 @@ pub struct Explanation {
     pub repairs: Vec<Repair>,
     /// Every layer, the one that adds the most noise first.
     pub layers: Vec<LayerReport>,
+    /// What a device measured, where one was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_device: Option<OnDevices>,
+}
+
+/// The float network and the one in the file, on the same device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OnDevices {
+    /// The float network.
+    pub float: OnDevice,
+    /// The one in the file.
+    pub written: OnDevice,
 }
 
 impl Explanation {

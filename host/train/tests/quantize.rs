@@ -10,7 +10,7 @@ use graft_train::dataset::Dataset;
 use graft_train::fit::Resume;
 use graft_train::pictures::OnBad;
 use graft_train::pretrained::{Input, Pretrained};
-use graft_train::quantize::{Explanation, Kind, Outcome, Pins, Plan, Repair, Report, quantize};
+use graft_train::quantize::{CALIBRATION, Explanation, Kind, OnDevice, Outcome, Pins, Plan, Repair, Report, quantize};
 use graft_train::recipe::{Recipe, Wish};
 use graft_train::run::Run;
 use graft_train::transfer::{self, Device, transfer};
@@ -50,6 +50,7 @@ fn plan<'a>(run: &'a Run, train: &'a Dataset, test: &'a Dataset) -> Plan<'a> {
         kind: Some(Kind::Int8),
         budget: 0.005,
         budget_ms: None,
+        on_device: None,
         pins: None,
         tuning: None,
         on_bad: OnBad::Fail,
@@ -180,6 +181,57 @@ fn a_budget_of_time_is_kept_and_memory_told() {
     // The weights of the file at least, and a fraction of them where they are bytes.
     assert!(memory(float) > float.bytes * 9 / 10, "{float:?}");
     assert!((memory(float) / 5..memory(float) * 2 / 3).contains(&memory(bytes)), "{float:?} {bytes:?}");
+}
+
+/// A device on which bytes take `ratio` of float's 100 ms.
+fn device(onnx: &[u8], ratio: f64) -> anyhow::Result<OnDevice> {
+    let is_bytes = Model::from_onnx(onnx)?.metadata().contains_key(CALIBRATION);
+    Ok(OnDevice {
+        ms: if is_bytes { 100.0 * ratio } else { 100.0 },
+        latency_ms: 101.0,
+        load_ms: 5.0,
+        memory: Some(7),
+        max_abs_diff: 0.0,
+        engine: "another".into(),
+        warning: None,
+    })
+}
+
+#[test]
+fn a_board_decides_by_its_own_milliseconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, train, test) = run(dir.path(), 0);
+    let on = |ratio, budget_ms| {
+        let measure = |onnx: &[u8]| device(onnx, ratio);
+        done(&Plan { kind: None, budget: 1.0, budget_ms, on_device: Some(&measure), ..plan(&run, &train, &test) })
+    };
+    let fast = on(0.41, None);
+    let (verdict, e) = (&fast.report.verdict, &fast.report.evaluation);
+    assert_eq!(verdict.ship, Kind::Int8);
+    assert!(verdict.why.contains("takes 0.41 of float's time on the board"), "{}", verdict.why);
+    let ms = |m: &graft_train::quantize::Measured| m.device.as_ref().map(|d| d.ms);
+    assert_eq!((ms(&e.float), ms(&e.candidates[0].measured)), (Some(100.0), Some(41.0)));
+    let told = Explanation::of(Model::from_onnx(&fast.onnx.unwrap()).unwrap().metadata()).unwrap().unwrap();
+    let told = told.on_device.unwrap();
+    assert_eq!((told.float.ms, told.written.ms, told.written.memory), (100.0, 41.0, Some(7)));
+    // Bytes that are slower there are not shipped, however fast they are here.
+    let slow = on(1.5, None);
+    assert_eq!(slow.report.verdict.ship, Kind::Weights);
+    assert!(slow.report.verdict.why.contains("takes 1.50 of float's time on the board"), "{:?}", slow.report.verdict);
+    let late = on(0.41, Some(40.0)).report.verdict;
+    assert!(late.ship == Kind::Float && late.why.contains("float takes 100.00 ms on the board"), "{late:?}");
+    assert_eq!(on(0.41, Some(42.0)).report.verdict.ship, Kind::Int8);
+}
+
+#[test]
+fn what_a_board_refuses_is_told_before_the_long_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, train, test) = run(dir.path(), 0);
+    let measure = |_: &[u8]| anyhow::bail!("the board says no");
+    let plan = Plan { on_device: Some(&measure), ..plan(&run, &train, &test) };
+    let mut steps = 0;
+    let error = quantize(&plan, |_, _, _| steps += 1).err().expect("a refusal");
+    assert_eq!((error.to_string().as_str(), steps), ("the board says no", 0));
 }
 
 #[test]

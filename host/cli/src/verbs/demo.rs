@@ -237,6 +237,7 @@ fn quantized(out: &Path, run: &Run, sets: &Sets, ui: &Ui) -> Result<Outcome> {
         kind: Some(Kind::Int8),
         budget: 0.005,
         budget_ms: None,
+        on_device: None,
         pins: Some(Pins::kept(&out.join("quantized"))),
         tuning: None,
         on_bad: OnBad::Fail,

@@ -89,7 +89,7 @@ pub(crate) fn run(command: &Command, ui: &mut Ui) -> Result<()> {
 
 fn info(at: &At, as_json: bool, ui: &mut Ui) -> Result<()> {
     let mut session = at.connect(ui)?;
-    let key = session.authenticate(at.expect, None)?;
+    let key = session.authenticate(at.manner.expect, None)?;
     let (i, a) = (session.info()?, session.about()?);
     if as_json {
         return ui.json(&json!({

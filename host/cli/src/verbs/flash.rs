@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use graft_bundle::{Bundle, PublicKey, SecretKey};
 use graft_deploy::{Address, FlashProgress, FlashReport, Session};
-use indicatif::ProgressStyle;
+use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::ui::Ui;
 
@@ -43,6 +43,13 @@ pub(crate) struct At {
     /// [default: the one device that answers]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) device: Option<Address>,
+    #[command(flatten)]
+    pub(crate) manner: Manner,
+}
+
+/// How a device is asked.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Manner {
     /// Seconds to wait for an answer
     #[arg(long, default_value_t = 10.0)]
     pub(crate) timeout: f64,
@@ -78,11 +85,11 @@ impl DerefMut for Connected {
 
 impl At {
     pub(crate) fn connect(&self, ui: &Ui) -> Result<Connected> {
-        let patience = Duration::try_from_secs_f64(self.timeout).context("reading --timeout")?;
-        let key = self.host_key.as_deref().map(SecretKey::load).transpose()?;
+        let patience = Duration::try_from_secs_f64(self.manner.timeout).context("reading --timeout")?;
+        let key = self.manner.host_key.as_deref().map(SecretKey::load).transpose()?;
         let mut connected = self.reach(patience, ui)?;
-        if key.is_some() || self.expect.is_some() {
-            connected.authenticate(self.expect, key.as_ref())?;
+        if key.is_some() || self.manner.expect.is_some() {
+            connected.authenticate(self.manner.expect, key.as_ref())?;
         }
         Ok(connected)
     }
@@ -124,26 +131,28 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
 /// Flashes with a progress bar.
 pub(crate) fn flash(session: &mut Session, bundle: &Bundle, ui: &Ui) -> Result<FlashReport> {
     let bar = ui.bar("sending");
-    let bytes = "{msg:24} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
-    if let Ok(style) = ProgressStyle::with_template(bytes) {
-        bar.set_style(style);
-    }
-    let report = session.flash(bundle, |p| match p {
-        FlashProgress::Sending { done, total } => {
-            bar.set_length(total);
-            bar.set_position(done);
-        }
-        FlashProgress::Device { text, done, total } => {
-            if let Ok(style) = ProgressStyle::with_template("{msg:24} {bar:30} {pos}/{len}") {
-                bar.set_style(style);
-            }
-            bar.set_message(format!("device: {text}"));
-            bar.set_length(total.into());
-            bar.set_position(done.into());
-        }
-    });
+    let report = session.flash(bundle, |p| show(&bar, p));
     bar.finish_and_clear();
     Ok(report?)
+}
+
+/// Shows on a bar how far a bundle has come.
+pub(crate) fn show(bar: &ProgressBar, progress: FlashProgress) {
+    let (template, text, done, total) = match progress {
+        FlashProgress::Sending { done, total } => {
+            let template = "{msg:24} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+            (template, "sending".to_owned(), done, total)
+        }
+        FlashProgress::Device { text, done, total } => {
+            ("{msg:24} {bar:30} {pos}/{len}", format!("device: {text}"), done.into(), total.into())
+        }
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.set_message(text);
+    bar.set_length(total);
+    bar.set_position(done);
 }
 
 pub(crate) fn describe(r: &FlashReport) -> String {

@@ -11,7 +11,7 @@ mod demo;
 mod device;
 mod evaluate;
 mod export;
-mod flash;
+pub(crate) mod flash;
 mod key;
 mod label;
 mod lr_find;

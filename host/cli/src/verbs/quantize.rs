@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use graft_bundle::SecretKey;
+use graft_deploy::Address;
 use graft_onnx::quantize::RangeMethod;
 use graft_runtime::unsupported_operators;
 use graft_train::dataset::{Dataset, Sample};
@@ -12,13 +14,16 @@ use graft_train::fit::Schedule;
 use graft_train::pictures::OnBad;
 use graft_train::qat;
 use graft_train::quantize::{
-    Candidate, Explanation, Kind, LayerReport, Measured, Pins, Plan, Repair, Report, Stage, Tuning, Verdict, quantize,
+    Candidate, Explanation, Kind, LayerReport, Measured, OnDevice, Pins, Plan, Repair, Report, Stage, Tuning, Verdict,
+    quantize,
 };
 use graft_train::run::{Run, write_atomic};
 use serde::Serialize;
 
+use super::flash::{At, Manner};
 use super::threads::Threads;
 use super::train::{Columns, cache_folder};
+use crate::board::{Board, reach};
 use crate::model_file;
 use crate::ui::{Ui, moves};
 
@@ -33,6 +38,9 @@ use crate::ui::{Ui, moves};
 ///
 /// The backbone's parameters are kept in graft's cache folder and used again for every head on that backbone, so that a
 /// device that has the backbone needs the head alone; --afresh chooses them anew.
+///
+/// With --device each network is also tested and timed on a board over its line: it travels there, stays in memory, and is
+/// forgotten; nothing is written there, and what runs goes on. The verdict then goes by the board's milliseconds.
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -40,6 +48,8 @@ use crate::ui::{Ui, moves};
     after_help = "Examples:
   graft quantize runs/leaves --data photos/train --test photos/test --out leaves.int8.onnx
   graft quantize runs/leaves --data photos/ --budget-drop 1 --budget-ms 3 --json --out leaves.int8.onnx
+  graft quantize runs/leaves --data photos/train --test photos/test --device tcp://raspberrypi.local:7878 --key field.key \
+    --budget-ms 40 --out leaves.int8.onnx
   graft quantize runs/leaves --data photos/ --numbers half --out leaves.f16.onnx
   graft quantize explain leaves.int8.onnx"
 )]
@@ -63,7 +73,7 @@ pub(crate) struct Args {
     /// Points that may be lost, of 100
     #[arg(long, value_name = "POINTS", default_value_t = 0.5)]
     budget_drop: f64,
-    /// Milliseconds that a picture may take here, on one thread, instead of less than float takes
+    /// Milliseconds that a picture may take here, or on the board of --device, on one thread, instead of less than float takes
     #[arg(long, value_name = "MS")]
     budget_ms: Option<f64>,
     /// Choose ranges so instead of trying all: min-max, percentile-99.999, percentile-99.99, percentile-99.9, mse, entropy
@@ -92,7 +102,17 @@ pub(crate) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Also measure on the device at this address: /dev/ttyUSB0, tcp://host:port, unix:/path
+    #[arg(long, value_name = "ADDRESS", requires = "key", help_heading = BOARD)]
+    device: Option<Address>,
+    /// The key that signs what is measured there, which the device trusts
+    #[arg(long, value_name = "KEYFILE", requires = "device", help_heading = BOARD)]
+    key: Option<PathBuf>,
+    #[command(flatten, next_help_heading = BOARD)]
+    manner: Manner,
 }
+
+const BOARD: &str = "A board that is to tell its milliseconds";
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
@@ -128,6 +148,14 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     };
     args.threads.start()?;
     let start = Instant::now();
+    let at = args.device.clone().map(|device| At { device: Some(device), manner: args.manner.clone() });
+    let key = args.key.as_deref().map(SecretKey::load).transpose()?;
+    ensure!(
+        at.is_some() || (args.manner.expect.is_none() && args.manner.host_key.is_none()),
+        "expected --device with --expect and --host-key, found none"
+    );
+    // An address that is wrong is to be known before the long work.
+    let name = at.as_ref().map(|at| reach(at, ui)).transpose()?;
     let sets = Sets::open(args, data)?;
     let (run, cache) = (Run::open(folder)?, cache_folder()?.join("quantized"));
     let repairs = match &args.repair[..] {
@@ -135,6 +163,9 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
         names => names.iter().map(|n| n.parse::<Repair>()).collect::<Result<_>>()?,
     };
     let stop = Arc::clone(&ui.stop);
+    let bar = ui.bar("quantizing");
+    let board = at.as_ref().zip(key.as_ref()).map(|(at, key)| Board::new(at, key, &sets.test, ui));
+    let measure = board.as_ref().map(|board| |onnx: &[u8]| board.measure(onnx, &bar));
     let plan = Plan {
         run: &run,
         calibration: &sets.calibration,
@@ -148,6 +179,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
         }),
         budget: args.budget_drop / 100.0,
         budget_ms: args.budget_ms,
+        on_device: measure.as_ref().map(|measure| measure as _),
         pins: Some(if args.afresh { Pins::afresh(&cache) } else { Pins::kept(&cache) }),
         tuning: args.qat.map(|epochs| {
             let usual = qat::Plan::default();
@@ -156,7 +188,6 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
         }),
         on_bad: if args.strict { OnBad::Fail } else { OnBad::Skip },
     };
-    let bar = ui.bar("quantizing");
     let outcome = quantize(&plan, |stage, done, of| {
         bar.set_message(match stage {
             Stage::Calibrating => "calibrating",
@@ -173,10 +204,13 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
         ensure!(unsupported.is_empty(), "expected operators that the device runs, found {}", unsupported.join(", "));
         write_atomic(out, onnx)?;
     }
+    if let (Some(name), Some(warning)) = (&name, slowness(&outcome.report)) {
+        ui.note(&format!("{name} says \"{warning}\": its milliseconds may be too long"));
+    }
     let seconds = start.elapsed().as_secs_f64();
     let written = outcome.onnx.as_ref().map(|_| out);
     if args.json {
-        ui.json(&Told { report: &outcome.report, out: written, seconds })?;
+        ui.json(&Told { report: &outcome.report, device: name, out: written, seconds })?;
     } else {
         report(ui, &outcome.report, sets.is_one)?;
         if let Some(out) = written {
@@ -203,6 +237,8 @@ impl std::error::Error for Refused {}
 struct Told<'a> {
     #[serde(flatten)]
     report: &'a Report,
+    /// Name of the device that measured, too.
+    device: Option<String>,
     out: Option<&'a PathBuf>,
     seconds: f64,
 }
@@ -295,7 +331,20 @@ fn measured(m: &Measured) -> String {
     };
     let ece = m.ece.map_or(String::new(), |e| format!(", calibration error {:.1} %", 100.0 * e));
     let memory = m.memory.map_or(String::new(), |bytes| format!(", {:.1} MB of memory", bytes as f64 / 1e6));
-    format!("{score}{ece}, {} bytes{memory}, {:.2} ms", m.bytes, m.ms)
+    let board = m.device.as_ref().map_or(String::new(), |d| format!(" here, {} on the board", on_board(d)));
+    format!("{score}{ece}, {} bytes{memory}, {:.2} ms{board}", m.bytes, m.ms)
+}
+
+fn on_board(d: &OnDevice) -> String {
+    let memory = d.memory.map_or(String::new(), |bytes| format!(" and {:.1} MB", bytes as f64 / 1e6));
+    format!("{:.2} ms{memory}", d.ms)
+}
+
+/// Returns why the board may have been slower than it could be, if it said so.
+fn slowness(report: &Report) -> Option<&str> {
+    let e = &report.evaluation;
+    let all = std::iter::once(&e.float).chain(e.candidates.iter().map(|c| &c.measured));
+    all.filter_map(|m| m.device.as_ref()?.warning.as_deref()).next_back()
 }
 
 fn differs(c: &Candidate, n: usize) -> String {
@@ -348,6 +397,10 @@ fn tell(args: &Explain, ui: &Ui) -> Result<()> {
     let repairs: Vec<&str> = told.repairs.iter().map(|r| r.name()).collect();
     let repairs = if repairs.is_empty() { "none".to_owned() } else { repairs.join(", ") };
     ui.line(&format!("ranges    {}, repairs: {repairs}", told.method))?;
+    if let Some(d) = &told.on_device {
+        let (written, float, engine) = (on_board(&d.written), d.float.ms, &d.written.engine);
+        ui.line(&format!("board     {written}, float {float:.2} ms ({engine})"))?;
+    }
     rows(ui, &told.layers, usize::MAX)?;
     conclude(ui, &told.verdict)
 }

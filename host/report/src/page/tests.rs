@@ -1,7 +1,7 @@
 //! The page from the outside: what a hostile label does, what is on it.
 
 use super::*;
-use crate::data::{Bin, ClassRow, Estimate, Layer, Point};
+use crate::data::{Bin, ClassRow, Estimate, Layer, OnDevice, Point};
 
 fn share(hits: usize, n: usize) -> Share {
     Share { hits, n, share: hits as f64 / n.max(1) as f64, interval: [0.1, 0.9] }
@@ -47,6 +47,7 @@ fn report(labels: &[&str]) -> Report {
             why: labels[0].to_owned(),
             method: "mse".into(),
             layers: vec![Layer { name: labels[0].to_owned(), is_float: false, snr_db: Some(21.0), share: 0.5 }],
+            device: Some(OnDevice { ms: 7.25, float_ms: 14.5, memory: Some(4_400_000), engine: labels[0].to_owned() }),
         }),
         latency: Latency {
             median_ms: 2.0,
@@ -107,6 +108,7 @@ fn numbers_are_there_for_people_and_for_programs() {
         "<data value=\"0.034\" data-key=\"ece_after\">3.4 %</data>",
         "<data value=\"0.8\" data-key=\"recall.1\">80.0 %</data>",
         "<data value=\"0.75\" data-key=\"group.0\">75.0 %</data>",
+        "<data value=\"7.25\" data-key=\"device_ms\">7.25 ms</data> on one thread, in float <data value=\"14.5\"",
         "src=\"data:image/jpeg;base64,/9g=\"",
     ] {
         assert!(page.contains(text), "{text}");

@@ -6,7 +6,7 @@ use graft_runtime::{EngineChoice, Model, Network, Raw, bench};
 use serde::{Deserialize, Serialize};
 
 use super::statistics::{calibration_error, confidence, interval, mcnemar};
-use super::{Evaluation, Kind, Plan, Quantized, Source};
+use super::{CALIBRATION, Evaluation, Kind, Plan, Quantized, Source};
 use crate::dataset::{Dataset, Ignored, Task};
 use crate::evaluate::{Answer, answers, found};
 use crate::metrics::argmax;
@@ -27,6 +27,40 @@ pub struct Measured {
     pub memory: Option<usize>,
     /// The fastest milliseconds of a picture here, one thread: other programs make any but these longer.
     pub ms: f64,
+    /// What a device measured, where one was asked.
+    #[serde(default)]
+    pub device: Option<OnDevice>,
+}
+
+/// How large and slow a network is on a device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OnDevice {
+    /// The fastest milliseconds of a picture, the network alone, one thread.
+    pub ms: f64,
+    /// Median milliseconds of a picture with its preprocessing.
+    pub latency_ms: f64,
+    /// Milliseconds that loading took.
+    pub load_ms: f64,
+    /// Bytes that the engine needs for it there.
+    pub memory: Option<u64>,
+    /// Largest difference of its answers to those given here.
+    pub max_abs_diff: f32,
+    /// The engine, and for which instructions.
+    pub engine: String,
+    /// Why the device may have been slower than it could be.
+    pub warning: Option<String>,
+}
+
+impl Measured {
+    /// Returns the milliseconds that the verdict goes by: the device's where one was asked.
+    pub fn deciding_ms(&self) -> f64 {
+        self.device.as_ref().map_or(self.ms, |d| d.ms)
+    }
+
+    /// Says where these milliseconds are from.
+    pub fn place(&self) -> &'static str {
+        if self.device.is_some() { "on the board" } else { "here" }
+    }
 }
 
 /// A picture whose class changes.
@@ -80,6 +114,7 @@ impl<'a> Trial<'a> {
         plan: &'a Plan<'a>,
         source: &'a Source<'a>,
         layers: &'a Layers,
+        device: Option<OnDevice>,
         progress: impl FnMut(usize, usize),
     ) -> Result<Self> {
         ensure!(
@@ -92,7 +127,7 @@ impl<'a> Trial<'a> {
         let onnx = source.write(layers, Format::Float, Outputs::Last)?;
         let (answers, skipped) = answers(&Model::from_onnx(&onnx)?, &data.samples, plan.on_bad, progress)?;
         ensure!(!answers.is_empty(), "expected pictures that can be read, found none among {}", data.samples.len());
-        let float = measured(&data, &answers, &onnx)?;
+        let float = Measured { device, ..measured(&data, &answers, &onnx)? };
         Ok(Self { plan, source, layers, data, answers, skipped, float, candidates: vec![] })
     }
 
@@ -119,10 +154,11 @@ impl<'a> Trial<'a> {
         quantized: &Quantized,
         progress: impl FnMut(usize, usize),
     ) -> Result<&Candidate> {
-        let onnx = self.write(kind, quantized, &Metadata::new())?;
+        let onnx = self.write(kind, quantized, &marks(kind))?;
         let (answers, _) = answers(&Model::from_onnx(&onnx)?, &self.data.samples, self.plan.on_bad, progress)?;
         ensure!(answers.len() == self.answers.len(), "expected the pictures of before, found others; do they change?");
-        let measured = measured(&self.data, &answers, &onnx)?;
+        let device = self.plan.on_device.map(|measure| measure(&onnx)).transpose()?;
+        let measured = Measured { device, ..measured(&self.data, &answers, &onnx)? };
         let float_layers = match kind {
             Kind::Mixed => {
                 let on_bytes = &quantized.quantization.layers;
@@ -193,6 +229,14 @@ impl<'a> Trial<'a> {
     }
 }
 
+/// Returns what a file of this kind says of itself already while it is only tried: a device allows bytes more difference.
+fn marks(kind: Kind) -> Metadata {
+    match kind {
+        Kind::Int8 | Kind::Mixed => Metadata::from([(CALIBRATION.to_owned(), String::new())]),
+        _ => Metadata::new(),
+    }
+}
+
 fn measured(data: &Dataset, answers: &[Answer], onnx: &[u8]) -> Result<Measured> {
     let (score, n) = (found(data, answers).score(), answers.len());
     let is_right = |a: &Answer| argmax(&a.logits) == data.samples[a.sample].class;
@@ -209,6 +253,7 @@ fn measured(data: &Dataset, answers: &[Answer], onnx: &[u8]) -> Result<Measured>
         bytes: onnx.len(),
         memory: network.memory(),
         ms,
+        device: None,
     })
 }
 

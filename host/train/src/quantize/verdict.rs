@@ -10,7 +10,7 @@ use super::{Kind, Plan, Quantized, Stage};
 /// What to ship, and why.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// The numbers to ship; float where fewer bits are worse or slower here.
+    /// The numbers to ship; float where fewer bits are worse, or slower where it was measured.
     pub ship: Kind,
     /// Why, as a sentence.
     pub why: String,
@@ -42,8 +42,8 @@ pub(super) fn find(
     }
     let float = trial.float.clone();
     let told = |c: &Candidate| told(c, &float);
-    let most = plan.budget_ms.unwrap_or(FASTER * float.ms);
-    let is_fast = |c: &Candidate| c.measured.ms <= most;
+    let most = plan.budget_ms.unwrap_or(FASTER * float.deciding_ms());
+    let is_fast = |c: &Candidate| c.measured.deciding_ms() <= most;
     let is_good = |c: &Candidate| c.drop <= plan.budget + 1e-9;
 
     let all = quantized.quantization.layers.len() == quantized.layers.iter().count();
@@ -89,8 +89,9 @@ pub(super) fn find(
         let why = format!("{}; {why}", told(&weights));
         return Ok((Verdict { ship: Kind::Weights, why }, chosen(Kind::Weights, quantized)));
     }
-    let late = plan.budget_ms.filter(|ms| float.ms > *ms).map_or_else(String::new, |ms| {
-        format!("; a smaller network is needed: float takes {:.2} ms here, of {ms} that may be", float.ms)
+    let late = plan.budget_ms.filter(|ms| float.deciding_ms() > *ms).map_or_else(String::new, |ms| {
+        let (took, place) = (float.deciding_ms(), float.place());
+        format!("; a smaller network is needed: float takes {took:.2} ms {place}, of {ms} that may be")
     });
     Ok((Verdict { ship: Kind::Float, why: format!("{why}; {}{late}", told(&weights)) }, None))
 }
@@ -117,8 +118,9 @@ fn told(c: &Candidate, float: &Measured) -> String {
         d if d < 0.0 => format!("gains {:.1} points", -d),
         _ => "loses nothing".to_owned(),
     };
-    let (time, size) = (c.measured.ms / float.ms, c.measured.bytes as f64 / float.bytes.max(1) as f64);
-    format!("{what} {change}, takes {time:.2} of float's time here and {size:.2} of its bytes")
+    let (time, place) = (c.measured.deciding_ms() / float.deciding_ms(), float.place());
+    let size = c.measured.bytes as f64 / float.bytes.max(1) as f64;
+    format!("{what} {change}, takes {time:.2} of float's time {place} and {size:.2} of its bytes")
 }
 
 /// Less than this of float's time is faster.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use graft_report::{
-    Bin, Calibration, ClassRow, Classes, Coverage, Estimate, GroupRow, Layer, Mistake, Picture, Point, Quantization,
-    Share, Tag, Told, Value,
+    Bin, Calibration, ClassRow, Classes, Coverage, Estimate, GroupRow, Layer, Mistake, OnDevice, Picture, Point,
+    Quantization, Share, Tag, Told, Value,
 };
 use graft_runtime::decision::soften;
 use graft_runtime::{Decision, Model};
@@ -86,7 +86,7 @@ pub fn review(
 ///
 /// If that cannot be understood.
 pub fn quantization(model: &Model) -> Result<Option<Quantization>> {
-    let Some(Explanation { verdict, method, repairs, layers }) = Explanation::of(model.metadata())? else {
+    let Some(Explanation { verdict, method, repairs, layers, on_device }) = Explanation::of(model.metadata())? else {
         return Ok(None);
     };
     let shipped = match verdict.ship {
@@ -106,7 +106,13 @@ pub fn quantization(model: &Model) -> Result<Option<Quantization>> {
     };
     let method = format!("{method}; repairs: {repairs}");
     let layers = layers.into_iter().map(layer).collect();
-    Ok(Some(Quantization { shipped: shipped.into(), why: verdict.why, method, layers }))
+    let device = on_device.map(|d| OnDevice {
+        ms: d.written.ms,
+        float_ms: d.float.ms,
+        memory: d.written.memory,
+        engine: d.written.engine,
+    });
+    Ok(Some(Quantization { shipped: shipped.into(), why: verdict.why, method, layers, device }))
 }
 
 fn share(hits: usize, n: usize) -> Share {
