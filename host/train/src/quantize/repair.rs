@@ -75,7 +75,7 @@ pub(super) fn correct_bias(layer: &Layer, integers: &mut Integers, float: &[f32]
 }
 
 /// Returns the means of each activation by name.
-pub(super) fn means(values: &[Value], seen: &[Seen]) -> BTreeMap<String, Vec<f32>> {
+pub(super) fn means_of(values: &[Value], seen: &[Seen]) -> BTreeMap<String, Vec<f32>> {
     values.iter().zip(seen).map(|(v, s)| (v.name.clone(), s.means())).collect()
 }
 

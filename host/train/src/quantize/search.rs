@@ -1,5 +1,7 @@
 //! Chooses ranges, and the repairs that help: by the noise that rounding adds to the answers.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result};
 use graft_onnx::quantize::RangeMethod;
 use graft_onnx::{Activations, Affine, Factors, Format, Layers, Outputs, Quantization, Value};
@@ -7,7 +9,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::observe::{self, Seen, answers, crops, noise};
-use super::repair::{Moments, Repair, correct_biases, means};
+use super::repair::{Moments, Repair, correct_biases, means_of};
 use super::{Plan, Quantized, Source};
 use crate::dataset::{Dataset, Sample};
 use crate::metrics::argmax;
@@ -55,7 +57,14 @@ pub(super) struct Search<'a> {
 struct Best {
     quantized: Quantized,
     noise: f64,
+    /// Its ranges.
+    method: String,
+    /// Means of each activation in the float network, by which its biases are corrected, where they are.
+    means: Option<Means>,
 }
+
+/// The mean of each channel of each activation.
+type Means = BTreeMap<String, Vec<f32>>;
 
 impl<'a> Search<'a> {
     /// Has the float network answer the pictures that are compared.
@@ -71,11 +80,10 @@ impl<'a> Search<'a> {
         let steps = 2 * self.plan.calibration.len();
         let mut tried = vec![];
         let seen = self.observe(self.layers, self.plan.calibration, |done| progress(done, steps))?;
-        let (mut best, mut method) = self.ranges(self.layers, &seen, "", &mut tried)?;
+        let mut best = self.ranges(self.layers, &seen, "", &mut tried)?;
         let plain = best.quantized.quantization.activations.clone();
         let (mut factors, mut repairs, mut features) = (Factors::default(), vec![], None);
-        let wants = |r| self.plan.repairs.contains(&r);
-        if wants(Repair::Equalize) {
+        if self.wants(Repair::Equalize) {
             let largest = self.source.values.iter().zip(&seen).map(|(v, s)| (v.name.clone(), s.largest.clone()));
             let found = Factors::of(&self.source.values, self.layers, &largest.collect())?;
             if !found.is_empty() {
@@ -84,51 +92,61 @@ impl<'a> Search<'a> {
                 // A few pictures tell whether it is worth while to watch all of them again.
                 let few = Dataset::spread(self.plan.calibration, FEW);
                 let seen = self.observe(&layers, &few, |_| ())?;
-                let first = self.ranges(&layers, &seen, "equalize, ", &mut vec![])?.0;
+                let first = self.ranges(&layers, &seen, "equalize, ", &mut vec![])?;
                 if first.noise < WORTH * best.noise {
                     let watched = |done| progress(self.plan.calibration.len() + done, steps);
                     let seen = self.observe(&layers, self.plan.calibration, watched)?;
-                    let (equal, by) = self.ranges(&layers, &seen, "equalize, ", &mut tried)?;
+                    let equal = self.ranges(&layers, &seen, "equalize, ", &mut tried)?;
                     if equal.noise < best.noise {
-                        (best, method, factors) = (equal, by, found);
+                        (best, factors) = (equal, found);
                         repairs.push(Repair::Equalize);
                     }
                 }
             }
         }
-        if wants(Repair::Round) {
-            let rounded = self.rounded(&best.quantized)?;
+        if self.wants(Repair::Round) {
+            let rounded = self.rounded(&best)?;
             if self.better(&mut best, rounded, "round", &mut tried)? {
                 repairs.push(Repair::Round);
             }
         }
-        if wants(Repair::Bias) {
+        if let Some(means) = best.means.clone() {
+            let mut bare = best.quantized.clone();
+            bare.quantization.layers.iter_mut().for_each(|(name, integers)| {
+                if let Some(layer) = bare.layers.iter().find(|l| l.name == *name) {
+                    integers.bias.clone_from(&layer.bias);
+                }
+            });
+            let mut kept = !self.better(&mut best, bare, "biases as they were", &mut tried)?;
+            let last = self.source.values.last().map(|v| v.name.clone()).unwrap_or_default();
+            let mut features_of = [means.clone(), means];
             // Both networks' means must be those of the same pictures: pictures differ more than networks do.
             let samples = Dataset::spread(self.plan.calibration, COMPARED);
             let watch = |onnx: &[u8]| -> Result<_> {
                 let seen = observe::observe(onnx, &self.source.values, &samples, self.plan.on_bad, |_| ())?;
-                Ok(means(&self.source.values, &seen))
+                Ok(means_of(&self.source.values, &seen))
             };
             let float = watch(&self.source.write(&best.quantized.layers, Format::Float, Outputs::Activations)?)?;
-            let mut corrected = best.quantized.clone();
-            correct_biases(&mut corrected.quantization, &corrected.layers, &float, &float)?;
-            let mut kept = self.better(&mut best, corrected, "bias", &mut tried)?;
-            let last = self.source.values.last().map(|v| v.name.clone()).unwrap_or_default();
-            let mut into_head = float.clone();
             let as_read = watch(&self.source.bytes(&best.quantized, Outputs::Activations)?)?;
             let mut corrected = best.quantized.clone();
             correct_biases(&mut corrected.quantization, &corrected.layers, &float, &as_read)?;
             if self.better(&mut best, corrected, "bias, by what layers get", &mut tried)? {
-                (kept, into_head) = (true, as_read);
+                (kept, features_of) = (true, [float, as_read]);
             }
             if kept {
                 repairs.push(Repair::Bias);
-                features = float.get(&last).cloned().zip(into_head.get(&last).cloned()).map(|(a, b)| [a, b]);
+                let [float, into_head] = features_of.map(|means| means.get(&last).cloned());
+                features = float.zip(into_head).map(|(a, b)| [a, b]);
             }
         }
         progress(steps, steps);
         repairs.sort_unstable();
-        Ok(Found { quantized: best.quantized, factors, features, method, repairs, tried, plain })
+        let Best { quantized, method, .. } = best;
+        Ok(Found { quantized, factors, features, method, repairs, tried, plain })
+    }
+
+    fn wants(&self, repair: Repair) -> bool {
+        self.plan.repairs.contains(&repair)
     }
 
     fn observe(&self, layers: &Layers, samples: &[Sample], progress: impl FnMut(usize)) -> Result<Vec<Seen>> {
@@ -136,26 +154,34 @@ impl<'a> Search<'a> {
         observe::observe(&watched, &self.source.values, samples, self.plan.on_bad, progress)
     }
 
-    /// Tries the ranges; returns the best, and its name.
-    fn ranges(&self, layers: &Layers, seen: &[Seen], with: &str, tried: &mut Vec<Tried>) -> Result<(Best, String)> {
+    /// Tries the ranges; returns the best.
+    ///
+    /// Where biases may be corrected they are before ranges are compared: a shift of the means drowns what tells ranges apart.
+    fn ranges(&self, layers: &Layers, seen: &[Seen], with: &str, tried: &mut Vec<Tried>) -> Result<Best> {
         let methods = self.plan.ranges.map_or_else(|| METHODS.to_vec(), |m| vec![m]);
+        let means = self.wants(Repair::Bias).then(|| means_of(&self.source.values, seen));
         let first = tried.len();
-        let mut best: Option<(Best, String, usize)> = None;
+        let mut best: Option<(Best, usize)> = None;
         for method in methods {
             let quantization = Quantization::nearest(layers, activations(&self.source.values, seen, method)?)?;
-            let quantized = Quantized { layers: layers.clone(), quantization };
+            let mut quantized = Quantized { layers: layers.clone(), quantization };
+            if let Some(means) = &means {
+                correct_biases(&mut quantized.quantization, layers, means, means)?;
+            }
             let (noise, same) = self.measure(&quantized)?;
-            tried.push(Tried { what: format!("{with}{method}"), noise, same, kept: false });
-            if best.as_ref().is_none_or(|(b, ..)| noise < b.noise) {
-                best = Some((Best { quantized, noise }, method.to_string(), tried.len() - 1));
+            let bias = if means.is_some() { ", bias" } else { "" };
+            tried.push(Tried { what: format!("{with}{method}{bias}"), noise, same, kept: false });
+            if best.as_ref().is_none_or(|(b, _)| noise < b.noise) {
+                let method = method.to_string();
+                best = Some((Best { quantized, noise, method, means: means.clone() }, tried.len() - 1));
             }
         }
-        let (best, method, place) = best.context("expected a method of calibration, found none")?;
+        let (best, place) = best.context("expected a method of calibration, found none")?;
         if tried[..first].iter().all(|t| best.noise < t.noise) {
             tried.iter_mut().for_each(|t| t.kept = false);
             tried[place].kept = true;
         }
-        Ok((best, method))
+        Ok(best)
     }
 
     /// Takes a repaired network where it adds less noise than the best.
@@ -164,7 +190,7 @@ impl<'a> Search<'a> {
         let kept = noise < best.noise;
         tried.push(Tried { what: what.to_owned(), noise, same, kept });
         if kept {
-            *best = Best { quantized: repaired, noise };
+            (best.quantized, best.noise) = (repaired, noise);
         }
         Ok(kept)
     }
@@ -176,7 +202,7 @@ impl<'a> Search<'a> {
     }
 
     /// Rounds the weights again by the second moments of what each layer reads, as many layers at a time as memory allows.
-    fn rounded(&self, quantized: &Quantized) -> Result<Quantized> {
+    fn rounded(&self, Best { quantized, means, .. }: &Best) -> Result<Quantized> {
         let mut out = quantized.clone();
         let layers: Vec<_> = quantized.layers.iter().collect();
         let watched = self.source.write(&quantized.layers, Format::Float, Outputs::Activations)?;
@@ -211,6 +237,9 @@ impl<'a> Search<'a> {
                 }
             }
             at += count;
+        }
+        if let Some(means) = means {
+            correct_biases(&mut out.quantization, &out.layers, means, means)?;
         }
         Ok(out)
     }
