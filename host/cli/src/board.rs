@@ -2,10 +2,11 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use graft_bundle::{Needs, SecretKey};
-use graft_deploy::Address;
-use graft_link::messages::Measurement;
+use graft_deploy::{Address, DeployError};
+use graft_link::LinkError;
+use graft_link::messages::{Measurement, RefusalCode};
 use graft_train::dataset::Dataset;
-use graft_train::quantize::OnDevice;
+use graft_train::quantize::{Asked, OnDevice};
 use indicatif::ProgressBar;
 
 use crate::packing::{Packing, bundle};
@@ -37,7 +38,7 @@ impl<'a> Board<'a> {
     }
 
     /// Has a network measured. Each has a session of its own: none lives as long as what lies between two.
-    pub(crate) fn measure(&self, onnx: &[u8], bar: &ProgressBar) -> Result<OnDevice> {
+    pub(crate) fn measure(&self, onnx: &[u8], bar: &ProgressBar) -> Result<Asked> {
         let packing = Packing {
             onnx,
             name: "measured",
@@ -52,13 +53,28 @@ impl<'a> Board<'a> {
         let measured = self.at.connect(self.ui)?.measure(&bundle, |p| show(bar, p));
         bar.set_style(style);
         bar.set_message(text);
+        let measured = match measured {
+            Err(refused) if is_of_network(&refused) => return Ok(Asked::Refused(refused.into())),
+            other => other.context("having the device measure a network")?,
+        };
         let Measurement { samples: _, max_abs_diff, network_ms, latency_ms, load_ms, memory, engine, warning } =
-            measured.context("having the device measure a network")?;
+            measured;
         ensure!(
             network_ms > 0.0 && network_ms.is_finite(),
             "expected milliseconds from the device, found {network_ms}"
         );
-        Ok(OnDevice { ms: network_ms, latency_ms, load_ms, memory, max_abs_diff, engine, warning })
+        Ok(Asked::Runs(OnDevice { ms: network_ms, latency_ms, load_ms, memory, max_abs_diff, engine, warning }))
+    }
+}
+
+/// Whether the device refused this network, and might take another.
+fn is_of_network(error: &DeployError) -> bool {
+    match error {
+        DeployError::Link { source: LinkError::Refused { code, .. }, .. } => {
+            matches!(code, RefusalCode::Gate | RefusalCode::Unsupported | RefusalCode::Space)
+        }
+        DeployError::DoesNotFit { .. } => true,
+        _ => false,
     }
 }
 

@@ -32,7 +32,7 @@ pub use layers::LayerReport;
 pub use pin::Pins;
 pub use repair::Repair;
 pub use search::Tried;
-pub use trial::{Candidate, Changed, Measured, OnDevice};
+pub use trial::{Asked, Candidate, Changed, Measured, OnDevice};
 pub use verdict::Verdict;
 
 use pin::Pinned;
@@ -84,8 +84,8 @@ pub struct Plan<'a> {
     pub on_bad: OnBad,
 }
 
-/// Has a device measure a file.
-pub type Measure<'a> = dyn Fn(&[u8]) -> Result<OnDevice> + Sync + 'a;
+/// Has a device measure a file; an error is of the way there.
+pub type Measure<'a> = dyn Fn(&[u8]) -> Result<Asked> + Sync + 'a;
 
 /// How to fine-tune for int8.
 pub struct Tuning<'a> {
@@ -194,9 +194,13 @@ pub fn quantize(plan: &Plan<'_>, mut progress: impl FnMut(Stage, usize, usize)) 
     ensure!(!plan.calibration.is_empty(), "expected calibration pictures, found none");
     let source = Source { run: plan.run, values: values(plan.run.network()) };
     let layers = plan.run.layers()?;
-    // First of all: a device that does not take it should say so before the long work.
+    // First of all: a device that takes nothing should say so before the long work.
     let float = plan.on_device.map(|measure| measure(&source.write(&layers, Format::Float, Outputs::Last)?));
-    let float = float.transpose()?;
+    let float = match float.transpose()? {
+        Some(Asked::Runs(device)) => Some(device),
+        Some(Asked::Refused(why)) => return Err(why),
+        None => None,
+    };
     let start = Instant::now();
     let search = Search::new(plan, &source, &layers)?;
     let fresh = search.run(|done, of| progress(Stage::Calibrating, done, of))?;

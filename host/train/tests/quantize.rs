@@ -10,7 +10,9 @@ use graft_train::dataset::Dataset;
 use graft_train::fit::Resume;
 use graft_train::pictures::OnBad;
 use graft_train::pretrained::{Input, Pretrained};
-use graft_train::quantize::{CALIBRATION, Explanation, Kind, OnDevice, Outcome, Pins, Plan, Repair, Report, quantize};
+use graft_train::quantize::{
+    Asked, CALIBRATION, Explanation, Kind, Measure, OnDevice, Outcome, Pins, Plan, Repair, Report, quantize,
+};
 use graft_train::recipe::{Recipe, Wish};
 use graft_train::run::Run;
 use graft_train::transfer::{self, Device, transfer};
@@ -95,6 +97,8 @@ fn a_network_made_hard_collapses_by_its_extremes_and_is_repaired() {
         "the function is the same: {bare:?}"
     );
     let found = done(&plan(&hard, &train, &test)).report;
+    let first = |r: &Report| r.calibration.tried[0].what.clone();
+    assert_eq!([first(&bare), first(&easy)], ["min-max", "min-max, bias"], "ranges are compared with biases corrected");
     assert!(found.calibration.repairs.contains(&Repair::Equalize), "{:?}", found.calibration);
     // So few pictures tell little of shares; the noise that rounding adds to the answers tells more.
     let noise = |r: &Report| r.calibration.tried.iter().filter(|t| t.kept).map(|t| t.noise).fold(1e9, f64::min);
@@ -184,9 +188,9 @@ fn a_budget_of_time_is_kept_and_memory_told() {
 }
 
 /// A device on which bytes take `ratio` of float's 100 ms.
-fn device(onnx: &[u8], ratio: f64) -> anyhow::Result<OnDevice> {
+fn device(onnx: &[u8], ratio: f64) -> anyhow::Result<Asked> {
     let is_bytes = Model::from_onnx(onnx)?.metadata().contains_key(CALIBRATION);
-    Ok(OnDevice {
+    Ok(Asked::Runs(OnDevice {
         ms: if is_bytes { 100.0 * ratio } else { 100.0 },
         latency_ms: 101.0,
         load_ms: 5.0,
@@ -194,7 +198,7 @@ fn device(onnx: &[u8], ratio: f64) -> anyhow::Result<OnDevice> {
         max_abs_diff: 0.0,
         engine: "another".into(),
         warning: None,
-    })
+    }))
 }
 
 #[test]
@@ -227,11 +231,24 @@ fn a_board_decides_by_its_own_milliseconds() {
 fn what_a_board_refuses_is_told_before_the_long_work() {
     let dir = tempfile::tempdir().unwrap();
     let (run, train, test) = run(dir.path(), 0);
-    let measure = |_: &[u8]| anyhow::bail!("the board says no");
-    let plan = Plan { on_device: Some(&measure), ..plan(&run, &train, &test) };
-    let mut steps = 0;
-    let error = quantize(&plan, |_, _, _| steps += 1).err().expect("a refusal");
-    assert_eq!((error.to_string().as_str(), steps), ("the board says no", 0));
+    let gone = |_: &[u8]| anyhow::bail!("the board says no");
+    let refuses = |_: &[u8]| Ok(Asked::Refused(anyhow::anyhow!("the board says no")));
+    for measure in [&gone as &Measure<'_>, &refuses] {
+        let plan = Plan { on_device: Some(measure), ..plan(&run, &train, &test) };
+        let mut steps = 0;
+        let error = quantize(&plan, |_, _, _| steps += 1).err().expect("a refusal");
+        assert_eq!((error.to_string().as_str(), steps), ("the board says no", 0));
+    }
+    // What runs on bytes has other answers there: weights that are computed with in f32 do.
+    let bytes_fail = |onnx: &[u8]| match Model::from_onnx(onnx)?.metadata().contains_key(CALIBRATION) {
+        true => Ok(Asked::Refused(anyhow::anyhow!("a difference of 9"))),
+        false => device(onnx, 1.0),
+    };
+    let plan = Plan { kind: None, budget: 1.0, on_device: Some(&bytes_fail), ..plan(&run, &train, &test) };
+    let report = done(&plan).report;
+    assert_eq!(report.verdict.ship, Kind::Weights);
+    assert!(report.verdict.why.contains("the board does not run it: a difference of 9"), "{:?}", report.verdict);
+    assert_eq!(report.evaluation.candidates[0].measured.refused.as_deref(), Some("a difference of 9"));
 }
 
 #[test]

@@ -193,7 +193,7 @@ fn more_than_the_device_spares_is_refused_before_it_comes() {
     assert_eq!(take(1, 2, &[8, 9], 0).unwrap_err().0, RefusalCode::State, "longer than it said");
     let (code, message) = Spool::whole(&mut held).unwrap_err();
     assert!(code == RefusalCode::State && message.contains("1 of its 2 bytes"), "{message}");
-    assert!(most(5) == 5 && most(u64::MAX) <= 64 << 20);
+    assert!(most(5) == 5 && most(u64::MAX) <= 128 << 20);
     let manifest = bundle("x", RED, None).manifest().clone();
     let len = manifest.payload_len();
     assert!(has_room(&manifest, len, Some(4 * len)).is_ok());

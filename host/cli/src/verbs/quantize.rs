@@ -331,7 +331,11 @@ fn measured(m: &Measured) -> String {
     };
     let ece = m.ece.map_or(String::new(), |e| format!(", calibration error {:.1} %", 100.0 * e));
     let memory = m.memory.map_or(String::new(), |bytes| format!(", {:.1} MB of memory", bytes as f64 / 1e6));
-    let board = m.device.as_ref().map_or(String::new(), |d| format!(" here, {} on the board", on_board(d)));
+    let board = match (&m.device, &m.refused) {
+        (Some(d), _) => format!(" here, {} on the board", on_board(d)),
+        (None, Some(_)) => " here, refused by the board".to_owned(),
+        (None, None) => String::new(),
+    };
     format!("{score}{ece}, {} bytes{memory}, {:.2} ms{board}", m.bytes, m.ms)
 }
 

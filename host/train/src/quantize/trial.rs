@@ -30,6 +30,9 @@ pub struct Measured {
     /// What a device measured, where one was asked.
     #[serde(default)]
     pub device: Option<OnDevice>,
+    /// Why the device that was asked does not run it.
+    #[serde(default)]
+    pub refused: Option<String>,
 }
 
 /// How large and slow a network is on a device.
@@ -49,6 +52,15 @@ pub struct OnDevice {
     pub engine: String,
     /// Why the device may have been slower than it could be.
     pub warning: Option<String>,
+}
+
+/// What came of asking a device to measure a network.
+#[derive(Debug)]
+pub enum Asked {
+    /// It runs there.
+    Runs(OnDevice),
+    /// The device does not take it, and why: its answers are others there, or it is too large.
+    Refused(anyhow::Error),
 }
 
 impl Measured {
@@ -157,8 +169,12 @@ impl<'a> Trial<'a> {
         let onnx = self.write(kind, quantized, &marks(kind))?;
         let (answers, _) = answers(&Model::from_onnx(&onnx)?, &self.data.samples, self.plan.on_bad, progress)?;
         ensure!(answers.len() == self.answers.len(), "expected the pictures of before, found others; do they change?");
-        let device = self.plan.on_device.map(|measure| measure(&onnx)).transpose()?;
-        let measured = Measured { device, ..measured(&self.data, &answers, &onnx)? };
+        let (device, refused) = match self.plan.on_device.map(|measure| measure(&onnx)).transpose()? {
+            Some(Asked::Runs(device)) => (Some(device), None),
+            Some(Asked::Refused(why)) => (None, Some(format!("{why:#}"))),
+            None => (None, None),
+        };
+        let measured = Measured { device, refused, ..measured(&self.data, &answers, &onnx)? };
         let float_layers = match kind {
             Kind::Mixed => {
                 let on_bytes = &quantized.quantization.layers;
@@ -254,6 +270,7 @@ fn measured(data: &Dataset, answers: &[Answer], onnx: &[u8]) -> Result<Measured>
         memory: network.memory(),
         ms,
         device: None,
+        refused: None,
     })
 }
 

@@ -43,7 +43,7 @@ pub(super) fn find(
     let float = trial.float.clone();
     let told = |c: &Candidate| told(c, &float);
     let most = plan.budget_ms.unwrap_or(FASTER * float.deciding_ms());
-    let is_fast = |c: &Candidate| c.measured.deciding_ms() <= most;
+    let is_fast = |c: &Candidate| c.measured.refused.is_none() && c.measured.deciding_ms() <= most;
     let is_good = |c: &Candidate| c.drop <= plan.budget + 1e-9;
 
     let all = quantized.quantization.layers.len() == quantized.layers.iter().count();
@@ -85,7 +85,8 @@ pub(super) fn find(
         why += "; no few layers in float mend that and stay fast enough";
     }
     let weights = trial.add(Kind::Weights, quantized, &mut evaluating(progress))?.clone();
-    if is_good(&weights) && (plan.budget_ms.is_none() || is_fast(&weights)) {
+    let is_taken = weights.measured.refused.is_none() && (plan.budget_ms.is_none() || is_fast(&weights));
+    if is_good(&weights) && is_taken {
         let why = format!("{}; {why}", told(&weights));
         return Ok((Verdict { ship: Kind::Weights, why }, chosen(Kind::Weights, quantized)));
     }
@@ -118,6 +119,9 @@ fn told(c: &Candidate, float: &Measured) -> String {
         d if d < 0.0 => format!("gains {:.1} points", -d),
         _ => "loses nothing".to_owned(),
     };
+    if let Some(why) = &c.measured.refused {
+        return format!("{what} {change}, but the board does not run it: {why}");
+    }
     let (time, place) = (c.measured.deciding_ms() / float.deciding_ms(), float.place());
     let size = c.measured.bytes as f64 / float.bytes.max(1) as f64;
     format!("{what} {change}, takes {time:.2} of float's time {place} and {size:.2} of its bytes")
