@@ -20,9 +20,10 @@ impl Engine {
             if is_wanted { segments(&self.network, &self.shapes, self.first).collect() } else { Vec::new() };
     }
 
-    /// Returns the most bytes of activations of a picture that trained nodes have at once.
+    /// Returns the most bytes that trained nodes have of a picture at once: activations, and gradients of the largest two.
     pub(in super::super) fn activation_bytes(&self) -> usize {
-        size_of::<f32>() * numbers(&self.shapes, self.first, &self.segments)
+        let largest = self.shapes[self.first..].iter().map(Shape::numbers).max().unwrap_or(0);
+        size_of::<f32>() * (numbers(&self.shapes, self.first, &self.segments) + 2 * largest)
     }
 
     /// Lets go of a segment once the node behind it is computed.
