@@ -176,12 +176,35 @@ fn a_file_is_one_hosts_and_of_its_session_and_a_flash_forgets_it() {
     });
 }
 
+/// A serial line goes on when a session ends.
+#[test]
+fn a_session_on_the_same_line_finds_nothing_of_the_one_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Mutex::new(Agent::open(config(dir.path(), ""), Start::Counts).unwrap());
+    let good = file(&bundle("good", RED, Some(1)));
+    let stop = AtomicBool::new(false);
+    let (mut end, device) = pair();
+    thread::scope(|scope| {
+        scope.spawn(|| attend(device, &agent, &stop));
+        let mut first = connect(&mut end, 1);
+        let all = Request::Spool { offset: 0, total: good.len() as u64, bytes: good };
+        assert_eq!(ask(&mut first, all), Ok(Response::Done));
+        drop(first);
+        let mut second = connect(&mut end, 2);
+        let answer = ask(&mut second, Request::Measure);
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(answer.unwrap_err().0, RefusalCode::State);
+    });
+}
+
 #[test]
 fn more_than_the_device_spares_is_refused_before_it_comes() {
     let (mut held, place) = (None, Arc::default());
     let mut take = |offset, total, part: &[u8], most| Spool::take(&mut held, &place, (offset, total), part, || most);
-    let (code, message) = take(0, u64::MAX, &[1], 100).unwrap_err();
-    assert!(code == RefusalCode::Space && message.contains("at most 100 bytes"), "{message}");
+    for total in [101, u64::MAX] {
+        let (code, message) = take(0, total, &[1], 100).unwrap_err();
+        assert!(code == RefusalCode::Space && message.contains("at most 100 bytes"), "{message}");
+    }
     assert_eq!(take(1, 2, &[1], 100).unwrap_err().0, RefusalCode::State);
     take(0, 1 << 40, &[1, 2], 1 << 40).unwrap();
     for (offset, total, len) in [(1, 1 << 40, 1), (3, 1 << 40, 1), (2, 5, 1)] {
