@@ -28,8 +28,8 @@ use crate::ui::Ui;
 /// Each picture goes through the frozen backbone once, the features are kept on disk by content, and a multinomial head
 /// is fitted on them with its penalty chosen by cross-validation. Then stages of the backbone are trained along with the
 /// head on varied views of the pictures, as many and as long as the time allows (`--time`, 5 minutes where nothing else
-/// is said); a tenth of the pictures is held out to choose the best epoch, and where none beats the head alone, that is
-/// what is kept. What was chosen is told, with the reason. The result is a folder that `graft evaluate`, `graft predict`
+/// is said). A tenth of the pictures is held out, and the last epoch that they do not tell from the best is kept, or the head
+/// alone where that is better than all. What was chosen is told, with the reason. The result is a folder that `graft evaluate`, `graft predict`
 /// and `graft export` take.
 ///
 /// Ctrl-C is safe: features stay in the cache, and fine-tuning goes on with --resume. While the recipe blocks trains, what
@@ -190,7 +190,7 @@ struct Choices {
     /// Statistics that normalise while fine-tuning: the pretrained ones, or those of each batch
     #[arg(long, value_enum)]
     norm: Option<Statistics>,
-    /// Share of the pictures that chooses the best epoch; 0 trains on all and takes the last
+    /// Share of the pictures that chooses the epoch to keep; 0 trains on all and takes the last
     #[arg(long, value_name = "SHARE")]
     validation: Option<f64>,
     /// Stop after this many epochs without a better one; 0 never stops early
