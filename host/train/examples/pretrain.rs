@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use graft_leaves::{PRETRAIN_CLASSES, pretrain_picture};
-use graft_train::fit::{Checkpoint, Data, Measured, Resume, Schedule, Source, fit, measure};
+use graft_train::fit::{Checkpoint, Data, Resume, Schedule, Source, fit, measure};
 use graft_train::net::{Device, Net, Norm, random};
 use graft_train::objective::Targets;
 use graft_train::pretrained::Conventions;
@@ -110,12 +110,13 @@ fn main() -> Result<()> {
     for e in &found.epochs {
         eprintln!("epoch {:3}  loss {:.4}", e.epoch, e.loss.unwrap_or(f64::NAN));
     }
-    let Measured { score, loss } = measure(&mut net, &test, args.batch)?;
+    let found = measure(&mut net, &test, args.batch)?;
     println!(
-        "top-1 {:.1} % of {} classes on {} new pictures, loss {loss:.3}",
-        100.0 * score,
+        "top-1 {:.1} % of {} classes on {} new pictures, loss {:.3}",
+        100.0 * found.score,
         PRETRAIN_CLASSES.len(),
-        test.targets.len()
+        test.targets.len(),
+        found.loss()
     );
     let (backbone, _) = net.finish()?;
     let (mean, std) = Preprocessing::UNIT;
