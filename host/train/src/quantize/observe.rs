@@ -1,7 +1,9 @@
 //! What pictures make of a network: ranges and means of every activation, and the answers.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
-use graft_onnx::{Observer, Value};
+use graft_onnx::{Activations, Affine, Observer, Value};
 use graft_runtime::Model;
 use graft_zoo::Preprocessing;
 use rayon::prelude::*;
@@ -104,6 +106,55 @@ pub(super) fn observe(
     Ok(seen)
 }
 
+/// The mean of each channel of each activation.
+pub(super) type Means = BTreeMap<String, Vec<f32>>;
+
+/// Returns the means of the activations of a graph as [`observe`] takes it, as they are and rounded by `affines`: how much rounding
+/// moves what a layer reads, without what the layers before it add, which their own biases make up for.
+///
+/// # Errors
+///
+/// As [`observe`].
+pub(super) fn means(
+    onnx: &[u8],
+    values: &[Value],
+    affines: &Activations,
+    samples: &[Sample],
+    on_bad: OnBad,
+) -> Result<[Means; 2]> {
+    let model = Model::from_onnx(onnx).context("loading the graph to watch")?;
+    let crops = crops(samples, model.preprocessing(), on_bad)?;
+    ensure!(!crops.is_empty(), "expected calibration pictures that can be read, found none among {}", samples.len());
+    let one = |crop: &Vec<u8>| -> Result<Vec<Vec<[f64; 2]>>> {
+        let outputs = model.run(crop)?;
+        let of = |(value, numbers): (&Value, &Vec<f32>)| {
+            let (plane, affine) = (numbers.len() / value.channels.max(1), affines.get(&value.name).copied());
+            numbers.chunks_exact(plane.max(1)).map(|n| mean_and_rounded(n, affine)).collect()
+        };
+        // The first output is the last of the graph.
+        Ok(values.iter().zip(&outputs[1..]).map(of).collect())
+    };
+    let found: Vec<Vec<Vec<[f64; 2]>>> = crops.par_iter().map(one).collect::<Result<_>>()?;
+    let part = |part: usize| -> Means {
+        let mean = |value: usize, channel: usize| {
+            let sum: f64 = found.iter().map(|picture| picture[value][channel][part]).sum();
+            (sum / found.len() as f64) as f32
+        };
+        let all = values.iter().enumerate();
+        all.map(|(i, v)| (v.name.clone(), (0..v.channels).map(|c| mean(i, c)).collect())).collect()
+    };
+    Ok([part(0), part(1)])
+}
+
+fn mean_and_rounded(numbers: &[f32], affine: Option<Affine>) -> [f64; 2] {
+    let n = numbers.len().max(1) as f64;
+    let mean = numbers.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
+    let Some(Affine { scale, zero_point }) = affine else { return [mean; 2] };
+    let zero = f32::from(zero_point);
+    let steps = |v: &f32| f64::from((v / scale).round_ties_even().clamp(-zero, 255.0 - zero));
+    [mean, f64::from(scale) * numbers.iter().map(steps).sum::<f64>() / n]
+}
+
 /// Reads pictures as the network takes them; those that cannot be read are left out.
 ///
 /// # Errors
@@ -133,4 +184,22 @@ pub(super) fn noise(wanted: &[Vec<f32>], found: &[Vec<f32>]) -> f64 {
     let signal: f64 = pairs().map(|(w, _)| (f64::from(*w) - mean).powi(2)).sum();
     let difference: f64 = pairs().map(|(w, f)| f64::from(w - f).powi(2)).sum();
     if difference == 0.0 { 0.0 } else { difference / signal.max(f64::MIN_POSITIVE) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounded_means_are_those_of_the_integers() {
+        let affine = Affine { scale: 0.1, zero_point: 5 };
+        let numbers = [0.04, -1.0, 30.0, 0.25, 0.35, 7.77];
+        let rounded = |v: f32| f64::from(f32::from(affine.quantize(v)) - 5.0) * f64::from(affine.scale);
+        let expected = numbers.iter().map(|v| rounded(*v)).sum::<f64>() / 6.0;
+        let [mean, found] = mean_and_rounded(&numbers, Some(affine));
+        assert!((mean - 37.41 / 6.0).abs() < 1e-6 && (found - expected).abs() < 1e-9, "{mean} {found} {expected}");
+        // Cut at both ends: -0.5 and 25.
+        assert_eq!(mean_and_rounded(&[-1.0, 30.0], Some(affine))[1], f64::from(affine.scale) * 122.5);
+        assert_eq!(mean_and_rounded(&numbers, None), [mean; 2]);
+    }
 }

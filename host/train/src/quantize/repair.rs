@@ -1,6 +1,5 @@
 //! Repairs of what rounding does to a network.
 
-use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
@@ -8,7 +7,7 @@ use graft_onnx::quantize::{Gram, Taps, correction, round_compensated};
 use graft_onnx::{Integers, Layer, Layers, Quantization, Value};
 use serde::{Deserialize, Serialize};
 
-use super::observe::Seen;
+use super::observe::{Means, Seen};
 use crate::rng::Rng;
 
 /// A repair.
@@ -50,12 +49,12 @@ impl FromStr for Repair {
 }
 
 /// Moves the biases of layers by the mean error of what they compute, from the means of each channel of each activation in
-/// the float network and as the layers get them.
+/// the float network, and of what layers read in the place of these: the same, or rounded.
 pub(super) fn correct_biases(
     quantization: &mut Quantization,
     layers: &Layers,
-    float: &BTreeMap<String, Vec<f32>>,
-    rounded: &BTreeMap<String, Vec<f32>>,
+    float: &Means,
+    rounded: &Means,
 ) -> Result<()> {
     for layer in layers.iter() {
         let means = float.get(&layer.input).zip(rounded.get(&layer.input));
@@ -75,7 +74,7 @@ pub(super) fn correct_bias(layer: &Layer, integers: &mut Integers, float: &[f32]
 }
 
 /// Returns the means of each activation by name.
-pub(super) fn means_of(values: &[Value], seen: &[Seen]) -> BTreeMap<String, Vec<f32>> {
+pub(super) fn means_of(values: &[Value], seen: &[Seen]) -> Means {
     values.iter().zip(seen).map(|(v, s)| (v.name.clone(), s.means())).collect()
 }
 

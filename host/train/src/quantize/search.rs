@@ -1,14 +1,12 @@
 //! Chooses ranges, and the repairs that help: by the noise that rounding adds to the answers.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result};
 use graft_onnx::quantize::RangeMethod;
 use graft_onnx::{Activations, Affine, Factors, Format, Layers, Outputs, Quantization, Value};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::observe::{self, Seen, answers, crops, noise};
+use super::observe::{self, Means, Seen, answers, crops, noise};
 use super::repair::{Moments, Repair, correct_biases, means_of};
 use super::{Plan, Quantized, Source};
 use crate::dataset::{Dataset, Sample};
@@ -62,9 +60,6 @@ struct Best {
     /// Means of each activation in the float network, by which its biases are corrected, where they are.
     means: Option<Means>,
 }
-
-/// The mean of each channel of each activation.
-type Means = BTreeMap<String, Vec<f32>>;
 
 impl<'a> Search<'a> {
     /// Has the float network answer the pictures that are compared.
@@ -120,18 +115,14 @@ impl<'a> Search<'a> {
             let mut kept = !self.better(&mut best, bare, "biases as they were", &mut tried)?;
             let last = self.source.values.last().map(|v| v.name.clone()).unwrap_or_default();
             let mut features_of = [means.clone(), means];
-            // Both networks' means must be those of the same pictures: pictures differ more than networks do.
-            let samples = Dataset::spread(self.plan.calibration, COMPARED);
-            let watch = |onnx: &[u8]| -> Result<_> {
-                let seen = observe::observe(onnx, &self.source.values, &samples, self.plan.on_bad, |_| ())?;
-                Ok(means_of(&self.source.values, &seen))
-            };
-            let float = watch(&self.source.write(&best.quantized.layers, Format::Float, Outputs::Activations)?)?;
-            let as_read = watch(&self.source.bytes(&best.quantized, Outputs::Activations)?)?;
+            let samples = Dataset::spread(self.plan.calibration, FEW);
+            let watched = self.source.write(&best.quantized.layers, Format::Float, Outputs::Activations)?;
+            let affines = &best.quantized.quantization.activations;
+            let [float, rounded] = observe::means(&watched, &self.source.values, affines, &samples, self.plan.on_bad)?;
             let mut corrected = best.quantized.clone();
-            correct_biases(&mut corrected.quantization, &corrected.layers, &float, &as_read)?;
-            if self.better(&mut best, corrected, "bias, by what layers get", &mut tried)? {
-                (kept, features_of) = (true, [float, as_read]);
+            correct_biases(&mut corrected.quantization, &corrected.layers, &float, &rounded)?;
+            if self.better(&mut best, corrected, "bias, by rounded inputs", &mut tried)? {
+                (kept, features_of) = (true, [float, rounded]);
             }
             if kept {
                 repairs.push(Repair::Bias);
@@ -256,7 +247,7 @@ pub(super) fn activations(values: &[Value], seen: &[Seen], method: RangeMethod) 
 
 /// Pictures on which ways of rounding are compared.
 const COMPARED: usize = 64;
-/// Pictures by which it is told whether equalizing is worth while.
+/// Pictures by which it is told whether equalizing is worth while, and how rounding moves the means of activations.
 const FEW: usize = 32;
 /// Less than this of the noise before is worth while.
 const WORTH: f64 = 0.8;
