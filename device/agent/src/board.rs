@@ -7,6 +7,7 @@ use std::path::Path;
 use graft_link::messages;
 
 use crate::disk::{Disk, Folder};
+use crate::health::kilobytes;
 
 /// Returns the board as its firmware names it, such as `Raspberry Pi 4 Model B Rev 1.4`; empty where it does not.
 pub fn name() -> String {
@@ -16,18 +17,12 @@ pub fn name() -> String {
 
 /// Returns the memory that the system has, in bytes.
 pub fn memory_bytes() -> Option<u64> {
-    memory("MemTotal:")
+    kilobytes(Path::new(MEMINFO), "MemTotal:")
 }
 
 /// Returns the memory that programs may still take, in bytes.
 pub fn available_bytes() -> Option<u64> {
-    memory("MemAvailable:")
-}
-
-fn memory(key: &str) -> Option<u64> {
-    let text = read(Path::new("/proc/meminfo"))?;
-    let kib = text.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB"));
-    kib.and_then(|kib| kib.parse::<u64>().ok()).map(|kib| kib.saturating_mul(1024))
+    kilobytes(Path::new(MEMINFO), "MemAvailable:")
 }
 
 /// Returns the system, such as `Debian GNU/Linux 12 (bookworm)`.
@@ -56,6 +51,7 @@ pub fn is_name(name: &str) -> bool {
     !name.trim().is_empty() && messages::is_name(name)
 }
 
+const MEMINFO: &str = "/proc/meminfo";
 const NAME: &str = "name";
 /// No such file is longer.
 const MOST: u64 = 4096;

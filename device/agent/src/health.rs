@@ -134,7 +134,8 @@ fn folders(path: &Path) -> Vec<PathBuf> {
     fs::read_dir(path).map_or(vec![], |entries| entries.filter_map(|e| Some(e.ok()?.path())).collect())
 }
 
-fn kilobytes(path: &Path, key: &str) -> Option<u64> {
+/// Returns what a line of a file of the kernel says in kB, in bytes.
+pub(crate) fn kilobytes(path: &Path, key: &str) -> Option<u64> {
     let text = read(path)?;
     let kib = text.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kib.map(|kib| kib.saturating_mul(1024))

@@ -108,8 +108,12 @@ impl Drop for Spool {
 
 /// Returns the most bytes of a file that the device takes now.
 pub fn most(max_bundle_bytes: u64) -> u64 {
-    let spared = board::available_bytes().map_or(MOST, |free| free / SHARE);
-    MOST.min(spared).min(max_bundle_bytes)
+    spared(board::available_bytes(), MOST.min(max_bundle_bytes))
+}
+
+/// Returns the bytes that may be taken of what is free, `most` at most.
+fn spared(available: Option<u64>, most: u64) -> u64 {
+    available.map_or(most, |free| most.min(free / SHARE))
 }
 
 /// Most bytes of a file, however much memory there is: of a ResNet-50 in f32, and some.
@@ -176,7 +180,7 @@ fn checked(file: Vec<u8>, rules: &Rules) -> Result<Bundle, Refusal> {
 
 /// Refuses what would be too large unpacked.
 fn has_room(manifest: &Manifest, max_bundle_bytes: u64, available: Option<u64>) -> Result<(), Refusal> {
-    let (found, most) = (manifest.payload_len(), available.map_or(u64::MAX, |free| free / SHARE).min(max_bundle_bytes));
+    let (found, most) = (manifest.payload_len(), spared(available, max_bundle_bytes));
     if found > most {
         let message =
             format!("expected a bundle of at most {most} bytes unpacked, found {found}; pack a smaller model");
