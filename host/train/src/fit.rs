@@ -386,12 +386,11 @@ fn judge(net: &mut Net, validation: Option<&dyn Source>, state: &mut State, best
         None => state.best = state.epoch,
         // The loss and not the score: on few pictures the latter moves in steps of several per cent.
         Some(measured) => {
-            let is_least = state.least.as_ref().is_none_or(|l| l.exceeds(&measured));
-            if is_least || state.least.as_ref().is_some_and(|l| l.is_like(&measured)) {
+            if state.least.as_ref().is_none_or(|l| l.is_like(&measured)) {
                 state.best = state.epoch;
                 *best = net.state()?;
             }
-            if is_least {
+            if state.least.as_ref().is_none_or(|l| l.exceeds(&measured)) {
                 state.least = Some(Losses::new(state.epoch, &measured));
             }
         }

@@ -9,6 +9,7 @@ use ::parquet::file::reader::ChunkReader;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 
+use super::tree::extension;
 use super::{Columns, Found, Location, MAX_MANIFEST_LEN, Row, Tree, parquet};
 
 /// Reads a manifest on disk; its files are relative to it.
@@ -43,7 +44,7 @@ pub(super) fn read_inside(tree: &Tree, name: &str, split: Option<&str>, columns:
 
 /// Whether a name is that of a Parquet file.
 fn is_parquet(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet"))
+    extension(&path.to_string_lossy()) == "parquet"
 }
 
 /// What is wanted of a manifest.

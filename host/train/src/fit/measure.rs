@@ -41,7 +41,7 @@ impl Losses {
         other.loss() < mean(&self.each)
     }
 
-    /// Returns whether the mean loss of `other` is larger by no more than one standard error of the difference.
+    /// Returns whether the mean loss of `other` is smaller, or larger by no more than one standard error of the difference.
     ///
     /// # Source
     ///

@@ -107,11 +107,11 @@ impl<'a> Search<'a> {
         }
         if let Some(means) = best.means.clone() {
             let mut bare = best.quantized.clone();
-            bare.quantization.layers.iter_mut().for_each(|(name, integers)| {
-                if let Some(layer) = bare.layers.iter().find(|l| l.name == *name) {
+            for layer in bare.layers.iter() {
+                if let Some(integers) = bare.quantization.layers.get_mut(&layer.name) {
                     integers.bias.clone_from(&layer.bias);
                 }
-            });
+            }
             let mut kept = !self.better(&mut best, bare, "biases as they were", &mut tried)?;
             let last = self.source.values.last().map(|v| v.name.clone()).unwrap_or_default();
             let mut features_of = [means.clone(), means];
